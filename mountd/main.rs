@@ -1,0 +1,2 @@
+//! The mount daemon.
+fn main() {}

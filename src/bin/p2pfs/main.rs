@@ -1,0 +1,2 @@
+//! The `p2pfs` command.
+fn main() {}

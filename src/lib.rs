@@ -1,0 +1,11 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+#[cfg(feature = "full")]
+pub mod engine;
+#[cfg(feature = "full")]
+pub mod fs;
+pub mod proto;
+#[cfg(feature = "full")]
+pub mod rpc;
+#[cfg(feature = "full")]
+pub mod store;

@@ -1,0 +1,115 @@
+//! Rates: a measured one and an allowed one.
+
+use std::time::Duration;
+
+use super::time::Timestamp;
+
+/// A token bucket with explicit time: allows `rate` bytes a second with bursts of a quarter second
+/// (at least 64 KiB, so that a block always fits).
+#[derive(Clone, Debug)]
+pub struct TokenBucket {
+    rate: f64,
+    tokens: f64,
+    refilled: Timestamp,
+}
+
+impl TokenBucket {
+    /// A full bucket that allows `rate` bytes a second; 0 is taken as 1.
+    pub fn new(rate: u64, now: Timestamp) -> Self {
+        let rate = rate.max(1) as f64;
+        Self { rate, tokens: Self::burst(rate), refilled: now }
+    }
+
+    fn burst(rate: f64) -> f64 {
+        (rate / 4.0).max(65_536.0)
+    }
+
+    /// Takes `bytes` and returns how long the caller must wait before it uses them: the bucket may
+    /// go into debt, so large requests are delayed and never starved.
+    pub fn take(&mut self, bytes: u64, now: Timestamp) -> Duration {
+        let earned = now.since(self.refilled).as_secs_f64() * self.rate;
+        self.refilled = self.refilled.max(now);
+        self.tokens = (self.tokens + earned).min(Self::burst(self.rate)) - bytes as f64;
+        Duration::from_secs_f64((-self.tokens / self.rate).max(0.0))
+    }
+}
+
+/// A rate measured as an exponentially weighted average.
+#[derive(Clone, Debug, Default)]
+pub struct Rate {
+    per_second: f64,
+    pending: u64,
+    since: Timestamp,
+    total: u64,
+}
+
+/// The time constant of [`Rate`]: old enough to be steady, young enough to follow a change within
+/// a choke round (10 s).
+const RATE_TAU: f64 = 4.0;
+
+/// How often [`Rate`] folds what it counted into the average.
+const RATE_STEP: Duration = Duration::from_millis(250);
+
+impl Rate {
+    /// Counts `bytes` at `now`.
+    pub fn add(&mut self, bytes: u64, now: Timestamp) {
+        self.total += bytes;
+        self.fold(now);
+        self.pending += bytes;
+    }
+
+    /// Bytes a second at `now`.
+    pub fn per_second(&mut self, now: Timestamp) -> f64 {
+        self.fold(now);
+        self.per_second
+    }
+
+    /// All bytes ever counted.
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+
+    fn fold(&mut self, now: Timestamp) {
+        let elapsed = now.since(self.since);
+        if elapsed < RATE_STEP {
+            return;
+        }
+        let secs = elapsed.as_secs_f64();
+        let keep = (-secs / RATE_TAU).exp();
+        self.per_second = self.per_second * keep + (self.pending as f64 / secs) * (1.0 - keep);
+        self.pending = 0;
+        self.since = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_bucket_lets_its_rate_through() {
+        let mut bucket = TokenBucket::new(1_000_000, at(0));
+        let (mut now, mut sent) = (at(0), 0u64);
+        while now < at(10_000) {
+            let wait = bucket.take(16_384, now);
+            now = now + wait;
+            sent += 16_384;
+        }
+        assert!((10_000_000..10_400_000).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_steady_stream_is_measured_as_its_rate() {
+        let mut rate = Rate::default();
+        for ms in (0..30_000).step_by(10) {
+            rate.add(1_000, at(ms));
+        }
+        let measured = rate.per_second(at(30_000));
+        assert!((95_000.0..105_000.0).contains(&measured), "{measured}");
+        assert!(rate.per_second(at(60_000)) < 100.0);
+    }
+}
