@@ -1,1 +1,218 @@
-//! The choker.
+//! The choker: who may download from us (BEP 3's tit-for-tat).
+//!
+//! One for the whole session: peers of all torrents compete for the same upload slots. Every ten
+//! seconds the peers that give us most are unchoked; a torrent that is complete gives its slots to
+//! those who take fastest. One slot is optimistic, rotated every thirty seconds with newcomers
+//! favoured, so that a better peer can be found and a new one can begin.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::swarm::PeerKey;
+use super::time::Timestamp;
+
+/// Time between two rounds.
+pub const CHOKE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Rounds that an optimistic unchoke lasts.
+const OPTIMISTIC_ROUNDS: u32 = 3;
+
+/// Slots for the best peers.
+const REGULAR_SLOTS: usize = 3;
+
+/// More slots that may open while upload capacity is idle.
+const MAX_EXTRA_SLOTS: usize = 20;
+
+/// A peer that sent nothing for this long although asked is snubbing us and earns no regular slot.
+pub const SNUB_AFTER: Duration = Duration::from_secs(60);
+
+/// A peer connected for less than this is a newcomer.
+const NEWCOMER: Duration = Duration::from_secs(60);
+
+/// A newcomer's weight in the optimistic draw, against 1.
+const NEWCOMER_WEIGHT: u32 = 3;
+
+/// Which peer of which torrent.
+pub type Who = (u64, PeerKey);
+
+/// What the choker knows of a peer that is interested in us.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Which peer.
+    pub who: Who,
+    /// Bytes a second it gives us.
+    pub gives: f64,
+    /// Bytes a second it takes from us.
+    pub takes: f64,
+    /// Our torrent is complete, so it can give us nothing.
+    pub seeding: bool,
+    /// We wait for it and nothing comes ([`SNUB_AFTER`]).
+    pub snubbed: bool,
+    /// When it connected.
+    pub since: Timestamp,
+}
+
+impl Candidate {
+    /// What ranks it: what it gives, and to a complete torrent what it takes.
+    fn merit(&self) -> f64 {
+        match (self.seeding, self.snubbed) {
+            (true, _) => self.takes,
+            (false, true) => 0.0,
+            (false, false) => self.gives,
+        }
+    }
+}
+
+/// The choker of a session.
+#[derive(Clone, Debug)]
+pub struct Choker {
+    rng: ChaCha8Rng,
+    regular: Vec<Who>,
+    optimistic: Option<Who>,
+    rounds_left: u32,
+    extra: usize,
+}
+
+impl Choker {
+    /// A choker with its own random numbers.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            regular: Vec::new(),
+            optimistic: None,
+            rounds_left: 0,
+            extra: 0,
+        }
+    }
+
+    /// A round, every [`CHOKE_INTERVAL`]: who is unchoked from now on, out of the `candidates`
+    /// (interested peers). `idle` says that upload capacity was left over in the last round.
+    pub fn round(&mut self, candidates: &[Candidate], idle: bool, now: Timestamp) -> Vec<Who> {
+        self.extra = if idle { (self.extra + 1).min(MAX_EXTRA_SLOTS) } else { self.extra / 2 };
+        self.rounds_left = self.rounds_left.saturating_sub(1);
+        if self.rounds_left == 0 {
+            self.optimistic = None;
+        }
+        self.regular.clear();
+        self.fill(candidates, now)
+    }
+
+    /// Between rounds: a peer became interested or left. Free slots are given out at once, and
+    /// nobody loses one.
+    pub fn fill(&mut self, candidates: &[Candidate], now: Timestamp) -> Vec<Who> {
+        self.regular.retain(|who| candidates.iter().any(|c| c.who == *who));
+        let mut ranked: Vec<_> = candidates
+            .iter()
+            .filter(|c| !c.snubbed || c.seeding)
+            .filter(|c| !self.regular.contains(&c.who) && self.optimistic != Some(c.who))
+            .collect();
+        ranked.sort_by(|a, b| b.merit().total_cmp(&a.merit()).then(a.who.cmp(&b.who)));
+        let free = (REGULAR_SLOTS + self.extra).saturating_sub(self.regular.len());
+        self.regular.extend(ranked.iter().take(free).map(|c| c.who));
+        let rest: Vec<_> = candidates.iter().filter(|c| !self.regular.contains(&c.who)).collect();
+        if !rest.iter().any(|c| Some(c.who) == self.optimistic) {
+            self.optimistic = self.draw(&rest, now);
+            self.rounds_left = OPTIMISTIC_ROUNDS;
+        }
+        self.regular.iter().copied().chain(self.optimistic).collect()
+    }
+
+    fn draw(&mut self, rest: &[&Candidate], now: Timestamp) -> Option<Who> {
+        let weight = |c: &Candidate| {
+            if now.since(c.since) < NEWCOMER { NEWCOMER_WEIGHT } else { 1 }
+        };
+        let total: u32 = rest.iter().map(|c| weight(c)).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut at = self.rng.random_range(0..total);
+        rest.iter()
+            .find(|c| {
+                let here = at < weight(c);
+                at = at.saturating_sub(weight(c));
+                here
+            })
+            .map(|c| c.who)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn candidate(n: u64, gives: f64, takes: f64, seeding: bool) -> Candidate {
+        let who = (1, PeerKey(n));
+        Candidate { who, gives, takes, seeding, snubbed: false, since: Timestamp::ZERO }
+    }
+
+    fn late() -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(1_000)
+    }
+
+    #[test]
+    fn the_three_best_givers_and_one_other_are_unchoked() {
+        let peers: Vec<_> = (0..10).map(|n| candidate(n, (n * 100) as f64, 0.0, false)).collect();
+        let mut choker = Choker::new(1);
+        let unchoked = choker.round(&peers, false, late());
+        assert_eq!(unchoked.len(), 4);
+        assert_eq!(unchoked[..3], [(1, PeerKey(9)), (1, PeerKey(8)), (1, PeerKey(7))]);
+        assert!(unchoked[3].1.0 < 7);
+    }
+
+    #[test]
+    fn the_optimistic_slot_rotates_after_three_rounds_and_reaches_everyone() {
+        let peers: Vec<_> = (0..8).map(|n| candidate(n, (n * 100) as f64, 0.0, false)).collect();
+        let mut choker = Choker::new(2);
+        let mut seen: BTreeMap<Who, u32> = BTreeMap::new();
+        for _ in 0..300 {
+            *seen.entry(choker.round(&peers, false, late())[3]).or_default() += 1;
+        }
+        assert_eq!(seen.len(), 5);
+        assert!(seen.values().all(|n| n % 3 == 0), "{seen:?}");
+    }
+
+    #[test]
+    fn a_snubbing_peer_gets_no_regular_slot() {
+        let mut peers: Vec<_> = (0..5).map(|n| candidate(n, 100.0, 0.0, false)).collect();
+        peers[0].gives = 1e9;
+        peers[0].snubbed = true;
+        let unchoked = Choker::new(3).round(&peers, false, late());
+        assert!(!unchoked[..3].contains(&peers[0].who));
+    }
+
+    #[test]
+    fn a_seeder_prefers_who_takes_fastest() {
+        let peers: Vec<_> = (0..6).map(|n| candidate(n, 0.0, (n * 10) as f64, true)).collect();
+        let unchoked = Choker::new(4).round(&peers, false, late());
+        assert_eq!(unchoked[..3], [(1, PeerKey(5)), (1, PeerKey(4)), (1, PeerKey(3))]);
+    }
+
+    #[test]
+    fn a_newcomer_takes_a_free_slot_and_nobodys_slot() {
+        let mut choker = Choker::new(6);
+        let mut peers = vec![candidate(1, 0.0, 0.0, false), candidate(2, 0.0, 0.0, false)];
+        let before = choker.round(&peers, false, late());
+        assert_eq!(before.len(), 2);
+        peers.push(candidate(3, 0.0, 0.0, false));
+        assert_eq!(choker.fill(&peers, late()).len(), 3);
+        peers.extend((4..20).map(|n| candidate(n, 1e6, 0.0, false)));
+        let after = choker.fill(&peers, late());
+        assert_eq!(after.len(), 4);
+        assert!(before.iter().all(|who| after.contains(who)));
+    }
+
+    #[test]
+    fn idle_capacity_opens_slots_and_load_closes_them() {
+        let peers: Vec<_> = (0..30).map(|n| candidate(n, 0.0, 1.0, true)).collect();
+        let mut choker = Choker::new(5);
+        for _ in 0..10 {
+            choker.round(&peers, true, late());
+        }
+        assert_eq!(choker.fill(&peers, late()).len(), 14);
+        choker.round(&peers, false, late());
+        assert_eq!(choker.fill(&peers, late()).len(), 9);
+    }
+}

@@ -1,1 +1,14 @@
-//! The swarm.
+//! The swarm of one torrent: which pieces peers have, which blocks are asked of whom, who is known
+//! and who lies.
+
+mod blame;
+mod peer_list;
+mod picker;
+
+pub use blame::{Blame, Digest};
+pub use peer_list::{PeerList, PeerSource};
+pub use picker::{Holds, Picker, Priority};
+
+/// Names one connection of a torrent; never reused while the torrent lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey(pub u64);

@@ -1,1 +1,353 @@
-//! One torrent.
+//! One torrent: the composition of swarm, demand and cache bookkeeping that decides everything.
+//!
+//! The engine feeds it what happened (`peer_connected`, `message`, `block_arrived`, `verdict`,
+//! `read`, …), calls [`Torrent::plan`] after each batch, and carries out what
+//! [`Torrent::poll_output`] says until it says nothing more; [`Torrent::poll_timeout`] tells when
+//! to come back without a cause. Payload never comes here: a block is known by its name, and its
+//! bytes wait in a buffer of the store until the gate has judged them.
+//!
+//! A piece's way: missing → partial (blocks asked for) → verifying → readable (verified, answered
+//! to readers) → announced (written, told to peers, uploaded). A piece that the cache's index
+//! claims from an earlier run is *hinted*: announced, but hashed again before its first use.
+
+mod active;
+mod messages;
+mod metadata;
+mod pieces;
+mod requests;
+mod stats;
+mod uploads;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use self::active::Active;
+use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::ids::InfoHash;
+use crate::proto::metainfo::Info;
+use crate::proto::peer::{Disconnect, PeerSession};
+use crate::proto::swarm::{PeerKey, PeerList, PeerSource};
+use crate::proto::time::Timestamp;
+use crate::proto::wire::metadata::MetadataFetch;
+use crate::proto::wire::{Message, RawBlock};
+
+pub use crate::proto::demand::{HandleId, Ticket};
+pub use stats::Stats;
+
+/// Connections of one torrent.
+pub const MAX_PEERS: usize = 50;
+
+/// Silence after which a connection is closed (BEP 3: keep-alives come every two minutes).
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// We say something at least this often.
+const KEEP_ALIVE: Duration = Duration::from_secs(100);
+
+/// The machine looks around this often: stalled peers, keep-alives, new connections.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The same while a reader waits, so that a slow peer's block is asked of another one soon.
+const TICK_WAITING: Duration = Duration::from_millis(100);
+
+/// How a waiting read ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// All bytes are verified and readable.
+    Ready,
+    /// Its time is over.
+    TimedOut,
+    /// Aborted by a command.
+    Aborted,
+}
+
+/// What the engine has to do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send a message.
+    Send(PeerKey, Message),
+    /// Ask for a block, and put its bytes into the piece's buffer when they come.
+    Request(PeerKey, Block),
+    /// Withdraw a request.
+    Cancel(PeerKey, Block),
+    /// Send these verified bytes, then call [`Torrent::uploaded`].
+    Upload(PeerKey, RawBlock),
+    /// Close a connection, then call nothing more about it.
+    Disconnect(PeerKey, Disconnect),
+    /// Open a connection; answer with `peer_connected` or `connect_failed`.
+    Connect(SocketAddr),
+    /// The info dictionary came, its hash checked; answer with [`Torrent::activate`].
+    Metadata(Vec<u8>),
+    /// The piece is whole: have the gate judge it; `digests` of its blocks are wanted even when it
+    /// passes.
+    Verify {
+        /// Which piece.
+        piece: PieceIndex,
+        /// Whether block digests are wanted.
+        digests: bool,
+    },
+    /// Hash a hinted piece that is at rest.
+    CheckAtRest(PieceIndex),
+    /// Write a verified piece to the cache.
+    Write(PieceIndex),
+    /// Drop the buffer of a piece that was begun.
+    Discard(PieceIndex),
+    /// A read ends.
+    Reply(Ticket, ReadEnd),
+    /// A peer became interested: there may be an upload slot for it.
+    WantsUnchoke,
+    /// Everything wanted is verified and at rest.
+    Complete,
+}
+
+/// How a torrent is to behave.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Fetch only what readers want.
+    pub on_demand: bool,
+    /// Serve other peers.
+    pub upload: bool,
+    /// Bytes that unverified and unwritten pieces may take (at least two pieces always may).
+    pub buffer_budget: u64,
+    /// Our listening port, told to peers (BEP 10 `p`).
+    pub port: u16,
+}
+
+/// The machine of one torrent.
+pub struct Torrent {
+    info_hash: InfoHash,
+    options: Options,
+    rng: ChaCha8Rng,
+    peers: BTreeMap<PeerKey, PeerSession>,
+    list: PeerList,
+    fetch: Option<MetadataFetch>,
+    active: Option<Active>,
+    outputs: VecDeque<Output>,
+    last_tick: Timestamp,
+    totals: stats::Totals,
+}
+
+impl Torrent {
+    /// A torrent known by its hash; its metadata is fetched from peers unless
+    /// [`Self::activate`] is called.
+    pub fn new(info_hash: InfoHash, options: Options, seed: u64) -> Self {
+        Self {
+            info_hash,
+            options,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            peers: BTreeMap::new(),
+            list: PeerList::default(),
+            fetch: Some(MetadataFetch::new(info_hash, seed)),
+            active: None,
+            outputs: VecDeque::new(),
+            last_tick: Timestamp::ZERO,
+            totals: stats::Totals::default(),
+        }
+    }
+
+    /// The info dictionary, once known.
+    pub fn info(&self) -> Option<&Arc<Info>> {
+        self.active.as_ref().map(|a| &a.info)
+    }
+
+    // ---- peers come and go
+
+    /// Addresses were learnt.
+    pub fn peers_found(&mut self, addrs: &[SocketAddr], source: PeerSource) {
+        for addr in addrs {
+            self.list.add(*addr, source);
+        }
+    }
+
+    /// Whether a connection from `addr` is welcome.
+    pub fn accepts(&self, addr: SocketAddr) -> bool {
+        self.peers.len() < MAX_PEERS && !self.list.is_banned(addr)
+    }
+
+    /// An attempt to connect failed; `ourselves` when the handshake showed our own peer id.
+    pub fn connect_failed(&mut self, addr: SocketAddr, ourselves: bool, now: Timestamp) {
+        if ourselves {
+            self.list.forget(addr);
+        } else {
+            self.list.disconnected(addr, false, now);
+        }
+    }
+
+    /// A connection stands and handshakes were exchanged.
+    pub fn peer_connected(&mut self, key: PeerKey, session: PeerSession, now: Timestamp) {
+        self.list.connected(session.known_addr());
+        self.peers.insert(key, session);
+        self.greet(key, now);
+    }
+
+    /// A connection ended, whoever ended it.
+    pub fn peer_disconnected(&mut self, key: PeerKey, now: Timestamp) {
+        let Some(mut peer) = self.peers.remove(&key) else { return };
+        let useful = peer.down.total() + peer.up.total() > 0;
+        self.list.disconnected(peer.known_addr(), useful, now);
+        if let Some(fetch) = &mut self.fetch {
+            fetch.peer_gone(key.0);
+        }
+        if let Some(active) = &mut self.active {
+            if let Some(holds) = &peer.holds {
+                active.picker.peer_left(holds);
+            }
+            for block in peer.window.clear() {
+                active.release(block, key, &mut self.outputs);
+            }
+        }
+    }
+
+    /// Closes a connection from our side.
+    fn disconnect(&mut self, key: PeerKey, reason: Disconnect, now: Timestamp) {
+        if self.peers.contains_key(&key) {
+            self.outputs.push_back(Output::Disconnect(key, reason));
+            self.peer_disconnected(key, now);
+        }
+    }
+
+    /// Bans a peer that is proven to have sent bad data.
+    fn ban(&mut self, key: PeerKey, now: Timestamp) {
+        if let Some(peer) = self.peers.get(&key) {
+            self.list.ban(peer.known_addr());
+            self.disconnect(key, Disconnect::BadData, now);
+        }
+    }
+
+    fn send(&mut self, key: PeerKey, message: Message, now: Timestamp) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.last_sent = now;
+            self.outputs.push_back(Output::Send(key, message));
+        }
+    }
+
+    // ---- readers
+
+    /// A read waits for `range` (bytes of the torrent) until `expires`.
+    pub fn read(
+        &mut self,
+        ticket: Ticket,
+        handle: HandleId,
+        range: std::ops::Range<u64>,
+        now: Timestamp,
+        expires: Timestamp,
+    ) {
+        let Some(active) = &mut self.active else {
+            self.outputs.push_back(Output::Reply(ticket, ReadEnd::Aborted));
+            return;
+        };
+        if active.geometry.pieces_of(range.clone()).all(|p| active.readable.contains(p)) {
+            self.outputs.push_back(Output::Reply(ticket, ReadEnd::Ready));
+            return;
+        }
+        active.demand.wait(ticket, handle, range, now, expires);
+        active.demand_changed();
+    }
+
+    /// What a handle will probably read next.
+    pub fn read_ahead(&mut self, handle: HandleId, range: std::ops::Range<u64>) {
+        if let Some(active) = &mut self.active {
+            active.demand.read_ahead(handle, range);
+            active.demand_changed();
+        }
+    }
+
+    /// A descriptor of a handle was closed.
+    pub fn flushed(&mut self, handle: HandleId) {
+        if let Some(active) = &mut self.active {
+            active.demand.flushed(handle);
+            active.demand_changed();
+        }
+    }
+
+    /// A handle is gone.
+    pub fn closed(&mut self, handle: HandleId) {
+        if let Some(active) = &mut self.active {
+            active.demand.closed(handle);
+            active.demand_changed();
+        }
+    }
+
+    /// Ends all waiting reads; returns how many there were.
+    pub fn abort_reads(&mut self) -> usize {
+        let Some(active) = &mut self.active else { return 0 };
+        let ended = active.demand.abort();
+        active.demand_changed();
+        let count = ended.len();
+        self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Aborted)));
+        count
+    }
+
+    // ---- time
+
+    /// Decides what to ask for and whom to connect to; call after each batch of inputs.
+    pub fn plan(&mut self, now: Timestamp) {
+        self.expire_reads(now);
+        if now.since(self.last_tick) >= self.tick() {
+            self.last_tick = now;
+            self.housekeeping(now);
+        }
+        self.poll_metadata(now);
+        self.plan_requests(now);
+        while self.peers.len() < MAX_PEERS
+            && self.wants_peers()
+            && let Some(addr) = self.list.next_to_connect(now)
+        {
+            self.outputs.push_back(Output::Connect(addr));
+        }
+    }
+
+    fn tick(&self) -> Duration {
+        let waiting = self.active.as_ref().is_some_and(|a| a.demand.waiting() > 0);
+        if waiting { TICK_WAITING } else { TICK }
+    }
+
+    fn expire_reads(&mut self, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let expired = active.demand.expired(now);
+        if !expired.is_empty() {
+            active.demand_changed();
+            self.outputs.extend(expired.into_iter().map(|t| Output::Reply(t, ReadEnd::TimedOut)));
+        }
+    }
+
+    fn housekeeping(&mut self, now: Timestamp) {
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            if now.since(peer.last_received) > SILENCE {
+                self.disconnect(key, Disconnect::Timeout, now);
+                continue;
+            }
+            if now.since(peer.last_sent) > KEEP_ALIVE {
+                self.send(key, Message::KeepAlive, now);
+            }
+            self.check_stall(key, now);
+        }
+    }
+
+    /// Whether more connections would be of use.
+    pub fn wants_peers(&self) -> bool {
+        self.active.as_ref().is_none_or(|a| !a.announced.is_full())
+    }
+
+    /// When [`Self::plan`] must be called even if nothing happens.
+    pub fn poll_timeout(&self) -> Timestamp {
+        let expiry = self.active.as_ref().and_then(|a| a.demand.next_expiry());
+        let metadata = self.fetch.as_ref().and_then(|f| f.poll_timeout());
+        [Some(self.last_tick + self.tick()), expiry, metadata]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Timestamp::FAR_FUTURE)
+    }
+
+    /// What is to be done next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}

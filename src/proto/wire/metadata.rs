@@ -235,6 +235,17 @@ impl MetadataFetch {
         }
     }
 
+    /// Bytes here and in all, of the assembly that has come furthest; zeros before any peer has
+    /// said how many there are.
+    pub fn progress(&self) -> (u32, u32) {
+        let here = |(key, assembly): (&Key, &Assembly)| {
+            let bytes = assembly.pieces.values().map(|p| p.data.len() as u32).sum();
+            (bytes, key.0)
+        };
+        let claimed = self.peers.values().map(|p| (0, p.size));
+        self.assemblies.iter().map(here).chain(claimed).max().unwrap_or((0, 0))
+    }
+
     /// Time has passed: [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.advance(now);

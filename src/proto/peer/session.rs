@@ -1,0 +1,251 @@
+//! What the torrent knows of one connected peer.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::RequestWindow;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::{Geometry, PieceIndex};
+use crate::proto::rate::Rate;
+use crate::proto::swarm::Holds;
+use crate::proto::time::Timestamp;
+use crate::proto::wire::RawBlock;
+
+/// Requests of one peer that wait for us; more are rejected.
+pub const UPLOAD_QUEUE: usize = 256;
+
+/// The longest block we serve, in bytes: some clients ask for more than 16 KiB.
+pub const MAX_SERVED_BLOCK: u32 = 128 * 1024;
+
+/// `have` messages remembered before the metadata is known.
+const MAX_EARLY_HAVES: usize = 4_096;
+
+/// Unasked blocks beyond those we cancelled, before the peer is dropped.
+const MAX_UNASKED: u32 = 64;
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Disconnect {
+    /// A message that BEP 3, 6, 9 or 10 does not allow.
+    #[error("protocol violation: {0}")]
+    Protocol(&'static str),
+    /// Proven to have sent bad data.
+    #[error("sent data that failed its hash")]
+    BadData,
+    /// Silent for two minutes.
+    #[error("silent for too long")]
+    Timeout,
+    /// Neither has anything for the other.
+    #[error("both sides have everything")]
+    BothSeeds,
+    /// A second connection to the same peer, or to ourselves.
+    #[error("connected already")]
+    Duplicate,
+    /// The torrent has as many connections as it may.
+    #[error("too many connections")]
+    TooMany,
+}
+
+/// What a peer said of its pieces before we knew how many there are.
+#[derive(Clone, Debug, Default)]
+struct EarlyHaves {
+    all: bool,
+    bitfield: Option<Bytes>,
+    haves: Vec<u32>,
+}
+
+/// One connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerSession {
+    /// The remote end of the connection.
+    pub addr: SocketAddr,
+    /// Where the peer listens: `addr` when we connected, else what it says (BEP 10 `p`).
+    pub listen_addr: Option<SocketAddr>,
+    /// Both sides speak the fast extension (BEP 6).
+    pub fast: bool,
+    /// Both sides speak the extension protocol (BEP 10).
+    pub extended: bool,
+    /// We choke the peer.
+    pub am_choking: bool,
+    /// We told the peer we are interested.
+    pub am_interested: bool,
+    /// The peer chokes us.
+    pub peer_choking: bool,
+    /// The peer is interested.
+    pub peer_interested: bool,
+    /// What the peer has; `None` until the metadata is known.
+    pub holds: Option<Holds>,
+    early: EarlyHaves,
+    /// The peer's number for ut_metadata (BEP 9), 0 if it does not speak it.
+    pub ut_metadata: u8,
+    /// The peer's number for lt_donthave (BEP 54), 0 if it does not speak it.
+    pub donthave: u8,
+    /// Client name, as the peer says.
+    pub client: Option<String>,
+    /// What we asked of it.
+    pub window: RequestWindow,
+    /// What it asked of us and has not been handed to the connection.
+    pub uploads: VecDeque<RawBlock>,
+    /// Blocks handed to the connection and not sent yet.
+    pub uploading: usize,
+    /// Pieces it lets us ask for while choked (BEP 6).
+    pub allowed_to_us: BTreeSet<PieceIndex>,
+    /// Pieces we let it ask for while choked (BEP 6).
+    pub allowed_to_it: BTreeSet<PieceIndex>,
+    /// Payload from it.
+    pub down: Rate,
+    /// Payload to it.
+    pub up: Rate,
+    /// The picker's epoch at which nothing was found for this peer.
+    pub nothing_at: Option<u64>,
+    /// When the connection was made.
+    pub since: Timestamp,
+    /// When anything was last sent.
+    pub last_sent: Timestamp,
+    /// When anything was last received.
+    pub last_received: Timestamp,
+    /// When payload last arrived from it.
+    pub last_block: Timestamp,
+    /// Pieces of its that failed a check while others had a part in them too.
+    pub suspected: u32,
+    unasked: u32,
+    cancelled: u32,
+    rejected: u32,
+}
+
+impl PeerSession {
+    /// A fresh connection: both sides choke and nobody is interested (BEP 3).
+    pub fn new(
+        addr: SocketAddr,
+        outgoing: bool,
+        fast: bool,
+        extended: bool,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            addr,
+            listen_addr: outgoing.then_some(addr),
+            fast,
+            extended,
+            am_choking: true,
+            am_interested: false,
+            peer_choking: true,
+            peer_interested: false,
+            holds: None,
+            early: EarlyHaves::default(),
+            ut_metadata: 0,
+            donthave: 0,
+            client: None,
+            window: RequestWindow::default(),
+            uploads: VecDeque::new(),
+            uploading: 0,
+            allowed_to_us: BTreeSet::new(),
+            allowed_to_it: BTreeSet::new(),
+            down: Rate::default(),
+            up: Rate::default(),
+            nothing_at: None,
+            since: now,
+            last_sent: now,
+            last_received: now,
+            last_block: now,
+            suspected: 0,
+            unasked: 0,
+            cancelled: 0,
+            rejected: 0,
+        }
+    }
+
+    /// The address by which the peer is known to others.
+    pub fn known_addr(&self) -> SocketAddr {
+        self.listen_addr.unwrap_or(self.addr)
+    }
+
+    /// Whether the peer has every piece.
+    pub fn is_seed(&self) -> bool {
+        self.holds.as_ref().map_or(self.early.all, Holds::is_full)
+    }
+
+    /// Whether the peer has `piece`.
+    pub fn has(&self, piece: PieceIndex) -> bool {
+        self.holds.as_ref().is_some_and(|h| h.contains(piece))
+    }
+
+    /// Whether `piece` may be asked of this peer now.
+    pub fn serves(&self, piece: PieceIndex) -> bool {
+        (!self.peer_choking || self.allowed_to_us.contains(&piece)) && self.has(piece)
+    }
+
+    /// Remembers a statement about pieces made before the metadata is known.
+    pub fn note_early(&mut self, statement: Early) -> Result<(), Disconnect> {
+        match statement {
+            Early::All => self.early = EarlyHaves { all: true, ..EarlyHaves::default() },
+            Early::None => self.early = EarlyHaves::default(),
+            Early::Bitfield(bytes) => self.early.bitfield = Some(bytes),
+            Early::Have(piece) if self.early.haves.len() < MAX_EARLY_HAVES => {
+                self.early.haves.push(piece);
+            }
+            Early::Have(_) => return Err(Disconnect::Protocol("too many haves before metadata")),
+        }
+        Ok(())
+    }
+
+    /// Makes sense of what was said early, now that the torrent is known.
+    pub fn settle_early(&mut self, geometry: &Geometry) -> Result<(), Disconnect> {
+        let early = std::mem::take(&mut self.early);
+        let count = geometry.piece_count();
+        let mut bits = match early.bitfield {
+            _ if early.all => Bitfield::full(count),
+            Some(bytes) => Bitfield::from_wire(&bytes, count)
+                .map_err(|_| Disconnect::Protocol("a bitfield that does not fit the torrent"))?,
+            None => Bitfield::empty(count),
+        };
+        for index in early.haves {
+            let piece = geometry
+                .piece(index)
+                .ok_or(Disconnect::Protocol("a have beyond the last piece"))?;
+            bits.insert(piece);
+        }
+        self.holds = Some(if bits.is_full() { Holds::All } else { Holds::Some(bits) });
+        Ok(())
+    }
+
+    /// We cancelled a request: the block may come all the same.
+    pub fn note_cancelled(&mut self) {
+        self.cancelled = (self.cancelled + 1).min(UPLOAD_QUEUE as u32 * 4);
+    }
+
+    /// A block came that was not asked for (any more); an error when that is no accident.
+    pub fn note_unasked(&mut self) -> Result<(), Disconnect> {
+        if self.cancelled > 0 {
+            self.cancelled -= 1;
+            return Ok(());
+        }
+        self.unasked += 1;
+        if self.unasked > MAX_UNASKED {
+            return Err(Disconnect::Protocol("blocks that nobody asked for"));
+        }
+        Ok(())
+    }
+
+    /// A request was rejected while we were unchoked; whether to believe that the peer lacks the
+    /// piece.
+    pub fn note_rejected(&mut self) -> bool {
+        self.rejected += 1;
+        self.rejected.is_multiple_of(3)
+    }
+}
+
+/// What a peer says about its pieces before we know how many there are.
+#[derive(Clone, Debug)]
+pub enum Early {
+    /// `have all`.
+    All,
+    /// `have none`.
+    None,
+    /// `bitfield`.
+    Bitfield(Bytes),
+    /// `have`.
+    Have(u32),
+}

@@ -1,0 +1,242 @@
+//! The peers we know of: whom to connect to next, and whom never again.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::proto::time::Timestamp;
+
+/// Peers remembered of one torrent; beyond it the worst idle one makes room.
+const MAX_KNOWN: usize = 2_000;
+
+/// Connection attempts under way at once.
+const MAX_CONNECTING: usize = 20;
+
+/// Proven liars of one address before the whole address is banned: several honest peers can stand
+/// behind one NAT.
+const LIARS_PER_ADDRESS: u32 = 3;
+
+/// Wait before the second attempt; doubles with each failure.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+
+/// The longest wait between attempts.
+const LAST_RETRY: Duration = Duration::from_secs(15 * 60);
+
+/// The longest wait for a peer that a person named.
+const LAST_RETRY_MANUAL: Duration = Duration::from_secs(20);
+
+/// Attempts after which a peer nobody named is forgotten.
+const MAX_FAILURES: u32 = 6;
+
+/// Who told us of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerSource {
+    /// The user, or the magnet's `x.pe`.
+    Manual,
+    /// A tracker.
+    Tracker,
+    /// The peer connected to us.
+    Incoming,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    source: PeerSource,
+    failures: u32,
+    next_try: Timestamp,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Connecting,
+    Connected,
+    Banned,
+}
+
+/// The peer list of one torrent.
+#[derive(Clone, Debug, Default)]
+pub struct PeerList {
+    known: BTreeMap<SocketAddr, Known>,
+    liars: BTreeMap<IpAddr, u32>,
+    connecting: usize,
+}
+
+impl PeerList {
+    /// Adds an address; returns whether it is new and usable.
+    pub fn add(&mut self, addr: SocketAddr, source: PeerSource) -> bool {
+        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
+            return false;
+        }
+        if self.known.contains_key(&addr) || self.is_banned(addr) {
+            return false;
+        }
+        if self.known.len() >= MAX_KNOWN && !self.make_room() {
+            return false;
+        }
+        let known = Known { source, failures: 0, next_try: Timestamp::ZERO, state: State::Idle };
+        self.known.insert(addr, known);
+        true
+    }
+
+    fn make_room(&mut self) -> bool {
+        let worst = self
+            .known
+            .iter()
+            .filter(|(_, k)| k.state == State::Idle && k.source != PeerSource::Manual)
+            .max_by_key(|(_, k)| k.failures)
+            .map(|(a, _)| *a);
+        worst.is_some_and(|a| self.known.remove(&a).is_some())
+    }
+
+    /// How many peers are known.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no peer is known.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// How many peers are banned.
+    pub fn banned(&self) -> usize {
+        self.known.values().filter(|k| k.state == State::Banned).count()
+    }
+
+    /// Whether this address sent bad data, or too many of its neighbours did.
+    pub fn is_banned(&self, addr: SocketAddr) -> bool {
+        self.liars.get(&addr.ip()).is_some_and(|&n| n >= LIARS_PER_ADDRESS)
+            || self.known.get(&addr).is_some_and(|k| k.state == State::Banned)
+    }
+
+    /// The next address to connect to, which is then counted as connecting. The best are those a
+    /// person named, then those that failed least.
+    pub fn next_to_connect(&mut self, now: Timestamp) -> Option<SocketAddr> {
+        if self.connecting >= MAX_CONNECTING {
+            return None;
+        }
+        let (addr, known) = self
+            .known
+            .iter_mut()
+            .filter(|(_, k)| k.state == State::Idle && k.next_try <= now)
+            .min_by_key(|(_, k)| (k.failures, k.source, k.next_try))?;
+        known.state = State::Connecting;
+        self.connecting += 1;
+        Some(*addr)
+    }
+
+    /// When the next attempt is due, if nothing else happens.
+    pub fn next_attempt(&self) -> Option<Timestamp> {
+        let idle = self.known.values().filter(|k| k.state == State::Idle);
+        idle.map(|k| k.next_try).min()
+    }
+
+    /// A connection to or from `addr` (its listening address, where known) stands.
+    pub fn connected(&mut self, addr: SocketAddr) {
+        if let Some(known) = self.known.get_mut(&addr) {
+            self.connecting -= usize::from(known.state == State::Connecting);
+            known.state = State::Connected;
+        }
+    }
+
+    /// An attempt failed before anything useful was said, or a connection ended; `useful` when data
+    /// or metadata came through it.
+    pub fn disconnected(&mut self, addr: SocketAddr, useful: bool, now: Timestamp) {
+        let Some(known) = self.known.get_mut(&addr) else { return };
+        self.connecting -= usize::from(known.state == State::Connecting);
+        if known.state == State::Banned {
+            return;
+        }
+        known.state = State::Idle;
+        known.failures = if useful { 0 } else { known.failures + 1 };
+        let manual = known.source == PeerSource::Manual;
+        if known.failures > MAX_FAILURES && !manual {
+            self.known.remove(&addr);
+            return;
+        }
+        let last = if manual { LAST_RETRY_MANUAL } else { LAST_RETRY };
+        let wait = FIRST_RETRY * 2u32.saturating_pow(known.failures.saturating_sub(1).min(16));
+        known.next_try = now + wait.min(last);
+    }
+
+    /// `addr` is proven to have sent bad data.
+    pub fn ban(&mut self, addr: SocketAddr) {
+        let known = self.known.entry(addr).or_insert(Known {
+            source: PeerSource::Incoming,
+            failures: 0,
+            next_try: Timestamp::ZERO,
+            state: State::Idle,
+        });
+        if known.state != State::Banned {
+            self.connecting -= usize::from(known.state == State::Connecting);
+            known.state = State::Banned;
+            *self.liars.entry(addr.ip()).or_default() += 1;
+        }
+    }
+
+    /// `addr` is ourselves: never again, but no liar.
+    pub fn forget(&mut self, addr: SocketAddr) {
+        if let Some(known) = self.known.get_mut(&addr) {
+            self.connecting -= usize::from(known.state == State::Connecting);
+            known.state = State::Banned;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], n))
+    }
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn failures_back_off_and_forget() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Tracker);
+        let mut now = at(0);
+        let mut tries = 0;
+        while !list.is_empty() {
+            assert_eq!(list.next_to_connect(now), Some(addr(1)));
+            assert_eq!(list.next_to_connect(now), None);
+            list.disconnected(addr(1), false, now);
+            tries += 1;
+            if let Some(next) = list.next_attempt() {
+                assert!(next.since(now) >= FIRST_RETRY);
+                now = next;
+            }
+        }
+        assert_eq!(tries, MAX_FAILURES + 1);
+    }
+
+    #[test]
+    fn a_liar_is_never_tried_again_but_its_neighbour_is() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Tracker);
+        list.add(addr(2), PeerSource::Tracker);
+        list.ban(addr(1));
+        assert!(!list.add(addr(1), PeerSource::Tracker));
+        assert_eq!(list.next_to_connect(at(1)), Some(addr(2)));
+        list.ban(addr(3));
+        list.ban(addr(4));
+        assert!(list.is_banned(addr(2)));
+        assert_eq!(list.banned(), 3);
+    }
+
+    #[test]
+    fn the_list_is_bounded() {
+        let mut list = PeerList::default();
+        for n in 1..=5_000 {
+            list.add(addr(n), PeerSource::Tracker);
+        }
+        assert_eq!(list.len(), MAX_KNOWN);
+        assert!(!list.add(addr(0), PeerSource::Tracker));
+    }
+}

@@ -1,0 +1,93 @@
+//! What a torrent knows once its metadata is here.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::Output;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::demand::{Demand, Wanted};
+use crate::proto::geometry::{Block, Geometry, PieceIndex};
+use crate::proto::metainfo::Info;
+use crate::proto::swarm::{Blame, PeerKey, Picker};
+use crate::proto::time::Timestamp;
+
+/// A torrent with metadata.
+pub(super) struct Active {
+    pub info: Arc<Info>,
+    pub geometry: Geometry,
+    pub picker: Picker,
+    pub demand: Demand,
+    pub blame: Blame,
+    /// Verified in this life of the daemon.
+    pub readable: Bitfield,
+    /// Told to peers: at rest, verified or hinted.
+    pub announced: Bitfield,
+    /// Wanted pieces that are not yet both verified and at rest.
+    pub unfinished: Bitfield,
+    /// Hinted pieces that are being hashed.
+    pub checking: BTreeSet<PieceIndex>,
+    /// Where the background check of hinted pieces has got to.
+    pub next_check: u32,
+    /// Pieces whose bytes are in memory: partial, verifying, or waiting for the disk.
+    pub buffered: BTreeSet<PieceIndex>,
+    pub buffered_bytes: u64,
+    /// What readers want, in order; recomputed when `None`.
+    pub order: Option<Vec<Wanted>>,
+    pub complete: bool,
+    /// No background download before this: the disk is full.
+    pub paused_until: Option<Timestamp>,
+    /// Payload asked for a second time because a reader waited for a slow peer.
+    pub hedged_bytes: u64,
+}
+
+impl Active {
+    /// Demand, or what is missing, changed.
+    pub fn demand_changed(&mut self) {
+        self.order = None;
+    }
+
+    /// The pieces readers want that have to be fetched or checked, in order.
+    pub fn ordered(&mut self) -> Vec<Wanted> {
+        if self.order.is_none() {
+            let readable = &self.readable;
+            self.order = Some(self.demand.order(&self.geometry, |p| !readable.contains(p)));
+        }
+        self.order.clone().unwrap_or_default()
+    }
+
+    /// Counts the memory of a piece that is begun.
+    pub fn buffer_begun(&mut self, piece: PieceIndex) {
+        if self.buffered.insert(piece) {
+            self.buffered_bytes += u64::from(self.geometry.piece_len(piece));
+        }
+    }
+
+    /// The memory of a piece is free again.
+    pub fn buffer_gone(&mut self, piece: PieceIndex) {
+        if self.buffered.remove(&piece) {
+            self.buffered_bytes -= u64::from(self.geometry.piece_len(piece));
+        }
+    }
+
+    /// `peer` will not send `block`; a begun piece that this makes worthless is dropped.
+    pub fn release(&mut self, block: Block, peer: PeerKey, outputs: &mut VecDeque<Output>) {
+        self.picker.released(block, peer);
+        self.drop_abandoned(block.piece, outputs);
+    }
+
+    /// Gives up a begun piece.
+    pub fn abandon(&mut self, piece: PieceIndex, outputs: &mut VecDeque<Output>) {
+        self.picker.abandon(piece);
+        self.drop_abandoned(piece, outputs);
+    }
+
+    fn drop_abandoned(&mut self, piece: PieceIndex, outputs: &mut VecDeque<Output>) {
+        if self.buffered.contains(&piece)
+            && self.picker.is_wanting(piece)
+            && !self.picker.is_partial(piece)
+        {
+            self.buffer_gone(piece);
+            outputs.push_back(Output::Discard(piece));
+        }
+    }
+}

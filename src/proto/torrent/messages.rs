@@ -1,0 +1,250 @@
+//! What peers say.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::Torrent;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::{Geometry, PieceIndex};
+use crate::proto::peer::{Disconnect, Early, UPLOAD_QUEUE};
+use crate::proto::swarm::{Holds, PeerKey};
+use crate::proto::time::Timestamp;
+use crate::proto::wire::extended::{self, ExtendedHandshake, MetadataMessage};
+use crate::proto::wire::{Message, RawBlock};
+
+/// How we name ourselves in extended handshakes.
+const CLIENT: &str = concat!("p2pfs ", env!("CARGO_PKG_VERSION"));
+
+impl Torrent {
+    /// The first words on a new connection: extended handshake, then what we have.
+    pub(super) fn greet(&mut self, key: PeerKey, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.extended {
+            let ours = ExtendedHandshake {
+                listen_port: Some(self.options.port).filter(|p| *p != 0),
+                client: Some(CLIENT.to_owned()),
+                reqq: Some(UPLOAD_QUEUE as u32),
+                metadata_size: self.active.as_ref().map(|a| a.info.raw.len() as u32),
+                yourip: Some(peer.addr.ip()),
+                upload_only: self.active.as_ref().is_some_and(|a| a.announced.is_full()),
+                ..ExtendedHandshake::ours(false)
+            };
+            self.send(key, Message::Extended(extended::HANDSHAKE_ID, ours.encode()), now);
+        }
+        self.open_haves(key, now);
+        if let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key))
+            && peer.settle_early(&active.geometry).is_ok()
+            && let Some(holds) = &peer.holds
+        {
+            active.picker.peer_came(holds);
+        }
+    }
+
+    /// A message from a peer. Blocks come through [`Self::block_arrived`] instead.
+    pub fn message(&mut self, key: PeerKey, message: Message, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.last_received = now;
+        let done = match message {
+            Message::KeepAlive | Message::Port(_) | Message::Suggest(_) | Message::Unknown(_) => {
+                Ok(())
+            }
+            Message::Choke => self.choked(key),
+            Message::Unchoke => {
+                peer.peer_choking = false;
+                peer.nothing_at = None;
+                Ok(())
+            }
+            Message::Interested => {
+                peer.peer_interested = true;
+                self.outputs.push_back(super::Output::WantsUnchoke);
+                Ok(())
+            }
+            Message::NotInterested => {
+                peer.peer_interested = false;
+                Ok(())
+            }
+            Message::Have(index) => self.peer_has(key, index, now),
+            Message::Bitfield(bytes) => self.peer_holds(key, Early::Bitfield(bytes), now),
+            Message::HaveAll => self.peer_holds(key, Early::All, now),
+            Message::HaveNone => self.peer_holds(key, Early::None, now),
+            Message::Request(raw) => {
+                self.requested(key, raw, now);
+                Ok(())
+            }
+            Message::Cancel(raw) => {
+                self.cancelled(key, raw, now);
+                Ok(())
+            }
+            Message::Reject(raw) => self.rejected(key, raw),
+            Message::AllowedFast(index) => self.allowed_fast(key, index),
+            Message::Extended(id, payload) => self.extended(key, id, payload, now),
+        };
+        if let Err(reason) = done {
+            self.disconnect(key, reason, now);
+        }
+    }
+
+    /// A choke without the fast extension drops all requests; with it each is rejected or still
+    /// answered (BEP 6).
+    fn choked(&mut self, key: PeerKey) -> Result<(), Disconnect> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        peer.peer_choking = true;
+        if !peer.fast {
+            let blocks = peer.window.clear();
+            for block in blocks {
+                if let Some(active) = &mut self.active {
+                    active.release(block, key, &mut self.outputs);
+                }
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.note_cancelled();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn peer_has(&mut self, key: PeerKey, index: u32, now: Timestamp) -> Result<(), Disconnect> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        let Some(active) = &mut self.active else { return peer.note_early(Early::Have(index)) };
+        let piece = piece(&active.geometry, index)?;
+        let Some(Holds::Some(bits)) = &mut peer.holds else { return Ok(()) };
+        if !bits.insert(piece) {
+            return Ok(());
+        }
+        let full = bits.is_full();
+        active.picker.peer_got(piece);
+        peer.nothing_at = None;
+        if full && let Some(old) = peer.holds.replace(Holds::All) {
+            active.picker.peer_left(&old);
+            active.picker.peer_came(&Holds::All);
+        }
+        if full || (!peer.am_interested && !active.announced.contains(piece)) {
+            self.update_interest(key, now);
+        }
+        Ok(())
+    }
+
+    fn peer_holds(&mut self, key: PeerKey, said: Early, now: Timestamp) -> Result<(), Disconnect> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        peer.note_early(said)?;
+        let Some(active) = &mut self.active else { return Ok(()) };
+        if let Some(old) = peer.holds.take() {
+            active.picker.peer_left(&old);
+        }
+        peer.settle_early(&active.geometry)?;
+        peer.nothing_at = None;
+        if let Some(holds) = &peer.holds {
+            active.picker.peer_came(holds);
+        }
+        self.grant_allowed_fast(key, now);
+        self.update_interest(key, now);
+        Ok(())
+    }
+
+    /// A request is refused. While unchoked that means the peer lacks the piece after all, if it
+    /// happens again and again.
+    fn rejected(&mut self, key: PeerKey, raw: RawBlock) -> Result<(), Disconnect> {
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
+            return Ok(());
+        };
+        let Some(block) = active.geometry.block_at(raw.piece, raw.begin, raw.length) else {
+            return Err(Disconnect::Protocol("a reject for a block that does not exist"));
+        };
+        peer.allowed_to_us.remove(&block.piece);
+        if !peer.window.withdrawn(block) {
+            return Ok(());
+        }
+        let lacks = !peer.peer_choking && peer.note_rejected();
+        active.release(block, key, &mut self.outputs);
+        if lacks {
+            self.peer_lacks(key, block.piece);
+        }
+        Ok(())
+    }
+
+    /// A peer turns out not to have `piece`.
+    fn peer_lacks(&mut self, key: PeerKey, piece: PieceIndex) {
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
+            return;
+        };
+        let Some(old) = peer.holds.take() else { return };
+        active.picker.peer_left(&old);
+        let mut bits = match old {
+            Holds::All => Bitfield::full(active.geometry.piece_count()),
+            Holds::Some(bits) => bits,
+        };
+        bits.remove(piece);
+        let holds = Holds::Some(bits);
+        active.picker.peer_came(&holds);
+        peer.holds = Some(holds);
+    }
+
+    fn allowed_fast(&mut self, key: PeerKey, index: u32) -> Result<(), Disconnect> {
+        /// More than any client grants (BEP 6 suggests 10).
+        const MAX_ALLOWED: usize = 64;
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else {
+            return Ok(());
+        };
+        let piece = piece(&active.geometry, index)?;
+        if peer.allowed_to_us.len() < MAX_ALLOWED && peer.allowed_to_us.insert(piece) {
+            peer.nothing_at = None;
+        }
+        Ok(())
+    }
+
+    fn extended(
+        &mut self,
+        key: PeerKey,
+        id: u8,
+        payload: Bytes,
+        now: Timestamp,
+    ) -> Result<(), Disconnect> {
+        const BAD: Disconnect = Disconnect::Protocol("a malformed extension message");
+        match id {
+            extended::HANDSHAKE_ID => {
+                let theirs = ExtendedHandshake::parse(&payload).map_err(|_| BAD)?;
+                self.extended_handshake(key, theirs, now);
+            }
+            extended::UT_METADATA_ID => {
+                let message = MetadataMessage::parse(&payload).map_err(|_| BAD)?;
+                self.metadata_message(key, message, now);
+            }
+            extended::LT_DONTHAVE_ID => {
+                let index = extended::parse_donthave(&payload).map_err(|_| BAD)?;
+                let Some(active) = &self.active else { return Ok(()) };
+                let piece = piece(&active.geometry, index)?;
+                self.peer_lacks(key, piece);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn extended_handshake(&mut self, key: PeerKey, theirs: ExtendedHandshake, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.ut_metadata = theirs.ut_metadata.unwrap_or(0);
+        peer.donthave = theirs.donthave.unwrap_or(0);
+        peer.client = theirs.client;
+        if let Some(reqq) = theirs.reqq {
+            peer.window.set_limit(reqq);
+        }
+        if peer.listen_addr.is_none()
+            && let Some(port) = theirs.listen_port
+        {
+            let listen = SocketAddr::new(peer.addr.ip(), port);
+            peer.listen_addr = Some(listen);
+            if self.list.is_banned(listen) {
+                self.disconnect(key, Disconnect::BadData, now);
+                return;
+            }
+            self.list.add(listen, crate::proto::swarm::PeerSource::Incoming);
+            self.list.connected(listen);
+        }
+        self.metadata_offered(key, theirs.metadata_size.unwrap_or(0), now);
+    }
+}
+
+fn piece(geometry: &Geometry, index: u32) -> Result<PieceIndex, Disconnect> {
+    geometry.piece(index).ok_or(Disconnect::Protocol("a piece beyond the last"))
+}

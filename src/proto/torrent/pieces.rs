@@ -1,0 +1,283 @@
+//! What becomes of blocks and pieces: arrival, the gate's verdict, the disk, and completion.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::active::Active;
+use super::{Output, ReadEnd, Torrent};
+use crate::proto::bitfield::Bitfield;
+use crate::proto::demand::Demand;
+use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::metainfo::Info;
+use crate::proto::peer::Disconnect;
+use crate::proto::swarm::{Blame, Digest, PeerKey, Picker, Priority};
+use crate::proto::time::Timestamp;
+use crate::proto::wire::Message;
+
+/// Pause of the background download after the disk refused a piece.
+const DISK_PAUSE: Duration = Duration::from_secs(10);
+
+impl Torrent {
+    /// The metadata is known and the cache open: `hinted` pieces are at rest according to its
+    /// index, `wanted` are to be fetched in the background.
+    pub fn activate(
+        &mut self,
+        info: Arc<Info>,
+        hinted: Bitfield,
+        wanted: &Bitfield,
+        now: Timestamp,
+    ) {
+        let geometry = info.geometry;
+        let mut picker = Picker::new(geometry, &hinted, Priority::None);
+        for piece in wanted.iter(&geometry) {
+            picker.set_priority(piece, Priority::Normal);
+        }
+        self.fetch = None;
+        self.active = Some(Active {
+            info,
+            geometry,
+            picker,
+            demand: Demand::default(),
+            blame: Blame::default(),
+            readable: Bitfield::empty(geometry.piece_count()),
+            announced: hinted,
+            unfinished: wanted.clone(),
+            checking: BTreeSet::new(),
+            next_check: 0,
+            buffered: BTreeSet::new(),
+            buffered_bytes: 0,
+            order: None,
+            complete: false,
+            paused_until: None,
+            hedged_bytes: 0,
+        });
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.settle_early(key, now);
+        }
+        self.check_complete();
+    }
+
+    fn settle_early(&mut self, key: PeerKey, now: Timestamp) {
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
+            return;
+        };
+        match peer.settle_early(&active.geometry) {
+            Ok(()) => {
+                if let Some(holds) = &peer.holds {
+                    active.picker.peer_came(holds);
+                }
+                self.late_haves(key, now);
+                self.update_interest(key, now);
+            }
+            Err(reason) => self.disconnect(key, reason, now),
+        }
+    }
+
+    /// Wants more pieces (or fewer) in the background.
+    pub fn set_priority(&mut self, pieces: impl Iterator<Item = PieceIndex>, priority: Priority) {
+        let Some(active) = &mut self.active else { return };
+        for piece in pieces {
+            active.picker.set_priority(piece, priority);
+            if priority == Priority::None {
+                active.unfinished.remove(piece);
+            } else if !(active.readable.contains(piece) && active.announced.contains(piece)) {
+                active.unfinished.insert(piece);
+                if active.announced.contains(piece) && active.checking.insert(piece) {
+                    self.outputs.push_back(Output::CheckAtRest(piece));
+                }
+                active.complete = false;
+            }
+        }
+        self.check_complete();
+    }
+
+    /// A block that was asked of `key` came; `kept` when the piece's buffer took it (false when
+    /// another copy was first).
+    pub fn block_arrived(&mut self, key: PeerKey, block: Block, kept: bool, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.last_received = now;
+        peer.last_block = now;
+        peer.down.add(u64::from(block.length), now);
+        self.totals.downloaded += u64::from(block.length);
+        self.totals.down.add(u64::from(block.length), now);
+        let asked = peer.window.arrived(block, now);
+        let Some(active) = &mut self.active else { return };
+        let arrived = if kept { active.picker.arrived(block, key) } else { None };
+        let Some((others, whole)) = arrived else {
+            self.totals.wasted += u64::from(block.length);
+            if asked {
+                active.picker.released(block, key);
+            }
+            return;
+        };
+        if whole {
+            let digests = active.blame.wants_digests(block.piece);
+            self.outputs.push_back(Output::Verify { piece: block.piece, digests });
+        }
+        for other in others {
+            if let Some(peer) = self.peers.get_mut(&other)
+                && peer.window.withdrawn(block)
+            {
+                peer.note_cancelled();
+                self.outputs.push_back(Output::Cancel(other, block));
+            }
+        }
+    }
+
+    /// `bytes` of payload came from `key` that nobody had asked for (any more).
+    pub fn block_unasked(&mut self, key: PeerKey, bytes: u32, now: Timestamp) {
+        self.totals.wasted += u64::from(bytes);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.last_received = now;
+        if let Err(reason) = peer.note_unasked() {
+            self.disconnect(key, reason, now);
+        }
+    }
+
+    /// The gate let `piece` through. `digests` are those of its blocks, where they were wanted.
+    pub fn piece_verified(
+        &mut self,
+        piece: PieceIndex,
+        digests: Option<&[Digest]>,
+        now: Timestamp,
+    ) {
+        let Some(active) = &mut self.active else { return };
+        let guilty = digests.map(|d| active.blame.passed(piece, d)).unwrap_or_default();
+        for key in active.picker.sources(piece) {
+            if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.suspected > 0) {
+                peer.suspected -= 1;
+            }
+        }
+        active.picker.verified(piece);
+        self.outputs.push_back(Output::Write(piece));
+        self.became_readable(piece);
+        for key in guilty {
+            self.ban(key, now);
+        }
+    }
+
+    fn became_readable(&mut self, piece: PieceIndex) {
+        let Some(active) = &mut self.active else { return };
+        active.readable.insert(piece);
+        let readable = &active.readable;
+        let ended = active.demand.satisfied(&active.geometry, piece, |p| readable.contains(p));
+        active.demand_changed();
+        self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Ready)));
+    }
+
+    /// The gate refused `piece`: whoever is proven to have sent bad data is banned, and it is asked
+    /// of others, one at a time.
+    pub fn piece_failed(&mut self, piece: PieceIndex, digests: Vec<Digest>, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let sources = active.picker.sources(piece);
+        self.totals.failed_pieces += 1;
+        self.totals.wasted += u64::from(active.geometry.piece_len(piece));
+        active.picker.failed(piece);
+        active.buffer_gone(piece);
+        active.demand_changed();
+        for key in sources.iter().collect::<BTreeSet<_>>() {
+            if let Some(peer) = self.peers.get_mut(key) {
+                peer.suspected += 1;
+            }
+        }
+        if let Some(liar) = active.blame.failed(piece, sources, digests) {
+            self.ban(liar, now);
+        }
+    }
+
+    /// `piece` is written and indexed: peers may know of it.
+    pub fn piece_written(&mut self, piece: PieceIndex, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        active.buffer_gone(piece);
+        if active.announced.insert(piece) {
+            self.announce(piece, now);
+        }
+        self.at_rest(piece);
+    }
+
+    /// The disk would not take `piece`. It stays readable while the store holds it in memory.
+    pub fn write_failed(&mut self, piece: PieceIndex, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        active.buffer_gone(piece);
+        active.paused_until = Some(now + DISK_PAUSE);
+    }
+
+    /// A hinted piece was hashed.
+    pub fn checked_at_rest(&mut self, piece: PieceIndex, good: bool, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        active.checking.remove(&piece);
+        if good {
+            self.became_readable(piece);
+            self.at_rest(piece);
+        } else {
+            self.piece_lost(piece, now);
+        }
+        self.pump_all_uploads(now);
+    }
+
+    /// The store no longer has `piece`.
+    pub fn piece_lost(&mut self, piece: PieceIndex, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        active.readable.remove(piece);
+        active.picker.lost(piece);
+        if active.picker.priority(piece) > Priority::None {
+            active.unfinished.insert(piece);
+            active.complete = false;
+        }
+        active.demand_changed();
+        if active.announced.remove(piece) {
+            self.retract(piece, now);
+        }
+    }
+
+    fn at_rest(&mut self, piece: PieceIndex) {
+        if let Some(active) = &mut self.active {
+            active.unfinished.remove(piece);
+            self.check_complete();
+        }
+    }
+
+    fn check_complete(&mut self) {
+        if let Some(active) = &mut self.active
+            && !active.complete
+            && active.unfinished.is_empty()
+        {
+            active.complete = true;
+            self.outputs.push_back(Output::Complete);
+        }
+    }
+
+    /// Tells everyone of a new piece, and loses interest in those who have nothing more for us.
+    fn announce(&mut self, piece: PieceIndex, now: Timestamp) {
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            if self.options.upload && self.peers.get(&key).is_some_and(|p| p.holds.is_some()) {
+                self.send(key, Message::Have(piece.get()), now);
+            }
+            self.update_interest(key, now);
+        }
+    }
+
+    /// Tells whether we want something of a peer, when that changed. A connection between two
+    /// that have everything is closed.
+    pub(super) fn update_interest(&mut self, key: PeerKey, now: Timestamp) {
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else { return };
+        let Some(holds) = &peer.holds else { return };
+        let missing_nothing = active.announced.is_full();
+        if missing_nothing && holds.is_full() {
+            self.disconnect(key, Disconnect::BothSeeds, now);
+            return;
+        }
+        let interested = match holds {
+            crate::proto::swarm::Holds::All => !missing_nothing,
+            crate::proto::swarm::Holds::Some(bits) => bits.has_beyond(&active.announced),
+        };
+        if interested != peer.am_interested {
+            peer.am_interested = interested;
+            let message = if interested { Message::Interested } else { Message::NotInterested };
+            self.send(key, message, now);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Whom to ask for what: readers first, then the background.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::{Output, Torrent};
+use crate::proto::demand::Wanted;
+use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::peer::PeerSession;
+use crate::proto::swarm::PeerKey;
+use crate::proto::time::Timestamp;
+
+/// A block that a reader waits for is asked of a second peer after this long at least.
+const HEDGE_AFTER: Duration = Duration::from_millis(200);
+
+/// One byte in this many may be asked for twice for the sake of waiting readers.
+const HEDGE_SHARE: u64 = 25;
+
+/// Bytes that may be hedged before the share counts, so that the first piece can be.
+const HEDGE_ALLOWANCE: u64 = 1 << 20;
+
+/// Hinted pieces hashed at once in the background.
+const BACKGROUND_CHECKS: usize = 2;
+
+/// Out of this many parts of the buffer budget, one is kept for readers.
+const READER_RESERVE: u64 = 4;
+
+impl Torrent {
+    /// Fills the request windows.
+    pub(super) fn plan_requests(&mut self, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let order = active.ordered();
+        self.check_hinted(&order);
+        self.ask_for_waiting(&order, now);
+        let mut keys: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| {
+                p.window.room() > 0 && (!p.peer_choking || !p.allowed_to_us.is_empty())
+            })
+            .map(|(k, p)| (*k, Reverse(p.window.rate() as u64)))
+            .collect();
+        keys.sort_unstable_by_key(|(k, rate)| (*rate, *k));
+        for (key, _) in keys {
+            self.fill(key, &order, now);
+        }
+    }
+
+    /// Has hinted pieces hashed: first those that readers want, then the rest a few at a time.
+    fn check_hinted(&mut self, order: &[Wanted]) {
+        let on_demand = self.options.on_demand;
+        let Some(active) = &mut self.active else { return };
+        for wanted in order {
+            if active.picker.has(wanted.piece) && active.checking.insert(wanted.piece) {
+                self.outputs.push_back(Output::CheckAtRest(wanted.piece));
+            }
+        }
+        while !on_demand
+            && active.checking.len() < BACKGROUND_CHECKS
+            && let Some(piece) = active.geometry.piece(active.next_check)
+        {
+            active.next_check += 1;
+            if active.announced.contains(piece)
+                && !active.readable.contains(piece)
+                && active.checking.insert(piece)
+            {
+                self.outputs.push_back(Output::CheckAtRest(piece));
+            }
+        }
+    }
+
+    /// Stripes the blocks of pieces that readers wait for over the peers that will deliver them
+    /// first. Their windows may be exceeded by a quarter for it.
+    fn ask_for_waiting(&mut self, order: &[Wanted], now: Timestamp) {
+        for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
+            while let Some(key) = self.fastest_for(wanted.piece) {
+                if !self.ask(key, wanted.piece, true, now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn fastest_for(&self, piece: PieceIndex) -> Option<PeerKey> {
+        let active = self.active.as_ref()?;
+        if !active.picker.is_wanting(piece) {
+            return None;
+        }
+        let fits = |k: &PeerKey, p: &PeerSession| {
+            p.window.len() < p.window.size() * 5 / 4 + 1
+                && p.serves(piece)
+                && active.picker.is_open_to(piece, *k)
+        };
+        let able = self.peers.iter().filter(|(k, p)| fits(k, p));
+        let suspicious = active.picker.is_suspicious(piece);
+        able.min_by_key(|(k, p)| {
+            (if suspicious { p.suspected } else { 0 }, p.window.expected_delay(), **k)
+        })
+        .map(|(k, _)| *k)
+    }
+
+    /// Fills one peer's window.
+    fn fill(&mut self, key: PeerKey, order: &[Wanted], now: Timestamp) {
+        let Some(active) = &self.active else { return };
+        let epoch = active.picker.epoch();
+        let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
+        while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
+            let Some(active) = &self.active else { return };
+            let picker = &active.picker;
+            let demanded = order
+                .iter()
+                .map(|w| w.piece)
+                .find(|&p| picker.is_wanting(p) && picker.is_open_to(p, key) && peer.serves(p));
+            if let Some(piece) = demanded
+                && self.ask(key, piece, true, now)
+            {
+                continue;
+            }
+            if self.hedge(key, order, now) || (background && self.ask_background(key, now)) {
+                continue;
+            }
+            if let (Some(peer), Some(active)) = (self.peers.get_mut(&key), &self.active) {
+                peer.nothing_at = Some(active.picker.epoch());
+            }
+            return;
+        }
+    }
+
+    /// Asks for something nobody waits for: a partial piece, a rare one, or in endgame a block
+    /// that another peer was asked for.
+    fn ask_background(&mut self, key: PeerKey, now: Timestamp) -> bool {
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get(&key)) else {
+            return false;
+        };
+        let Some(holds) = &peer.holds else { return false };
+        if active.paused_until.is_some_and(|t| now < t) {
+            return false;
+        }
+        active.paused_until = None;
+        let careful = peer.suspected;
+        let allowed = |p: PieceIndex| {
+            (!peer.peer_choking || peer.allowed_to_us.contains(&p))
+                && (careful == 0 || !active.picker.is_suspicious(p))
+        };
+        let piece = active
+            .picker
+            .pick_partial(key, holds, allowed)
+            .or_else(|| active.picker.pick_new(holds, &mut self.rng, allowed))
+            // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
+            .or_else(|| active.picker.pick_new(holds, &mut self.rng, |p| peer.serves(p)));
+        match piece {
+            Some(piece) => self.ask(key, piece, false, now),
+            None => self.endgame(key, now),
+        }
+    }
+
+    fn endgame(&mut self, key: PeerKey, now: Timestamp) -> bool {
+        let Some(active) = &self.active else { return false };
+        if !active.picker.is_endgame() {
+            return false;
+        }
+        let pieces: Vec<_> = active.picker.partial_pieces().collect();
+        pieces.into_iter().any(|piece| self.duplicate(key, piece, Duration::ZERO, now))
+    }
+
+    /// Asks `key` for a block that a reader waits for and that another peer is slow to send.
+    fn hedge(&mut self, key: PeerKey, order: &[Wanted], now: Timestamp) -> bool {
+        let Some(active) = &self.active else { return false };
+        if active.hedged_bytes > HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE {
+            return false;
+        }
+        let waiting = order.iter().filter(|w| w.waiting_since.is_some()).map(|w| w.piece);
+        for piece in waiting {
+            if self.duplicate(key, piece, HEDGE_AFTER, now) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Asks for a block of `piece` a second time, if whoever was asked first has had it for longer
+    /// than `patience` and twice what this peer would need.
+    fn duplicate(
+        &mut self,
+        key: PeerKey,
+        piece: PieceIndex,
+        patience: Duration,
+        now: Timestamp,
+    ) -> bool {
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get(&key)) else {
+            return false;
+        };
+        if !active.picker.is_partial(piece) || !peer.serves(piece) {
+            return false;
+        }
+        let patience = patience.max(peer.window.expected_delay() * 2);
+        let peers = &self.peers;
+        let block = active.picker.take_duplicate(piece, key, |block, asked| {
+            asked.iter().all(|k| {
+                let age = peers.get(k).and_then(|p| p.window.age_of(block, now));
+                age.is_none_or(|age| age > patience)
+            })
+        });
+        let Some(block) = block else { return false };
+        active.hedged_bytes += u64::from(block.length);
+        self.request(key, block, now);
+        true
+    }
+
+    /// Asks `key` for a free block of `piece`, beginning the piece if there is memory for it.
+    fn ask(&mut self, key: PeerKey, piece: PieceIndex, demanded: bool, now: Timestamp) -> bool {
+        if !self.has_memory_for(piece, demanded) {
+            return false;
+        }
+        let Some(active) = &mut self.active else { return false };
+        let Some(block) = active.picker.take_from(piece, key) else { return false };
+        active.buffer_begun(piece);
+        self.request(key, block, now);
+        true
+    }
+
+    fn request(&mut self, key: PeerKey, block: Block, now: Timestamp) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.window.sent(block, now);
+            peer.last_sent = now;
+            self.outputs.push_back(Output::Request(key, block));
+        }
+    }
+
+    /// Whether `piece` may take memory. Readers may use the reserve. When memory is short, begun
+    /// pieces that nobody is being asked for are given up: any for a reader, and those that nobody
+    /// connected has for the background.
+    fn has_memory_for(&mut self, piece: PieceIndex, demanded: bool) -> bool {
+        let budget = self.options.buffer_budget;
+        let Some(active) = &mut self.active else { return false };
+        let length = u64::from(active.geometry.piece_len(piece));
+        let budget = budget.max(2 * u64::from(active.geometry.piece_length()));
+        let usable = if demanded { budget } else { budget - budget / READER_RESERVE };
+        let usable = usable.max(u64::from(active.geometry.piece_length()));
+        if active.buffered.contains(&piece) || active.buffered_bytes + length <= usable {
+            return true;
+        }
+        for idle in active.picker.idle_partials() {
+            if idle != piece && (demanded || active.picker.availability(idle) == 0) {
+                active.abandon(idle, &mut self.outputs);
+            }
+            if active.buffered_bytes + length <= usable {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A peer that has been silent for too long loses its requests to others.
+    pub(super) fn check_stall(&mut self, key: PeerKey, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if !peer.window.check_stall(now) {
+            return;
+        }
+        let blocks = peer.window.clear();
+        for block in blocks {
+            self.outputs.push_back(Output::Cancel(key, block));
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.note_cancelled();
+            }
+            if let Some(active) = &mut self.active {
+                active.release(block, key, &mut self.outputs);
+            }
+        }
+    }
+}
