@@ -1,1 +1,248 @@
 //! Bytes at rest and the gate.
+//!
+//! Untrusted bytes enter a [`PieceBuffer`], from which nothing can be read. A worker closes it and
+//! hands its bytes to the gate; what matches its hash comes out as a [`VerifiedRange`], the only
+//! thing that makes a piece readable, goes into memory's table of pending pieces and to disk:
+//!
+//! ```text
+//! PieceBuffer ─► gate ─► VerifiedRange ─► pending (memory) ─► files + index (disk)
+//!                                            └── read_file, read_block ──┘
+//! ```
+//!
+//! On disk a torrent is `<cache>/<info hash>/`: `info` (the raw dictionary), `index` (which pieces
+//! are at rest, a hint) and `files/N`, one sparse file per file of the torrent. There is no tokio
+//! here: work is done by threads, completion is a callback.
+
+mod buffer;
+mod files;
+mod gate;
+mod in_place;
+mod index;
+mod mapping;
+mod pool;
+mod states;
+mod torrent;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use nix::fcntl::{Flock, FlockArg};
+
+pub use buffer::PieceBuffer;
+pub use gate::{Verdict, VerifiedRange};
+pub use torrent::TorrentStore;
+
+use crate::proto::geometry::PieceIndex;
+use crate::proto::ids::InfoHash;
+use crate::proto::metainfo::Info;
+use crate::proto::metainfo::layout::Layout;
+use buffer::BufferPool;
+use files::{Files, Place, create_dir, open_own};
+use index::Index;
+use pool::FilePool;
+use workers::Workers;
+
+/// The most bytes of verified pieces kept in memory after their write failed, all torrents of a
+/// store together; two pieces are kept in any case.
+const MAX_UNWRITTEN: u64 = 32 << 20;
+
+/// The largest info dictionary read back, in bytes: what is accepted from peers.
+const MAX_INFO: u64 = 32 << 20;
+
+/// Why a cache or a torrent in it cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another daemon has the cache.
+    #[error(
+        "the cache {} is in use by another p2pfs daemon ({owner}); give this one a --data-dir of its own",
+        dir.display()
+    )]
+    InUse {
+        /// The cache.
+        dir: PathBuf,
+        /// What the other daemon wrote into the lock file: `process N`.
+        owner: String,
+    },
+    /// A file or directory of the cache cannot be used.
+    #[error("cannot use {}: {source}", path.display())]
+    Cache {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file to be seeded cannot be read.
+    #[error("cannot read {}, which the torrent needs: {source}", path.display())]
+    Data {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file to be seeded is not the torrent's.
+    #[error("{} has {found} bytes, the torrent says {expected}", path.display())]
+    DataSize {
+        /// Which.
+        path: PathBuf,
+        /// Its length in bytes.
+        found: u64,
+        /// What it should be.
+        expected: u64,
+    },
+}
+
+/// A daemon's cache, with the worker threads, buffers and open files that its torrents share. The
+/// directory is locked for as long as this or one of its torrents lives.
+pub struct Store {
+    dir: PathBuf,
+    workers: Workers,
+    buffers: Arc<BufferPool>,
+    files: Arc<FilePool>,
+    torrents: Mutex<HashMap<InfoHash, Weak<TorrentStore>>>,
+    /// Pieces whose write failed, oldest first.
+    unwritten: Mutex<VecDeque<(Weak<TorrentStore>, PieceIndex, u64)>>,
+    numbers: AtomicU64,
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// Opens the cache `dir` and makes it if it is not there. One daemon at a time:
+    /// [`StoreError::InUse`] for the second.
+    pub fn open(dir: &Path) -> Result<Arc<Self>, StoreError> {
+        let cache = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Cache { path, source }
+        };
+        create_dir(dir).map_err(cache(dir))?;
+        let path = dir.join("lock");
+        let lock_file = open_own(&path).map_err(cache(&path))?;
+        let lock = match Flock::lock(lock_file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((file, nix::Error::EWOULDBLOCK)) => {
+                return Err(StoreError::InUse { dir: dir.to_owned(), owner: owner(&file) });
+            }
+            Err((_, errno)) => return Err(cache(&path)(errno.into())),
+        };
+        let written = lock.set_len(0).and_then(|()| {
+            let mut file: &File = &lock;
+            writeln!(file, "process {}", std::process::id())
+        });
+        // On a full disk the line is missing, and the lock holds all the same.
+        let _ = written;
+        Ok(Arc::new(Self {
+            dir: dir.to_owned(),
+            workers: Workers::start().map_err(cache(dir))?,
+            buffers: Arc::default(),
+            files: Arc::new(FilePool::new()),
+            torrents: Mutex::default(),
+            unwritten: Mutex::default(),
+            numbers: AtomicU64::new(0),
+            _lock: lock,
+        }))
+    }
+
+    /// Opens a torrent of the cache, or begins it. A torrent that is open already is given out
+    /// again.
+    pub fn torrent(self: &Arc<Self>, info: Arc<Info>) -> Result<Arc<TorrentStore>, StoreError> {
+        let mut torrents = lock(&self.torrents);
+        if let Some(open) = torrents.get(&info.info_hash).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        let dir = self.torrent_dir(&info.info_hash);
+        let (index, files) = Self::open_torrent(&dir, &info)
+            .map_err(|source| StoreError::Cache { path: dir, source })?;
+        let files = Files::new(info.clone(), files, self.files.clone(), self.number());
+        let torrent = Arc::new(TorrentStore::new(self.clone(), info, files, Some(index)));
+        torrents.retain(|_, t| t.strong_count() > 0);
+        torrents.insert(torrent.info().info_hash, Arc::downgrade(&torrent));
+        Ok(torrent)
+    }
+
+    fn open_torrent(dir: &Path, info: &Info) -> io::Result<(Index, Place)> {
+        let files = dir.join("files");
+        create_dir(&files)?;
+        let (path, new) = (dir.join("info"), dir.join("info.new"));
+        if fs::read(&path).ok().as_ref() != Some(&info.raw) {
+            let mut file = open_own(&new)?;
+            file.set_len(0)?;
+            file.write_all(&info.raw)?;
+            fs::rename(&new, &path)?;
+        }
+        let index = Index::open(&dir.join("index"), info)?;
+        Ok((index, Place::Cache(files, Mutex::new(vec![0; info.files.len()]))))
+    }
+
+    /// A torrent whose data is somebody else's, at `path`: the file itself for a torrent of a
+    /// single file, or the directory that has what `layout` names (or has it in a directory with
+    /// the torrent's name). It is only ever read. All pieces are hinted.
+    ///
+    /// The error names the first file that is missing or has another length.
+    pub fn in_place(
+        self: &Arc<Self>,
+        info: Arc<Info>,
+        layout: &Layout,
+        path: &Path,
+    ) -> Result<Arc<TorrentStore>, StoreError> {
+        let files = Place::Elsewhere(in_place::locate(&info, layout, path)?);
+        let files = Files::new(info.clone(), files, self.files.clone(), self.number());
+        Ok(Arc::new(TorrentStore::new(self.clone(), info, files, None)))
+    }
+
+    /// The raw info dictionary of a torrent that was opened before, if it is whole.
+    pub fn saved_info(&self, hash: &InfoHash) -> Option<Vec<u8>> {
+        let file = File::open(self.torrent_dir(hash).join("info")).ok()?;
+        let mut raw = Vec::new();
+        file.take(MAX_INFO + 1).read_to_end(&mut raw).ok()?;
+        (InfoHash::of(&raw) == *hash).then_some(raw)
+    }
+
+    fn torrent_dir(&self, hash: &InfoHash) -> PathBuf {
+        self.dir.join(hash.to_string())
+    }
+
+    fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Keeps a piece whose write failed in memory; the oldest such pieces are lost for it.
+    fn keep_unwritten(&self, torrent: &Arc<TorrentStore>, piece: PieceIndex) {
+        let length = u64::from(torrent.info().geometry.piece_len(piece));
+        let mut unwritten = lock(&self.unwritten);
+        unwritten.push_back((Arc::downgrade(torrent), piece, length));
+        let mut total: u64 = unwritten.iter().map(|(_, _, length)| length).sum();
+        let mut lost = Vec::new();
+        while total > MAX_UNWRITTEN && unwritten.len() > 2 {
+            if let Some((torrent, piece, length)) = unwritten.pop_front() {
+                total -= length;
+                lost.push((torrent, piece));
+            }
+        }
+        drop(unwritten);
+        for (torrent, piece) in lost {
+            if let Some(torrent) = torrent.upgrade() {
+                torrent.drop_unwritten(piece);
+            }
+        }
+    }
+}
+
+/// What the daemon that holds the lock wrote into the file.
+fn owner(file: &File) -> String {
+    let mut line = String::new();
+    let _ = file.take(64).read_to_string(&mut line);
+    let line = line.trim();
+    if line.is_empty() { "process unknown".to_owned() } else { line.to_owned() }
+}
+
+/// Locks a mutex; a panic while it was held does not matter, as no update here is left half done.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

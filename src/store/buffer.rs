@@ -1,0 +1,180 @@
+//! Buffers for incoming pieces, used again and again.
+//!
+//! At full speed a buffer lives a few milliseconds. Freshly allocated ones would cost a page fault
+//! every 4 KiB, so what is dropped goes to a bounded free list that all torrents of a store share.
+
+use std::sync::{Arc, Mutex};
+
+use super::lock;
+use crate::proto::geometry::{Block, Geometry, PieceIndex};
+
+/// The most bytes kept for reuse: what one torrent may have in flight.
+const FREE_BYTES: usize = 32 << 20;
+
+/// The most buffers kept for reuse: small pieces must not make a long list to search.
+const FREE_BUFFERS: usize = 256;
+
+/// The free list.
+#[derive(Default)]
+pub(super) struct BufferPool {
+    free: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl BufferPool {
+    /// `length` bytes of arbitrary content.
+    pub(super) fn take(self: &Arc<Self>, length: usize) -> PooledBytes {
+        let mut free = lock(&self.free);
+        let fits = |b: &Box<[u8]>| b.len() >= length && b.len() / 2 <= length;
+        let found = free.iter().rposition(fits).map(|i| free.swap_remove(i));
+        drop(free);
+        let bytes = found.unwrap_or_else(|| vec![0; length].into());
+        PooledBytes { bytes, length, pool: self.clone() }
+    }
+
+    fn give_back(&self, bytes: Box<[u8]>) {
+        let mut free = lock(&self.free);
+        let held: usize = free.iter().map(|b| b.len()).sum();
+        if held + bytes.len() <= FREE_BYTES && free.len() < FREE_BUFFERS {
+            free.push(bytes);
+        } else if !free.is_empty() && bytes.len() <= FREE_BYTES {
+            // What was just used is the length in demand now; the oldest may be of another torrent.
+            free[0] = bytes;
+        }
+    }
+}
+
+/// Bytes that go back to their pool when dropped.
+pub(super) struct PooledBytes {
+    bytes: Box<[u8]>,
+    length: usize,
+    pool: Arc<BufferPool>,
+}
+
+impl PooledBytes {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.length]
+    }
+}
+
+impl Drop for PooledBytes {
+    fn drop(&mut self) {
+        self.pool.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// A piece on its way in: any thread puts blocks, until the buffer is closed to be verified.
+/// Nothing can be read from it.
+pub struct PieceBuffer {
+    piece: PieceIndex,
+    geometry: Geometry,
+    filling: Mutex<Option<Filling>>,
+}
+
+struct Filling {
+    data: PooledBytes,
+    arrived: Box<[bool]>,
+}
+
+impl PieceBuffer {
+    pub(super) fn new(piece: PieceIndex, geometry: Geometry, pool: &Arc<BufferPool>) -> Self {
+        let data = pool.take(geometry.piece_len(piece) as usize);
+        let arrived = vec![false; geometry.block_count(piece) as usize].into();
+        Self { piece, geometry, filling: Mutex::new(Some(Filling { data, arrived })) }
+    }
+
+    /// The piece it is for.
+    pub fn piece(&self) -> PieceIndex {
+        self.piece
+    }
+
+    /// Puts a block where it belongs; the first copy wins. `false`, with nothing changed: the block
+    /// is already there, the buffer is closed, or block and length do not belong to this piece.
+    pub fn put(&self, block: Block, data: &[u8]) -> bool {
+        let ours = self.geometry.block(self.piece, block.index) == Some(block);
+        if !ours || data.len() != block.length as usize {
+            return false;
+        }
+        let mut filling = lock(&self.filling);
+        let Some(Filling { data: into, arrived }) = filling.as_mut() else { return false };
+        let begin = block.begin() as usize;
+        let into = into.bytes_mut().get_mut(begin..begin + data.len());
+        match (arrived.get_mut(block.index as usize), into) {
+            (Some(arrived @ false), Some(into)) => {
+                into.copy_from_slice(data);
+                *arrived = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Closes the buffer and takes its bytes; `None` when it was closed before or blocks are
+    /// missing (what lies in their place is older data).
+    pub(super) fn close(&self) -> Option<PooledBytes> {
+        let filling = lock(&self.filling).take()?;
+        filling.arrived.iter().all(|&a| a).then_some(filling.data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry() -> Geometry {
+        Geometry::new(100_000, 40_000).unwrap()
+    }
+
+    #[test]
+    fn the_first_copy_of_a_block_wins() {
+        let (g, pool) = (geometry(), Arc::default());
+        let piece = g.piece(1).unwrap();
+        let buffer = PieceBuffer::new(piece, g, &pool);
+        for block in g.blocks(piece) {
+            assert!(buffer.put(block, &vec![1; block.length as usize]));
+            assert!(!buffer.put(block, &vec![2; block.length as usize]));
+        }
+        let data = buffer.close().unwrap();
+        assert_eq!(data.bytes(), vec![1; 40_000]);
+    }
+
+    #[test]
+    fn what_does_not_belong_is_refused() {
+        let (g, pool) = (geometry(), Arc::default());
+        let buffer = PieceBuffer::new(g.piece(1).unwrap(), g, &pool);
+        let block = g.block(buffer.piece(), 0).unwrap();
+        assert!(!buffer.put(g.block(g.piece(0).unwrap(), 0).unwrap(), &[0; 16_384]));
+        assert!(!buffer.put(block, &[0; 16_383]));
+        assert!(!buffer.put(Block { index: 3, ..block }, &[0; 16_384]));
+        assert!(!buffer.put(Block { length: 5, ..block }, &[0; 5]));
+        assert!(buffer.put(block, &[0; 16_384]));
+    }
+
+    #[test]
+    fn a_closed_buffer_takes_no_late_block() {
+        let (g, pool) = (geometry(), Arc::default());
+        let buffer = PieceBuffer::new(g.piece(2).unwrap(), g, &pool);
+        let mut blocks = g.blocks(buffer.piece());
+        let first = blocks.next().unwrap();
+        assert!(buffer.put(first, &vec![1; first.length as usize]));
+        assert!(buffer.close().is_none(), "a block was missing");
+        let late = blocks.next().unwrap();
+        assert!(!buffer.put(late, &vec![1; late.length as usize]));
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_the_free_list_is_bounded() {
+        let pool = Arc::<BufferPool>::default();
+        let first = pool.take(1 << 20);
+        let at = first.bytes().as_ptr();
+        drop(first);
+        assert_eq!(pool.take((1 << 20) - 5).bytes().as_ptr(), at);
+        let many: Vec<_> = (0..100).map(|_| pool.take(1 << 20)).collect();
+        drop(many);
+        let held: usize = lock(&pool.free).iter().map(|b| b.len()).sum();
+        assert_eq!(held, FREE_BYTES);
+    }
+}

@@ -1,0 +1,272 @@
+//! The bytes of one torrent on disk: one sparse file per file of the torrent, made when it is first
+//! written; or, for a seed, the files of somebody else, which are only read.
+//!
+//! Only inodes that the cache made and alone owns are written: what turns up in their place before
+//! the first use (a link, a device, a second name of a file) is removed, never opened for writing;
+//! what turns up later is an error.
+//!
+//! Padding (BEP 47) is zeros and has no file. A torrent may all the same have padding with other
+//! content, and its hash says so; then, and only then, it is kept like any file.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::lock;
+use super::pool::{FilePool, OpenFile};
+use crate::proto::metainfo::Info;
+
+/// Part of a range of the torrent that lies in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// The index in `Info::files`.
+    pub(super) file: usize,
+    /// Where it begins in the file, in bytes.
+    pub(super) offset: u64,
+    /// Where it lies in the range, in bytes.
+    pub(super) at: Range<usize>,
+}
+
+/// The parts of the files that `range` of the torrent covers, in order.
+pub(super) fn spans(info: &Info, range: Range<u64>) -> impl Iterator<Item = Span> {
+    let first = info.files.partition_point(|f| f.offset + f.length <= range.start);
+    let files = info.files.iter().enumerate().skip(first);
+    files.take_while(move |(_, f)| f.offset < range.end).filter_map(move |(file, f)| {
+        let (start, end) = (range.start.max(f.offset), range.end.min(f.offset + f.length));
+        (start < end).then(|| Span {
+            file,
+            offset: start - f.offset,
+            at: (start - range.start) as usize..(end - range.start) as usize,
+        })
+    })
+}
+
+/// What tells that a file of somebody else is still the one that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(m: &Metadata) -> Self {
+        Self { inode: (m.dev(), m.ino()), length: m.len(), modified: (m.mtime(), m.mtime_nsec()) }
+    }
+}
+
+/// Where the files are.
+pub(super) enum Place {
+    /// In our cache, in this directory; with the inode of each file that was opened (0: not yet).
+    Cache(PathBuf, Mutex<Vec<u64>>),
+    /// Somebody else's: path and stamp of each file, `None` for padding.
+    Elsewhere(Vec<Option<(PathBuf, Stamp)>>),
+}
+
+/// An error at one file of a torrent.
+pub(super) struct FileError {
+    pub(super) file: usize,
+    pub(super) error: io::Error,
+}
+
+/// The files of one torrent.
+pub(super) struct Files {
+    info: Arc<Info>,
+    place: Place,
+    pool: Arc<FilePool>,
+    number: u64,
+}
+
+impl Files {
+    /// `number` is unique to this torrent among those that share `pool`.
+    pub(super) fn new(info: Arc<Info>, place: Place, pool: Arc<FilePool>, number: u64) -> Self {
+        Self { info, place, pool, number }
+    }
+
+    /// Whether the files are ours, so that they may be written and mapped.
+    pub(super) fn in_cache(&self) -> bool {
+        matches!(self.place, Place::Cache(..))
+    }
+
+    /// Fills `out` with the torrent's bytes from `start` as they are on disk, verified or not.
+    pub(super) fn read(&self, start: u64, out: &mut [u8]) -> Result<(), FileError> {
+        let range = start..start + out.len() as u64;
+        for Span { file, offset, at } in spans(&self.info, range) {
+            self.read_span(file, offset, &mut out[at])
+                .map_err(|error| FileError { file, error })?;
+        }
+        Ok(())
+    }
+
+    fn read_span(&self, file: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let open = match self.open(file, false) {
+            Err(e) if self.is_pad(file) && e.kind() == io::ErrorKind::NotFound => {
+                out.fill(0);
+                return Ok(());
+            }
+            open => open?,
+        };
+        open.file.read_exact_at(out, offset)?;
+        // After the bytes: a change that they could show is one that the stamp shows as well.
+        self.check_stamp(file, &open.file)
+    }
+
+    /// Writes verified bytes at `start` of the torrent.
+    pub(super) fn write(&self, start: u64, data: &[u8]) -> io::Result<()> {
+        for Span { file, offset, at } in spans(&self.info, start..start + data.len() as u64) {
+            let data = &data[at];
+            let zero_pad = self.is_pad(file) && data.iter().all(|&b| b == 0);
+            let open = match self.open(file, !zero_pad) {
+                Err(e) if zero_pad && e.kind() == io::ErrorKind::NotFound => continue,
+                open => open?,
+            };
+            if open.file.metadata()?.nlink() != 1 {
+                return Err(self.tampered(file));
+            }
+            open.file.write_all_at(data, offset)?;
+        }
+        Ok(())
+    }
+
+    /// The open file, when it may be mapped.
+    pub(super) fn to_map(&self, file: usize) -> io::Result<Option<Arc<OpenFile>>> {
+        let mappable = self.in_cache() && !self.is_pad(file);
+        if mappable { self.open(file, false).map(Some) } else { Ok(None) }
+    }
+
+    /// The path of a file of the cache, which need not exist.
+    fn cache_path(dir: &Path, file: usize) -> PathBuf {
+        dir.join(file.to_string())
+    }
+
+    fn is_pad(&self, file: usize) -> bool {
+        self.info.files.get(file).is_some_and(|f| f.pad)
+    }
+
+    fn open(&self, file: usize, create: bool) -> io::Result<Arc<OpenFile>> {
+        let key = (self.number, file);
+        if let Some(open) = self.pool.get(key) {
+            return Ok(open);
+        }
+        let opened = match self.open_anew(file, create) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                self.pool.close(|_| true);
+                self.open_anew(file, create)?
+            }
+            opened => opened?,
+        };
+        let open = Arc::new(OpenFile::new(opened));
+        self.pool.insert(key, open.clone());
+        Ok(open)
+    }
+
+    fn open_anew(&self, file: usize, create: bool) -> io::Result<File> {
+        match &self.place {
+            Place::Elsewhere(files) => {
+                let (path, _) = files.get(file).and_then(Option::as_ref).ok_or_else(not_found)?;
+                let open =
+                    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+                self.check_stamp(file, &open)?;
+                Ok(open)
+            }
+            Place::Cache(dir, inodes) => {
+                let length = self.info.files.get(file).ok_or_else(not_found)?.length;
+                // Held while opening, so that two threads do not both make the file.
+                let mut inodes = lock(inodes);
+                let known = inodes.get_mut(file).ok_or_else(not_found)?;
+                let path = Self::cache_path(dir, file);
+                let open = match open_existing(&path)? {
+                    Some(f) if *known == 0 || f.metadata()?.ino() == *known => f,
+                    _ if *known != 0 => return Err(self.tampered(file)),
+                    _ if create => create_own(&path)?,
+                    _ => return Err(not_found()),
+                };
+                if *known == 0 {
+                    let found = open.metadata()?;
+                    if found.len() != length {
+                        open.set_len(length)?;
+                    }
+                    *known = found.ino();
+                }
+                Ok(open)
+            }
+        }
+    }
+
+    fn check_stamp(&self, file: usize, open: &File) -> io::Result<()> {
+        let Place::Elsewhere(files) = &self.place else { return Ok(()) };
+        let Some(Some((path, stamp))) = files.get(file) else { return Err(not_found()) };
+        if Stamp::of(&open.metadata()?) == *stamp {
+            return Ok(());
+        }
+        let changed = format!("{} has changed since it was checked", path.display());
+        Err(io::Error::new(io::ErrorKind::InvalidData, changed))
+    }
+
+    fn tampered(&self, file: usize) -> io::Error {
+        let Place::Cache(dir, _) = &self.place else { return not_found() };
+        let path = Self::cache_path(dir, file);
+        io::Error::other(format!(
+            "{} was removed, replaced or linked while in use; mount the torrent again",
+            path.display()
+        ))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.pool.close(|(number, _)| number == self.number);
+    }
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+/// Makes a directory that is nobody else's business, if it is not there.
+pub(super) fn create_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Opens a file of ours to read and write; one that is not ours alone is replaced by an empty one.
+pub(super) fn open_own(path: &Path) -> io::Result<File> {
+    match open_existing(path)? {
+        Some(file) => Ok(file),
+        None => create_own(path),
+    }
+}
+
+/// Opens what is at `path` if it is a file of ours alone: a regular file with one name.
+fn open_existing(path: &Path) -> io::Result<Option<File>> {
+    // A FIFO or a device is never opened: opening alone can have effects.
+    match fs::symlink_metadata(path) {
+        Ok(m) if m.is_file() => {}
+        Ok(_) => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+    let m = file.metadata()?;
+    let ours = m.is_file() && m.nlink() == 1 && m.uid() == nix::unistd::geteuid().as_raw();
+    Ok(ours.then_some(file))
+}
+
+/// Makes a new file at `path`, after removing what is there.
+fn create_own(path: &Path) -> io::Result<File> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(m) if m.is_dir() => fs::remove_dir(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let flags = libc::O_NOFOLLOW;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
+}

@@ -1,0 +1,111 @@
+//! One atomic word a piece: what is known about it, and how many readers hold it now.
+//!
+//! Only a [`VerifiedRange`] moves a piece to a verified state. Readers pin what they read, so that
+//! whoever takes pieces away (eviction) can take those with no pins only.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::gate::VerifiedRange;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::{Geometry, PieceIndex};
+
+/// What is known about a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing is here.
+    Absent = 0,
+    /// The index says that it is at rest; not hashed in this life of the daemon.
+    Hinted = 1,
+    /// Verified, and in memory.
+    Held = 2,
+    /// Verified, and at rest.
+    AtRest = 3,
+}
+
+impl State {
+    fn of(word: u32) -> Self {
+        match word & STATE {
+            0 => Self::Absent,
+            1 => Self::Hinted,
+            2 => Self::Held,
+            _ => Self::AtRest,
+        }
+    }
+
+    pub(super) fn is_verified(self) -> bool {
+        matches!(self, Self::Held | Self::AtRest)
+    }
+}
+
+/// The bits of a word that hold the [`State`]; those above count pins.
+const STATE: u32 = 0b11;
+const ONE_PIN: u32 = STATE + 1;
+
+/// The words of a torrent's pieces.
+pub(super) struct States(Box<[AtomicU32]>);
+
+impl States {
+    /// All pieces of `hinted` hinted, the others absent.
+    pub(super) fn new(geometry: &Geometry, hinted: &Bitfield) -> Self {
+        let state = |p| if hinted.contains(p) { State::Hinted } else { State::Absent };
+        Self(geometry.pieces().map(|p| AtomicU32::new(state(p) as u32)).collect())
+    }
+
+    /// The state of a piece now.
+    pub(super) fn get(&self, piece: PieceIndex) -> State {
+        self.0.get(piece.index()).map_or(State::Absent, |w| State::of(w.load(Ordering::Acquire)))
+    }
+
+    /// The bytes are in memory. A piece that is at rest already stays so (`false`).
+    pub(super) fn hold(&self, range: &VerifiedRange) -> bool {
+        self.change(range.piece(), |s| (s != State::AtRest).then_some(State::Held)).is_some()
+    }
+
+    /// The bytes are on disk, exactly these.
+    pub(super) fn at_rest(&self, range: &VerifiedRange) {
+        self.change(range.piece(), |_| Some(State::AtRest));
+    }
+
+    /// Makes a piece absent if `which` says so of its state; returns the state it had if it did.
+    pub(super) fn lose(&self, piece: PieceIndex, which: impl Fn(State) -> bool) -> Option<State> {
+        self.change(piece, |s| which(s).then_some(State::Absent))
+    }
+
+    /// Pins these pieces, if all of them are verified.
+    pub(super) fn pin(&self, pieces: Range<usize>) -> Option<Pins<'_>> {
+        let mut pins = Pins { states: self, pieces: pieces.start..pieces.start };
+        for word in self.0.get(pieces)? {
+            let pinned = |w: u32| State::of(w).is_verified().then_some(w + ONE_PIN);
+            word.fetch_update(Ordering::AcqRel, Ordering::Acquire, pinned).ok()?;
+            pins.pieces.end += 1;
+        }
+        Some(pins)
+    }
+
+    fn change(&self, piece: PieceIndex, to: impl Fn(State) -> Option<State>) -> Option<State> {
+        let word = self.0.get(piece.index())?;
+        let changed = |w: u32| to(State::of(w)).map(|s| w & !STATE | s as u32);
+        let old = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed).ok()?;
+        Some(State::of(old))
+    }
+
+    #[cfg(test)]
+    pub(super) fn pins(&self, piece: PieceIndex) -> u32 {
+        self.0[piece.index()].load(Ordering::Acquire) / ONE_PIN
+    }
+}
+
+/// Verified pieces that stay where they are until this is dropped.
+pub(super) struct Pins<'a> {
+    states: &'a States,
+    pieces: Range<usize>,
+}
+
+impl Drop for Pins<'_> {
+    fn drop(&mut self) {
+        for word in self.states.0.get(self.pieces.clone()).unwrap_or_default() {
+            word.fetch_sub(ONE_PIN, Ordering::AcqRel);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! What of one torrent is here, and whether it may be read.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::buffer::PieceBuffer;
+use super::files::{FileError, Files};
+use super::gate::{self, Verdict, VerifiedRange};
+use super::index::Index;
+use super::states::{State, States};
+use super::workers::Class;
+use super::{Store, lock};
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::PieceIndex;
+use crate::proto::metainfo::Info;
+
+/// Told of pieces that were verified and are no longer, on any thread, with no lock held.
+type OnLost = Box<dyn Fn(PieceIndex) + Send + Sync>;
+
+/// The bytes of one torrent. All methods may be called from any thread; those that take a callback
+/// return at once and call it on a worker thread.
+pub struct TorrentStore {
+    store: Arc<Store>,
+    info: Arc<Info>,
+    states: States,
+    /// Verified pieces that are not at rest (yet).
+    pending: Mutex<HashMap<PieceIndex, VerifiedRange>>,
+    files: Files,
+    /// None for the data of somebody else.
+    index: Option<Index>,
+    on_lost: OnceLock<OnLost>,
+}
+
+impl TorrentStore {
+    pub(super) fn new(
+        store: Arc<Store>,
+        info: Arc<Info>,
+        files: Files,
+        index: Option<Index>,
+    ) -> Self {
+        let all = || Bitfield::full(info.geometry.piece_count());
+        let hinted = index.as_ref().map_or_else(all, Index::pieces);
+        let states = States::new(&info.geometry, &hinted);
+        let (pending, on_lost) = (Mutex::default(), OnceLock::new());
+        Self { store, info, states, pending, files, index, on_lost }
+    }
+
+    /// The torrent's info dictionary.
+    pub fn info(&self) -> &Arc<Info> {
+        &self.info
+    }
+
+    /// Whether this is data of somebody else ([`Store::in_place`]), which is never written.
+    pub fn is_in_place(&self) -> bool {
+        !self.files.in_cache()
+    }
+
+    /// Registers who is told of every piece that was verified and is no longer: its write failed
+    /// and memory ran out, or what is on disk cannot be read or has changed. Only the first counts.
+    pub fn set_on_lost(&self, on_lost: OnLost) {
+        let _ = self.on_lost.set(on_lost);
+    }
+
+    /// The pieces that are probably at rest but not hashed in this life of the daemon: those that
+    /// the index lists, or all for data in place.
+    pub fn hinted(&self) -> Bitfield {
+        let mut hinted = Bitfield::empty(self.info.geometry.piece_count());
+        for piece in self.info.geometry.pieces() {
+            if self.states.get(piece) == State::Hinted {
+                hinted.insert(piece);
+            }
+        }
+        hinted
+    }
+
+    /// Whether the piece is verified and can be read, from memory or at rest.
+    pub fn is_verified(&self, piece: PieceIndex) -> bool {
+        self.states.get(piece).is_verified()
+    }
+
+    /// Whether the piece is verified and on disk.
+    pub fn is_at_rest(&self, piece: PieceIndex) -> bool {
+        self.states.get(piece) == State::AtRest
+    }
+
+    /// Verified bytes of file `file`, of the whole torrent with `None`. Takes time in proportion to
+    /// the number of pieces (a million: a few milliseconds).
+    pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
+        let range = match file {
+            None => 0..self.info.geometry.total(),
+            Some(file) => match self.info.files.get(file) {
+                Some(f) => f.offset..f.offset + f.length,
+                None => return 0,
+            },
+        };
+        let overlap = |piece| overlap(self.info.geometry.piece_range(piece), &range);
+        let pieces = self.info.geometry.pieces_of(range.clone());
+        pieces.filter(|&p| self.is_verified(p)).map(|p| overlap(p).end - overlap(p).start).sum()
+    }
+
+    /// A buffer for an incoming piece. How many there are at a time is the caller's budget; a
+    /// buffer's memory is free again when the buffer, and the [`VerifiedRange`] that came of it,
+    /// are dropped and the piece is at rest or lost.
+    pub fn buffer(self: &Arc<Self>, piece: PieceIndex) -> Arc<PieceBuffer> {
+        Arc::new(PieceBuffer::new(piece, self.info.geometry, &self.store.buffers))
+    }
+
+    /// Closes `buffer` and checks its piece. If the hash matches, the piece can be read (from
+    /// memory) before `done` is called; the caller must then hand the range to [`Self::write`], or
+    /// it stays in memory. Block digests are made for a mismatch, and with `block_digests` always.
+    pub fn verify(
+        self: &Arc<Self>,
+        buffer: Arc<PieceBuffer>,
+        block_digests: bool,
+        done: impl FnOnce(Verdict) + Send + 'static,
+    ) {
+        let this = self.clone();
+        self.store.workers.submit(Class::Verify, move || {
+            let verdict = match buffer.close() {
+                Some(data) => gate::check(&this.info, buffer.piece(), data, block_digests),
+                None => Verdict::Mismatch { block_digests: Vec::new() },
+            };
+            drop(buffer);
+            if let Verdict::Verified { range, .. } = &verdict {
+                this.hold(range);
+            }
+            done(verdict);
+        });
+    }
+
+    /// Hashes a hinted piece as it is on disk: `true`, and it is verified; `false`, and the hint is
+    /// gone. The queue takes any number, but ask for a few at a time: what is urgent cannot
+    /// overtake.
+    pub fn verify_at_rest(
+        self: &Arc<Self>,
+        piece: PieceIndex,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let this = self.clone();
+        self.store.workers.submit(Class::Check, move || {
+            let verified = this.is_verified(piece) || this.check_at_rest(piece);
+            done(verified);
+        });
+    }
+
+    /// Writes a verified piece and lists it in the index; then it is read from disk and its memory
+    /// is free. If that fails it can still be read from memory, until newer pieces that could not
+    /// be written push it out and it is lost.
+    pub fn write(
+        self: &Arc<Self>,
+        range: VerifiedRange,
+        done: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
+        let this = self.clone();
+        self.store.workers.submit(Class::Write, move || {
+            let result = this.put_at_rest(&range);
+            drop(range);
+            done(result);
+        });
+    }
+
+    /// Calls `f` with `length` bytes of file number `file` from `offset`, if every piece of the
+    /// range is verified (`None`: it is not, or the range is not in the file). Never waits for the
+    /// network; may wait for the disk. The slice may be a mapping: hand it to a system call, do not
+    /// look into it.
+    pub fn read_file<R>(
+        &self,
+        file: usize,
+        offset: u64,
+        length: usize,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        let entry = self.info.files.get(file)?;
+        if offset.checked_add(length as u64)? > entry.length {
+            return None;
+        }
+        let start = entry.offset + offset;
+        let range = start..start + length as u64;
+        let pieces = self.pieces_of(range.clone());
+        let _pins = self.states.pin(pieces.clone())?;
+        if self.all_at_rest(pieces) {
+            let open = self.files.to_map(file).map_err(|error| FileError { file, error });
+            let open = open.map_err(|e| self.forget(range.clone(), e)).ok()?;
+            let mapping = open.as_ref().and_then(|o| o.mapping(entry.length));
+            if let Some(slice) = mapping.and_then(|m| m.slice(offset, length)) {
+                return Some(f(slice));
+            }
+        }
+        let mut bytes = vec![0; length];
+        let read = self.read_verified(start, &mut bytes).map_err(|e| self.forget(range, e)).ok()?;
+        read.then(|| f(&bytes))
+    }
+
+    /// Fills `out` with bytes of a piece from `begin`, for an upload. `false`: the piece is not
+    /// verified, or has no such bytes. An error is one of the disk, and the piece is lost.
+    pub fn read_block(&self, piece: PieceIndex, begin: u32, out: &mut [u8]) -> io::Result<bool> {
+        let range = self.info.geometry.piece_range(piece);
+        let start = range.start + u64::from(begin);
+        let end = start + out.len() as u64;
+        if end > range.end {
+            return Ok(false);
+        }
+        let Some(_pins) = self.states.pin(piece.index()..piece.index() + 1) else {
+            return Ok(false);
+        };
+        self.read_verified(start, out).map_err(|e| self.forget(start..end, e))
+    }
+
+    /// Copies bytes of pinned pieces from wherever each is. `false`: one was lost meanwhile.
+    fn read_verified(&self, start: u64, out: &mut [u8]) -> Result<bool, FileError> {
+        let range = start..start + out.len() as u64;
+        for piece in self.info.geometry.pieces_of(range.clone()) {
+            let at = self.info.geometry.piece_range(piece);
+            let part = overlap(at.clone(), &range);
+            let into = &mut out[(part.start - start) as usize..(part.end - start) as usize];
+            let held = lock(&self.pending).get(&piece).cloned();
+            if let Some(held) = held {
+                let from = (part.start - at.start) as usize;
+                into.copy_from_slice(&held.bytes()[from..from + into.len()]);
+            } else if self.states.get(piece) == State::AtRest {
+                self.files.read(part.start, into)?;
+            } else {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A verified piece becomes readable from memory.
+    fn hold(&self, range: &VerifiedRange) {
+        let mut pending = lock(&self.pending);
+        pending.insert(range.piece(), range.clone());
+        if !self.states.hold(range) {
+            pending.remove(&range.piece());
+        }
+    }
+
+    fn put_at_rest(self: &Arc<Self>, range: &VerifiedRange) -> io::Result<()> {
+        let piece = range.piece();
+        if range.torrent() != self.info.info_hash || self.is_in_place() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        if self.is_at_rest(piece) {
+            return Ok(());
+        }
+        let start = self.info.geometry.piece_range(piece).start;
+        if let Err(error) = self.files.write(start, range.bytes()) {
+            self.store.keep_unwritten(self, piece);
+            return Err(error);
+        }
+        if let Some(index) = &self.index {
+            index.set(piece, true);
+        }
+        self.states.at_rest(range);
+        lock(&self.pending).remove(&piece);
+        Ok(())
+    }
+
+    fn check_at_rest(&self, piece: PieceIndex) -> bool {
+        let range = self.info.geometry.piece_range(piece);
+        let mut data = self.store.buffers.take((range.end - range.start) as usize);
+        match self.files.read(range.start, data.bytes_mut()) {
+            Ok(()) => {
+                if let Verdict::Verified { range, .. } = gate::check(&self.info, piece, data, false)
+                {
+                    self.states.at_rest(&range);
+                    return true;
+                }
+            }
+            Err(FileError { file, error }) => {
+                tracing::debug!(%error, file, piece = piece.get(), "cannot read a hinted piece");
+            }
+        }
+        if self.states.lose(piece, |s| s == State::Hinted).is_some() {
+            self.strike(piece);
+        }
+        self.is_verified(piece)
+    }
+
+    /// A piece that could not be written leaves memory.
+    pub(super) fn drop_unwritten(&self, piece: PieceIndex) {
+        let mut pending = lock(&self.pending);
+        let lost = self.states.lose(piece, |s| s == State::Held).is_some();
+        let out = if lost { pending.remove(&piece) } else { None };
+        drop(pending);
+        drop(out);
+        if lost {
+            self.tell_lost(piece);
+        }
+    }
+
+    /// After an error at a file: what it held of `range` no longer counts as verified; of a file
+    /// of somebody else that has changed, nothing does.
+    fn forget(&self, range: Range<u64>, FileError { file, error }: FileError) -> io::Error {
+        tracing::warn!(%error, file, torrent = %self.info.info_hash, "cannot use data on disk");
+        let range = match self.info.files.get(file) {
+            Some(f) if self.is_in_place() => f.offset..f.offset + f.length,
+            _ => range,
+        };
+        for piece in self.info.geometry.pieces_of(range) {
+            let lost = self.states.lose(piece, |s| matches!(s, State::AtRest | State::Hinted));
+            if lost.is_some() {
+                self.strike(piece);
+            }
+            if lost == Some(State::AtRest) {
+                self.tell_lost(piece);
+            }
+        }
+        error
+    }
+
+    fn strike(&self, piece: PieceIndex) {
+        if let Some(index) = &self.index {
+            index.set(piece, false);
+        }
+    }
+
+    fn tell_lost(&self, piece: PieceIndex) {
+        if let Some(on_lost) = self.on_lost.get() {
+            on_lost(piece);
+        }
+    }
+
+    fn pieces_of(&self, range: Range<u64>) -> Range<usize> {
+        let pieces = self.info.geometry.pieces_of(range);
+        let count = pieces.len();
+        pieces.take(1).map(|p| p.index()..p.index() + count).next().unwrap_or_default()
+    }
+
+    fn all_at_rest(&self, pieces: Range<usize>) -> bool {
+        let mut pieces = pieces.filter_map(|i| self.info.geometry.piece(u32::try_from(i).ok()?));
+        pieces.all(|p| self.is_at_rest(p))
+    }
+}
+
+fn overlap(a: Range<u64>, b: &Range<u64>) -> Range<u64> {
+    a.start.max(b.start)..a.end.min(b.end)
+}
