@@ -1,5 +1,20 @@
-//! The tokio shell around the machines.
+//! The tokio shell around the machines: it owns sockets, timers and tasks, and decides nothing.
+//!
+//! A [`Session`] holds what all torrents share: the listening port, the cache, the choker and the
+//! rate limits. Each torrent lives in a task of its own ([`task`]), each connection in two
+//! ([`peer`]): one that reads, one that writes. [`Torrent`] is the handle for everybody else.
 
+mod clock;
+mod listen;
+mod peer;
+mod select;
+mod session;
+mod status;
+mod task;
 mod torrent;
 
+pub use session::{
+    AddError, AddProgress, AddTorrent, DataPlace, Session, SessionConfig, SessionError,
+};
+pub use status::TorrentStatus;
 pub use torrent::{ReadError, ReadHandle, Torrent, Waiter};

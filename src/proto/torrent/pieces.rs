@@ -96,17 +96,20 @@ impl Torrent {
     /// A block that was asked of `key` came; `kept` when the piece's buffer took it (false when
     /// another copy was first).
     pub fn block_arrived(&mut self, key: PeerKey, block: Block, kept: bool, now: Timestamp) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.last_received = now;
-        peer.last_block = now;
-        peer.down.add(u64::from(block.length), now);
-        self.totals.downloaded += u64::from(block.length);
-        self.totals.down.add(u64::from(block.length), now);
-        let asked = peer.window.arrived(block, now);
+        let length = u64::from(block.length);
+        self.totals.downloaded += length;
+        self.totals.down.add(length, now);
+        // The bytes are in the buffer even if the peer has gone since.
+        let asked = self.peers.get_mut(&key).is_some_and(|peer| {
+            peer.last_received = now;
+            peer.last_block = now;
+            peer.down.add(length, now);
+            peer.window.arrived(block, now)
+        });
         let Some(active) = &mut self.active else { return };
         let arrived = if kept { active.picker.arrived(block, key) } else { None };
         let Some((others, whole)) = arrived else {
-            self.totals.wasted += u64::from(block.length);
+            self.totals.wasted += length;
             if asked {
                 active.picker.released(block, key);
             }

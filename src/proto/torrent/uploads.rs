@@ -59,7 +59,7 @@ impl Torrent {
     fn drop_uploads(&mut self, key: PeerKey, now: Timestamp) {
         let (Some(peer), Some(active)) = (self.peers.get_mut(&key), &self.active) else { return };
         let queue = std::mem::take(&mut peer.uploads);
-        let (kept, dropped): (VecDeque<_>, Vec<_>) = queue.into_iter().partition(|raw| {
+        let (kept, dropped): (VecDeque<RawBlock>, VecDeque<_>) = queue.into_iter().partition(|raw| {
             active.geometry.piece(raw.piece).is_some_and(|p| peer.allowed_to_it.contains(&p))
         });
         peer.uploads = kept;

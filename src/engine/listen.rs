@@ -1,0 +1,105 @@
+//! The listening port: incoming connections are read as far as the info hash and handed to its
+//! torrent.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::peer::{HANDSHAKE_TIMEOUT, read_handshake};
+use super::session::Shared;
+
+/// Ports tried when none is asked for, as other clients do; then any.
+const USUAL_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
+
+/// Incoming connections that have not said what they want yet; more wait in the kernel's queue.
+const MAX_OPENING: usize = 64;
+
+/// Opens the same port on every address. Without IPv6 on this machine only IPv4 is used.
+pub(super) fn open(
+    addresses: &[IpAddr],
+    port: Option<u16>,
+) -> io::Result<(u16, Vec<std::net::TcpListener>)> {
+    if let Some(port) = port {
+        return open_port(addresses, port);
+    }
+    for port in USUAL_PORTS {
+        match open_port(addresses, port) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
+    open_port(addresses, 0)
+}
+
+fn open_port(addresses: &[IpAddr], port: u16) -> io::Result<(u16, Vec<std::net::TcpListener>)> {
+    let every = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let (addresses, optional_v6) =
+        if addresses.is_empty() { (&every[..], true) } else { (addresses, false) };
+    let (mut port, mut listeners) = (port, Vec::new());
+    for &ip in addresses {
+        match bind(SocketAddr::new(ip, port)) {
+            Ok(listener) => {
+                port = listener.local_addr()?.port();
+                listeners.push(listener);
+            }
+            Err(e) if optional_v6 && ip.is_ipv6() && e.kind() != io::ErrorKind::AddrInUse => {
+                tracing::debug!(error = %e, "no IPv6");
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((port, listeners))
+}
+
+fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(256)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the session ends.
+pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>) {
+    let opening = Arc::new(Semaphore::new(MAX_OPENING));
+    loop {
+        let Ok(permit) = opening.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, addr)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    open_incoming(stream, addr, &shared).await;
+                    drop(permit);
+                });
+            }
+            Err(e) => {
+                // Out of descriptors, most likely: give others time to close some.
+                tracing::warn!(error = %e, "cannot accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn open_incoming(mut stream: TcpStream, addr: SocketAddr, shared: &Shared) {
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_handshake(&mut stream)).await;
+    let Ok(Ok(handshake)) = handshake else { return };
+    if handshake.peer_id == shared.peer_id {
+        return;
+    }
+    if let Some(torrent) = shared.find(&handshake.info_hash) {
+        torrent.incoming(stream, addr, handshake);
+    }
+}

@@ -1,0 +1,354 @@
+//! One connection: bytes to messages and back.
+//!
+//! The reading half puts the payload of blocks that were asked for into their piece's buffer, and
+//! tells the torrent's task only their names. The writing half reads the blocks it uploads from
+//! the store, so nothing unverified can be sent.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use crate::proto::geometry::Block;
+use crate::proto::ids::{InfoHash, PeerId};
+use crate::proto::rate::TokenBucket;
+use crate::proto::swarm::PeerKey;
+use crate::proto::wire::codec;
+use crate::proto::wire::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
+use crate::proto::wire::{Decoder, Frame, Message, RawBlock, WireError};
+use crate::store::{PieceBuffer, TorrentStore};
+
+/// How long a connection may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the other side may take for its handshake.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one write may take before the peer counts as dead.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Read from the socket at once, in bytes: sixteen blocks.
+const READ_CHUNK: usize = 256 * 1024;
+
+/// Commands a connection may lag behind before it is closed.
+const MAX_COMMANDS: usize = 8_192;
+
+/// Why a connection did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no answer in time")]
+    Timeout,
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    #[error("it serves another torrent")]
+    WrongTorrent,
+    #[error("connected to ourselves")]
+    Ourselves,
+}
+
+/// What all connections of a session share.
+#[derive(Clone)]
+pub(super) struct Limits {
+    pub clock: Clock,
+    pub down: Option<Arc<Mutex<TokenBucket>>>,
+    pub up: Option<Arc<Mutex<TokenBucket>>>,
+}
+
+impl Limits {
+    async fn wait(&self, bucket: &Option<Arc<Mutex<TokenBucket>>>, bytes: usize) {
+        let Some(bucket) = bucket else { return };
+        let wait = lock(bucket).take(bytes as u64, self.clock.now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// What the connection is told.
+pub(super) enum Command {
+    Message(Message),
+    Upload(RawBlock),
+}
+
+/// What happened on the connection.
+pub(super) enum Event {
+    Message(Message),
+    /// A block that was asked for, and the buffer that took it; `None` when another copy was first.
+    Block { block: Block, kept_in: Option<Arc<PieceBuffer>> },
+    Unasked(u32),
+    Uploaded { raw: RawBlock, sent: bool },
+    Closed(String),
+}
+
+/// Events of one connection, in order.
+pub(super) type Events = (PeerKey, Vec<Event>);
+
+type Pending = Arc<Mutex<HashMap<RawBlock, (Block, Arc<PieceBuffer>)>>>;
+
+/// The torrent task's end of a connection.
+pub(super) struct PeerLink {
+    pub peer_id: PeerId,
+    pub outgoing: bool,
+    commands: mpsc::Sender<Command>,
+    pending: Pending,
+    cancel: CancellationToken,
+}
+
+impl PeerLink {
+    /// Queues a message or upload. A connection that lags too far behind is closed.
+    pub(super) fn tell(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
+            self.cancel.cancel();
+        }
+    }
+
+    /// Asks for a block whose bytes belong into `buffer`.
+    pub(super) fn request(&self, block: Block, buffer: Arc<PieceBuffer>) {
+        lock(&self.pending).insert(block.into(), (block, buffer));
+        self.tell(Command::Message(Message::Request(block.into())));
+    }
+
+    /// Withdraws a request.
+    pub(super) fn cancel_request(&self, block: Block) {
+        if lock(&self.pending).remove(&block.into()).is_some() {
+            self.tell(Command::Message(Message::Cancel(block.into())));
+        }
+    }
+
+    /// Forgets a request that will not be answered.
+    pub(super) fn forget_request(&self, raw: RawBlock) {
+        lock(&self.pending).remove(&raw);
+    }
+
+    pub(super) fn close(&self) {
+        self.cancel.cancel();
+    }
+}
+
+impl Drop for PeerLink {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// Connects and exchanges handshakes.
+pub(super) async fn connect(
+    addr: SocketAddr,
+    info_hash: InfoHash,
+    ours: PeerId,
+) -> Result<(TcpStream, Handshake), ConnectError> {
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
+        .await
+        .map_err(|_| ConnectError::Timeout)??;
+    let exchange = async {
+        let mut stream = stream;
+        send_handshake(&mut stream, info_hash, ours).await?;
+        let theirs = read_handshake(&mut stream).await?;
+        if theirs.info_hash != info_hash {
+            return Err(ConnectError::WrongTorrent);
+        }
+        if theirs.peer_id == ours {
+            return Err(ConnectError::Ourselves);
+        }
+        Ok((stream, theirs))
+    };
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, exchange).await.map_err(|_| ConnectError::Timeout)?
+}
+
+/// Sends our handshake.
+pub(super) async fn send_handshake(
+    stream: &mut TcpStream,
+    info_hash: InfoHash,
+    peer_id: PeerId,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let ours = Handshake { reserved: Reserved::ours(), info_hash, peer_id };
+    stream.write_all(&ours.encode()).await
+}
+
+/// Reads the other side's handshake.
+pub(super) async fn read_handshake(stream: &mut TcpStream) -> Result<Handshake, ConnectError> {
+    let mut bytes = [0; HANDSHAKE_LEN];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Handshake::decode(&bytes)?)
+}
+
+/// Runs a connection whose handshakes were exchanged, until either side closes it. `store` gives
+/// the blocks to upload, once the torrent has one.
+pub(super) fn spawn(
+    key: PeerKey,
+    stream: TcpStream,
+    peer_id: PeerId,
+    outgoing: bool,
+    limits: Limits,
+    store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
+    events: mpsc::Sender<Events>,
+) -> PeerLink {
+    let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
+    let pending: Pending = Arc::default();
+    let cancel = CancellationToken::new();
+    let (read, write) = stream.into_split();
+    let reader = Reader { key, read, pending: pending.clone(), events: events.clone() };
+    let writer = Writer { key, write, store, events: events.clone(), limits: limits.clone() };
+    let token = cancel.clone();
+    tokio::spawn(async move {
+        let why = tokio::select! {
+            () = token.cancelled() => String::new(),
+            why = writer.run(commands_rx) => why,
+        };
+        tracing::trace!(?key, why, "writing ended");
+        token.cancel();
+    });
+    let token = cancel.clone();
+    tokio::spawn(async move {
+        let why = reader.run(&limits, &token).await;
+        token.cancel();
+        let _ = events.send((key, vec![Event::Closed(why)])).await;
+    });
+    PeerLink { peer_id, outgoing, commands, pending, cancel }
+}
+
+struct Reader {
+    key: PeerKey,
+    read: OwnedReadHalf,
+    pending: Pending,
+    events: mpsc::Sender<Events>,
+}
+
+impl Reader {
+    /// Reads until the end. A block that was put into its buffer is always told of: cancelling
+    /// takes effect only while nothing is in hand.
+    async fn run(mut self, limits: &Limits, cancel: &CancellationToken) -> String {
+        let mut decoder = Decoder::new();
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(READ_CHUNK);
+            let receive = async {
+                let read = self.read.read_buf(&mut buffer).await?;
+                limits.wait(&limits.down, read).await;
+                io::Result::Ok(read)
+            };
+            let received = tokio::select! {
+                () = cancel.cancelled() => return "closed".to_owned(),
+                received = receive => received,
+            };
+            match received {
+                Ok(0) => return "closed by the peer".to_owned(),
+                Ok(_) => {}
+                Err(e) => return e.to_string(),
+            }
+            let mut batch = Vec::new();
+            let broken = loop {
+                match decoder.decode(&mut buffer) {
+                    Ok(Some(frame)) => batch.push(self.event(frame)),
+                    Ok(None) => break None,
+                    Err(e) => break Some(e.to_string()),
+                }
+            };
+            if !batch.is_empty() && self.events.send((self.key, batch)).await.is_err() {
+                return "the torrent is gone".to_owned();
+            }
+            if let Some(why) = broken {
+                return why;
+            }
+        }
+    }
+
+    fn event(&self, frame: Frame) -> Event {
+        let (piece, begin, data) = match frame {
+            Frame::Message(message) => {
+                if let Message::Reject(raw) = &message {
+                    lock(&self.pending).remove(raw);
+                }
+                return Event::Message(message);
+            }
+            Frame::Piece { piece, begin, data } => (piece, begin, data),
+        };
+        let length = data.len() as u32;
+        let asked = lock(&self.pending).remove(&RawBlock { piece, begin, length });
+        match asked {
+            Some((block, buffer)) => {
+                let kept = buffer.put(block, &data);
+                Event::Block { block, kept_in: kept.then_some(buffer) }
+            }
+            None => Event::Unasked(length),
+        }
+    }
+}
+
+struct Writer {
+    key: PeerKey,
+    write: OwnedWriteHalf,
+    store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
+    events: mpsc::Sender<Events>,
+    limits: Limits,
+}
+
+impl Writer {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> String {
+        let mut batch = Vec::new();
+        let mut out = BytesMut::new();
+        loop {
+            if commands.recv_many(&mut batch, 256).await == 0 {
+                return "closed".to_owned();
+            }
+            let mut uploads = Vec::new();
+            for command in batch.drain(..) {
+                match command {
+                    Command::Message(message) => codec::encode(&message, &mut out),
+                    Command::Upload(raw) => uploads.push(raw),
+                }
+            }
+            let uploaded = self.append_uploads(uploads, &mut out).await;
+            match tokio::time::timeout(WRITE_TIMEOUT, self.write.write_all_buf(&mut out)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => return e.to_string(),
+                Err(_) => return "it takes nothing any more".to_owned(),
+            }
+            if !uploaded.is_empty() && self.events.send((self.key, uploaded)).await.is_err() {
+                return "the torrent is gone".to_owned();
+            }
+        }
+    }
+
+    /// Reads the blocks to upload, off the runtime, and appends them to `out`.
+    async fn append_uploads(&self, uploads: Vec<RawBlock>, out: &mut BytesMut) -> Vec<Event> {
+        let store = self.store.borrow().clone();
+        let (false, Some(store)) = (uploads.is_empty(), store) else { return Vec::new() };
+        let blocks = tokio::task::spawn_blocking(move || {
+            uploads.into_iter().map(|raw| (raw, read_block(&store, raw))).collect::<Vec<_>>()
+        });
+        let mut events = Vec::new();
+        for (raw, data) in blocks.await.unwrap_or_default() {
+            if let Some(data) = &data {
+                self.limits.wait(&self.limits.up, data.len()).await;
+                codec::encode_piece_header(raw.piece, raw.begin, raw.length, out);
+                out.extend_from_slice(data);
+            }
+            events.push(Event::Uploaded { raw, sent: data.is_some() });
+        }
+        events
+    }
+}
+
+fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {
+    let piece = store.info().geometry.contains(raw.piece, raw.begin, raw.length)?;
+    let mut data = vec![0; raw.length as usize];
+    store.read_block(piece, raw.begin, &mut data).ok()?.then_some(data)
+}
+
+/// Locks a mutex; what it guards is valid after every step, so a panic elsewhere does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
