@@ -18,6 +18,7 @@ impl Clock {
     }
 
     pub(super) fn instant(self, at: Timestamp) -> tokio::time::Instant {
-        (self.0 + at.since(Timestamp::ZERO).min(std::time::Duration::from_secs(86_400 * 365))).into()
+        (self.0 + at.since(Timestamp::ZERO).min(std::time::Duration::from_secs(86_400 * 365)))
+            .into()
     }
 }

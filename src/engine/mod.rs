@@ -5,13 +5,16 @@
 //! ([`peer`]): one that reads, one that writes. [`Torrent`] is the handle for everybody else.
 
 mod clock;
+mod http;
 mod listen;
 mod peer;
 mod select;
 mod session;
+pub mod source;
 mod status;
 mod task;
 mod torrent;
+pub mod tracker;
 
 pub use session::{
     AddError, AddProgress, AddTorrent, DataPlace, Session, SessionConfig, SessionError,

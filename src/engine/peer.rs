@@ -85,9 +85,15 @@ pub(super) enum Command {
 pub(super) enum Event {
     Message(Message),
     /// A block that was asked for, and the buffer that took it; `None` when another copy was first.
-    Block { block: Block, kept_in: Option<Arc<PieceBuffer>> },
+    Block {
+        block: Block,
+        kept_in: Option<Arc<PieceBuffer>>,
+    },
     Unasked(u32),
-    Uploaded { raw: RawBlock, sent: bool },
+    Uploaded {
+        raw: RawBlock,
+        sent: bool,
+    },
     Closed(String),
 }
 
@@ -126,11 +132,6 @@ impl PeerLink {
         }
     }
 
-    /// Forgets a request that will not be answered.
-    pub(super) fn forget_request(&self, raw: RawBlock) {
-        lock(&self.pending).remove(&raw);
-    }
-
     pub(super) fn close(&self) {
         self.cancel.cancel();
     }
@@ -153,7 +154,9 @@ pub(super) async fn connect(
         .map_err(|_| ConnectError::Timeout)??;
     let exchange = async {
         let mut stream = stream;
-        send_handshake(&mut stream, info_hash, ours).await?;
+        stream.set_nodelay(true)?;
+        let greeting = Handshake { reserved: Reserved::ours(), info_hash, peer_id: ours };
+        stream.write_all(&greeting.encode()).await?;
         let theirs = read_handshake(&mut stream).await?;
         if theirs.info_hash != info_hash {
             return Err(ConnectError::WrongTorrent);
@@ -166,17 +169,6 @@ pub(super) async fn connect(
     tokio::time::timeout(HANDSHAKE_TIMEOUT, exchange).await.map_err(|_| ConnectError::Timeout)?
 }
 
-/// Sends our handshake.
-pub(super) async fn send_handshake(
-    stream: &mut TcpStream,
-    info_hash: InfoHash,
-    peer_id: PeerId,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let ours = Handshake { reserved: Reserved::ours(), info_hash, peer_id };
-    stream.write_all(&ours.encode()).await
-}
-
 /// Reads the other side's handshake.
 pub(super) async fn read_handshake(stream: &mut TcpStream) -> Result<Handshake, ConnectError> {
     let mut bytes = [0; HANDSHAKE_LEN];
@@ -184,17 +176,25 @@ pub(super) async fn read_handshake(stream: &mut TcpStream) -> Result<Handshake, 
     Ok(Handshake::decode(&bytes)?)
 }
 
-/// Runs a connection whose handshakes were exchanged, until either side closes it. `store` gives
-/// the blocks to upload, once the torrent has one.
+/// A connection whose peer has said its handshake.
+pub(super) struct Connection {
+    pub key: PeerKey,
+    pub stream: TcpStream,
+    pub peer_id: PeerId,
+    pub outgoing: bool,
+    /// Our handshake, where it has not been sent: on an incoming connection.
+    pub greeting: Option<Handshake>,
+}
+
+/// Runs a connection until either side closes it. `store` gives the blocks to upload, once the
+/// torrent has one.
 pub(super) fn spawn(
-    key: PeerKey,
-    stream: TcpStream,
-    peer_id: PeerId,
-    outgoing: bool,
+    connection: Connection,
     limits: Limits,
     store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
     events: mpsc::Sender<Events>,
 ) -> PeerLink {
+    let Connection { key, stream, peer_id, outgoing, greeting } = connection;
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
     let pending: Pending = Arc::default();
     let cancel = CancellationToken::new();
@@ -205,7 +205,7 @@ pub(super) fn spawn(
     tokio::spawn(async move {
         let why = tokio::select! {
             () = token.cancelled() => String::new(),
-            why = writer.run(commands_rx) => why,
+            why = writer.run(greeting, commands_rx) => why,
         };
         tracing::trace!(?key, why, "writing ended");
         token.cancel();
@@ -296,9 +296,16 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> String {
+    async fn run(
+        mut self,
+        greeting: Option<Handshake>,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> String {
         let mut batch = Vec::new();
         let mut out = BytesMut::new();
+        if let Some(greeting) = greeting {
+            out.extend_from_slice(&greeting.encode());
+        }
         loop {
             if commands.recv_many(&mut batch, 256).await == 0 {
                 return "closed".to_owned();

@@ -1,10 +1,17 @@
 //! The handle through which everything outside the engine uses one torrent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+
+use super::status::TorrentStatus;
+use super::task::{Command, Progress};
+use super::tracker::Trackers;
 use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
+use crate::store::TorrentStore;
 
 /// Names one open file handle of the filesystem to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,23 +34,36 @@ pub enum ReadError {
     Disk,
 }
 
-/// Called once, on a thread of the engine that must not be blocked for long, when a read that
-/// waited can be answered (`Ok`: [`Torrent::read_now`] will serve it) or has ended.
+/// Called once, on a thread that may be blocked for a moment, when a read that waited can be
+/// answered (`Ok`: [`Torrent::read_now`] will serve it) or has ended.
 pub type Waiter = Box<dyn FnOnce(Result<(), ReadError>) + Send>;
 
 /// A torrent of the session, cheap to clone. The torrent itself lives in its task.
 #[derive(Clone)]
-pub struct Torrent {}
+pub struct Torrent {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub info: Arc<Info>,
+    pub layout: Arc<Layout>,
+    pub store: Arc<TorrentStore>,
+    /// Unbounded: what fills it is bounded by the kernel (reads in flight, open handles).
+    pub commands: mpsc::UnboundedSender<Command>,
+    pub waiting: Arc<AtomicUsize>,
+    pub progress: watch::Receiver<Progress>,
+    pub trackers: Arc<Trackers>,
+}
 
 impl Torrent {
     /// The info dictionary.
     pub fn info(&self) -> &Arc<Info> {
-        todo!()
+        &self.inner.info
     }
 
     /// The tree of safe names.
     pub fn layout(&self) -> &Arc<Layout> {
-        todo!()
+        &self.inner.layout
     }
 
     /// Calls `f` with `length` bytes of file number `file` (its index in `info().files`) from
@@ -57,8 +77,7 @@ impl Torrent {
         length: usize,
         f: impl FnOnce(&[u8]) -> R,
     ) -> Option<R> {
-        let _ = (file, offset, length, f);
-        todo!()
+        self.inner.store.read_file(file, offset, length, f)
     }
 
     /// Waits, without blocking the caller, until [`Self::read_now`] can serve this range or
@@ -72,43 +91,138 @@ impl Torrent {
         timeout: Option<Duration>,
         waiter: Waiter,
     ) {
-        let _ = (handle, file, offset, length, timeout, waiter);
-        todo!()
+        let range = self.range(file, offset, length as u64);
+        let waiting = Waiting::begin(self.inner.waiting.clone(), waiter);
+        self.tell(Command::Read { handle, range, timeout, waiting });
     }
 
     /// Says what a handle will probably read next: `length` bytes from `offset` of file `file`; a
     /// length of 0 for nothing. Replaces what was said before for that handle.
     pub fn read_ahead(&self, handle: ReadHandle, file: usize, offset: u64, length: u64) {
-        let _ = (handle, file, offset, length);
-        todo!()
+        self.tell(Command::ReadAhead(handle, self.range(file, offset, length)));
     }
 
     /// A descriptor of the handle was closed: its waiting reads stay, but are urgent no longer
-    /// (fuse-facts: FLUSH is the only sign that a killed reader has gone).
+    /// (FLUSH is the only sign that a killed reader has gone).
     pub fn flushed(&self, handle: ReadHandle) {
-        let _ = handle;
-        todo!()
+        self.tell(Command::Flushed(handle));
     }
 
     /// The handle is gone for good.
     pub fn closed(&self, handle: ReadHandle) {
-        let _ = handle;
-        todo!()
+        self.tell(Command::Closed(handle));
     }
 
     /// Reads that wait now.
     pub fn waiting_reads(&self) -> usize {
-        todo!()
+        self.inner.waiting.load(Ordering::Relaxed)
     }
 
     /// Ends all waiting reads with [`ReadError::Aborted`]; returns how many there were.
     pub fn abort_reads(&self) -> usize {
-        todo!()
+        let waiting = self.waiting_reads();
+        self.tell(Command::Abort);
+        waiting
     }
 
     /// Verified bytes of file `file`, and of the whole torrent with `None`.
     pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
-        let _ = file;
-        todo!()
+        self.inner.store.verified_bytes(file)
+    }
+
+    /// Fetches these files (indexes in `info().files`) before everything nobody waits for.
+    pub fn prefetch(&self, files: &[usize]) {
+        self.tell(Command::Prefetch(files.to_vec()));
+    }
+
+    /// Waits until everything selected is verified and at rest.
+    pub async fn wait_complete(&self) -> Result<(), ReadError> {
+        let mut progress = self.inner.progress.clone();
+        progress.wait_for(|p| p.complete).await.map_err(|_| ReadError::Gone)?;
+        Ok(())
+    }
+
+    /// The torrent's state, at most a tenth of a second old while anything moves.
+    pub fn status(&self) -> TorrentStatus {
+        let progress = self.inner.progress.borrow().clone();
+        let (info, store) = (&self.inner.info, &self.inner.store);
+        let geometry = info.geometry;
+        let verified = store.verified_bytes(None);
+        let overlap = progress.wanted.iter(&geometry).fold((0, 0), |(all, here), piece| {
+            let length = u64::from(geometry.piece_len(piece));
+            (all + length, here + if store.is_verified(piece) { length } else { 0 })
+        });
+        let stats = progress.stats;
+        let state = match () {
+            () if stats.disk_paused || progress.error.is_some() => "error",
+            () if progress.complete => "complete",
+            () if stats.pieces_announced > stats.pieces_readable && stats.peers == 0 => "checking",
+            () if stats.pieces_unfinished == 0 && stats.waiting_reads == 0 => "idle",
+            () => "downloading",
+        };
+        TorrentStatus {
+            info_hash: info.info_hash.to_string(),
+            name: String::from_utf8_lossy(&info.name).into_owned(),
+            total: geometry.total(),
+            verified,
+            wanted: overlap.0,
+            wanted_verified: overlap.1,
+            pieces: geometry.piece_count(),
+            pieces_verified: stats.pieces_readable,
+            peers: stats.peers,
+            seeders: stats.seeders,
+            known_peers: stats.known_peers,
+            download_rate: stats.download_rate,
+            upload_rate: stats.upload_rate,
+            downloaded: stats.downloaded,
+            uploaded: stats.uploaded,
+            wasted: stats.wasted,
+            waiting_reads: self.waiting_reads(),
+            banned: stats.banned,
+            state: state.to_owned(),
+            error: progress.error,
+            trackers: self.inner.trackers.status(),
+        }
+    }
+
+    fn range(&self, file: usize, offset: u64, length: u64) -> std::ops::Range<u64> {
+        let Some(entry) = self.inner.info.files.get(file) else { return 0..0 };
+        let start = entry.offset + offset.min(entry.length);
+        start..start + length.min(entry.offset + entry.length - start)
+    }
+
+    pub(super) fn tell(&self, command: Command) {
+        // An error means that the task has ended; a read in the command ends with `Gone` then.
+        let _ = self.inner.commands.send(command);
+    }
+}
+
+/// A read that waits. However it ends, the waiter is called: dropping it means [`ReadError::Gone`].
+pub(super) struct Waiting {
+    waiter: Option<Waiter>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    fn begin(count: Arc<AtomicUsize>, waiter: Waiter) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self { waiter: Some(waiter), count }
+    }
+
+    pub(super) fn end(mut self, result: Result<(), ReadError>) {
+        self.finish(result);
+    }
+
+    fn finish(&mut self, result: Result<(), ReadError>) {
+        if let Some(waiter) = self.waiter.take() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            waiter(result);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.finish(Err(ReadError::Gone));
     }
 }

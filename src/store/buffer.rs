@@ -112,6 +112,11 @@ impl PieceBuffer {
         }
     }
 
+    /// Closes the buffer and drops its bytes: the piece was given up, and late blocks are refused.
+    pub fn discard(&self) {
+        drop(self.close());
+    }
+
     /// Closes the buffer and takes its bytes; `None` when it was closed before or blocks are
     /// missing (what lies in their place is older data).
     pub(super) fn close(&self) -> Option<PooledBytes> {

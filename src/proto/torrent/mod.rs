@@ -154,6 +154,16 @@ impl Torrent {
         self.active.as_ref().map(|a| &a.info)
     }
 
+    /// The info hash.
+    pub fn info_hash(&self) -> InfoHash {
+        self.info_hash
+    }
+
+    /// How long a connection has stood.
+    pub fn age(&self, key: PeerKey, now: Timestamp) -> Option<Duration> {
+        self.peers.get(&key).map(|p| now.since(p.since))
+    }
+
     // ---- peers come and go
 
     /// Addresses were learnt.

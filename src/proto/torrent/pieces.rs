@@ -75,19 +75,21 @@ impl Torrent {
         }
     }
 
-    /// Wants more pieces (or fewer) in the background.
-    pub fn set_priority(&mut self, pieces: impl Iterator<Item = PieceIndex>, priority: Priority) {
+    /// Wants more pieces in the background, with at least this priority.
+    pub fn raise_priority(&mut self, pieces: impl Iterator<Item = PieceIndex>, to: Priority) {
         let Some(active) = &mut self.active else { return };
+        active.complete = false;
         for piece in pieces {
-            active.picker.set_priority(piece, priority);
-            if priority == Priority::None {
-                active.unfinished.remove(piece);
-            } else if !(active.readable.contains(piece) && active.announced.contains(piece)) {
-                active.unfinished.insert(piece);
-                if active.announced.contains(piece) && active.checking.insert(piece) {
-                    self.outputs.push_back(Output::CheckAtRest(piece));
-                }
-                active.complete = false;
+            if active.picker.priority(piece) < to {
+                active.picker.set_priority(piece, to);
+            }
+            if active.readable.contains(piece) && active.announced.contains(piece) {
+                continue;
+            }
+            active.unfinished.insert(piece);
+            let hinted = active.announced.contains(piece) && !active.readable.contains(piece);
+            if hinted && active.checking.insert(piece) {
+                self.outputs.push_back(Output::CheckAtRest(piece));
             }
         }
         self.check_complete();

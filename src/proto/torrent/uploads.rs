@@ -59,9 +59,10 @@ impl Torrent {
     fn drop_uploads(&mut self, key: PeerKey, now: Timestamp) {
         let (Some(peer), Some(active)) = (self.peers.get_mut(&key), &self.active) else { return };
         let queue = std::mem::take(&mut peer.uploads);
-        let (kept, dropped): (VecDeque<RawBlock>, VecDeque<_>) = queue.into_iter().partition(|raw| {
-            active.geometry.piece(raw.piece).is_some_and(|p| peer.allowed_to_it.contains(&p))
-        });
+        let (kept, dropped): (VecDeque<RawBlock>, VecDeque<_>) =
+            queue.into_iter().partition(|raw| {
+                active.geometry.piece(raw.piece).is_some_and(|p| peer.allowed_to_it.contains(&p))
+            });
         peer.uploads = kept;
         for raw in dropped {
             self.reject(key, raw, now);

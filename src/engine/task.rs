@@ -1,0 +1,479 @@
+//! The task in which one torrent lives: it feeds the machine what happens and carries out what the
+//! machine says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::peer::{self, ConnectError, Connection, Event, Events, PeerLink};
+use super::session::Shared;
+use super::torrent::{ReadError, ReadHandle, Waiting};
+use super::tracker::AnnounceStats;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::choker::Candidate;
+use crate::proto::geometry::PieceIndex;
+use crate::proto::metainfo::Info;
+use crate::proto::peer::PeerSession;
+use crate::proto::swarm::{PeerKey, PeerSource, Priority};
+use crate::proto::time::Timestamp;
+use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine};
+use crate::proto::wire::handshake::{Handshake, Reserved};
+use crate::store::{PieceBuffer, TorrentStore, Verdict, VerifiedRange};
+
+/// Events of connections that may wait for the torrent; a connection then waits in turn.
+const MAX_EVENTS: usize = 256;
+
+/// What was learnt is published this often at most.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A connection younger than this gives way to a second one with the same peer.
+const TIE_WINDOW: Duration = Duration::from_secs(10);
+
+/// What the torrent is told from outside.
+pub(crate) enum Command {
+    Read {
+        handle: ReadHandle,
+        range: Range<u64>,
+        timeout: Option<Duration>,
+        waiting: Waiting,
+    },
+    ReadAhead(ReadHandle, Range<u64>),
+    Flushed(ReadHandle),
+    Closed(ReadHandle),
+    Abort,
+    Prefetch(Vec<usize>),
+    Peers(Vec<SocketAddr>, PeerSource),
+    Incoming(TcpStream, SocketAddr, Handshake),
+    /// The cache is open: from here on there are pieces.
+    Activate {
+        info: Arc<Info>,
+        store: Arc<TorrentStore>,
+        wanted: Bitfield,
+    },
+    /// More is wanted in the background.
+    Want(Bitfield),
+    Candidates(u64, oneshot::Sender<Vec<Candidate>>),
+    Unchoked(Vec<PeerKey>),
+}
+
+/// What the torrent tells the outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub stats: Stats,
+    /// Everything wanted is verified and at rest.
+    pub complete: bool,
+    pub wanted: Bitfield,
+    /// The info dictionary, from the moment it came from peers.
+    pub metadata: Option<Arc<Vec<u8>>>,
+    pub error: Option<String>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let (stats, wanted) = (Stats::default(), Bitfield::empty(0));
+        Self { stats, complete: false, wanted, metadata: None, error: None }
+    }
+}
+
+/// What happened outside the task's own connections.
+enum Internal {
+    Connected(SocketAddr, Result<(TcpStream, Handshake), ConnectError>),
+    Verdict(PieceIndex, Verdict),
+    Written(PieceIndex, std::io::Result<()>),
+    Checked(PieceIndex, bool),
+    Lost(PieceIndex),
+}
+
+/// The task of one torrent.
+pub(super) struct Task {
+    machine: Machine,
+    shared: Arc<Shared>,
+    cancel: CancellationToken,
+    commands: mpsc::UnboundedReceiver<Command>,
+    events: (mpsc::Sender<Events>, mpsc::Receiver<Events>),
+    /// Unbounded: each message answers something the machine asked for, and it asks for little.
+    internal: (mpsc::UnboundedSender<Internal>, mpsc::UnboundedReceiver<Internal>),
+    store: watch::Sender<Option<Arc<TorrentStore>>>,
+    links: BTreeMap<PeerKey, PeerLink>,
+    last_key: u64,
+    buffers: HashMap<PieceIndex, Arc<PieceBuffer>>,
+    verified: HashMap<PieceIndex, VerifiedRange>,
+    reads: HashMap<Ticket, Waiting>,
+    last_ticket: u64,
+    progress: watch::Sender<Progress>,
+    announce: watch::Sender<AnnounceStats>,
+    published: Timestamp,
+}
+
+impl Task {
+    pub(super) fn new(
+        machine: Machine,
+        shared: Arc<Shared>,
+        cancel: CancellationToken,
+        commands: mpsc::UnboundedReceiver<Command>,
+        progress: watch::Sender<Progress>,
+        announce: watch::Sender<AnnounceStats>,
+    ) -> Self {
+        Self {
+            machine,
+            shared,
+            cancel,
+            commands,
+            events: mpsc::channel(MAX_EVENTS),
+            internal: mpsc::unbounded_channel(),
+            store: watch::Sender::new(None),
+            links: BTreeMap::new(),
+            last_key: 0,
+            buffers: HashMap::new(),
+            verified: HashMap::new(),
+            reads: HashMap::new(),
+            last_ticket: 0,
+            progress,
+            announce,
+            published: Timestamp::ZERO,
+        }
+    }
+
+    /// Runs until cancelled. Reads that wait then end with [`ReadError::Gone`], connections close.
+    pub(super) async fn run(mut self) {
+        let clock = self.shared.clock;
+        let mut events = Vec::new();
+        loop {
+            let next = self.machine.poll_timeout();
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                Some(command) = self.commands.recv() => {
+                    self.command(command);
+                    while let Ok(command) = self.commands.try_recv() {
+                        self.command(command);
+                    }
+                }
+                _ = self.events.1.recv_many(&mut events, 64) => {
+                    for (key, batch) in events.drain(..) {
+                        self.peer_events(key, batch);
+                    }
+                }
+                Some(message) = self.internal.1.recv() => {
+                    self.internal(message);
+                    while let Ok(message) = self.internal.1.try_recv() {
+                        self.internal(message);
+                    }
+                }
+                () = tokio::time::sleep_until(clock.instant(next)) => {}
+            }
+            self.machine.plan(clock.now());
+            while let Some(output) = self.machine.poll_output() {
+                self.carry_out(output);
+            }
+            self.publish();
+        }
+    }
+
+    // ---- what happens
+
+    fn command(&mut self, command: Command) {
+        let now = self.shared.clock.now();
+        match command {
+            Command::Read { handle, range, timeout, waiting } => {
+                self.last_ticket += 1;
+                let ticket = Ticket(self.last_ticket);
+                self.reads.insert(ticket, waiting);
+                let expires = timeout.map_or(Timestamp::FAR_FUTURE, |t| now + t);
+                self.machine.read(ticket, HandleId(handle.0), range, now, expires);
+            }
+            Command::ReadAhead(handle, range) => {
+                self.machine.read_ahead(HandleId(handle.0), range);
+            }
+            Command::Flushed(handle) => self.machine.flushed(HandleId(handle.0)),
+            Command::Closed(handle) => self.machine.closed(HandleId(handle.0)),
+            Command::Abort => drop(self.machine.abort_reads()),
+            Command::Prefetch(files) => {
+                if let Some(info) = self.machine.info() {
+                    self.want(super::select::pieces_of(info, &files), Priority::Prefetch);
+                }
+            }
+            Command::Want(pieces) => self.want(pieces, Priority::Normal),
+            Command::Peers(addrs, source) => self.machine.peers_found(&addrs, source),
+            Command::Incoming(stream, addr, handshake) => {
+                if self.machine.accepts(addr) {
+                    self.connected(stream, addr, &handshake, false);
+                }
+            }
+            Command::Activate { info, store, wanted } => self.activate(info, store, wanted),
+            Command::Candidates(torrent, answer) => {
+                let _ = answer.send(self.machine.candidates(torrent, now));
+            }
+            Command::Unchoked(keys) => self.machine.set_unchoked(&keys, now),
+        }
+    }
+
+    fn activate(&mut self, info: Arc<Info>, store: Arc<TorrentStore>, wanted: Bitfield) {
+        let now = self.shared.clock.now();
+        let lost = self.internal.0.clone();
+        store.set_on_lost(Box::new(move |piece| drop(lost.send(Internal::Lost(piece)))));
+        let mut at_rest = store.hinted();
+        let checked: Vec<_> = info.geometry.pieces().filter(|p| store.is_at_rest(*p)).collect();
+        for piece in &checked {
+            at_rest.insert(*piece);
+        }
+        self.machine.activate(info, at_rest, &wanted, now);
+        for piece in checked {
+            self.machine.checked_at_rest(piece, true, now);
+        }
+        self.store.send_replace(Some(store));
+        self.progress.send_modify(|p| p.wanted = wanted);
+    }
+
+    fn want(&mut self, pieces: Bitfield, priority: Priority) {
+        let Some(info) = self.machine.info().cloned() else { return };
+        self.progress.send_modify(|p| {
+            for piece in pieces.iter(&info.geometry) {
+                p.wanted.insert(piece);
+            }
+            p.complete = false;
+        });
+        self.machine.raise_priority(pieces.iter(&info.geometry), priority);
+    }
+
+    fn peer_events(&mut self, key: PeerKey, batch: Vec<Event>) {
+        let now = self.shared.clock.now();
+        for event in batch {
+            match event {
+                Event::Message(message) => self.machine.message(key, message, now),
+                Event::Block { block, kept_in } => {
+                    // A buffer that was given up meanwhile is another one than that of the piece.
+                    let kept = kept_in.is_some_and(|kept_in| {
+                        self.buffers.get(&block.piece).is_some_and(|b| Arc::ptr_eq(b, &kept_in))
+                    });
+                    self.machine.block_arrived(key, block, kept, now);
+                }
+                Event::Unasked(bytes) => self.machine.block_unasked(key, bytes, now),
+                Event::Uploaded { raw, sent } => self.machine.uploaded(key, raw, sent, now),
+                Event::Closed(why) => {
+                    tracing::debug!(?key, why, "connection closed");
+                    self.links.remove(&key);
+                    self.machine.peer_disconnected(key, now);
+                }
+            }
+        }
+    }
+
+    fn internal(&mut self, message: Internal) {
+        let now = self.shared.clock.now();
+        match message {
+            Internal::Connected(addr, Ok((stream, handshake))) => {
+                self.connected(stream, addr, &handshake, true);
+            }
+            Internal::Connected(addr, Err(error)) => {
+                tracing::debug!(%addr, %error, "cannot connect");
+                let ourselves = matches!(error, ConnectError::Ourselves);
+                self.machine.connect_failed(addr, ourselves, now);
+            }
+            Internal::Verdict(piece, verdict) => {
+                self.buffers.remove(&piece);
+                match verdict {
+                    Verdict::Verified { range, block_digests } => {
+                        self.verified.insert(piece, range);
+                        self.machine.piece_verified(piece, block_digests.as_deref(), now);
+                    }
+                    Verdict::Mismatch { block_digests } => {
+                        tracing::info!(piece = piece.get(), "a piece failed its hash");
+                        self.machine.piece_failed(piece, block_digests, now);
+                    }
+                }
+            }
+            Internal::Written(piece, Ok(())) => {
+                self.progress.send_if_modified(|p| p.error.take().is_some());
+                self.machine.piece_written(piece, now);
+            }
+            Internal::Written(piece, Err(error)) => {
+                let message = format!("the cache cannot be written: {error}");
+                if self.progress.borrow().error.is_none() {
+                    tracing::error!("{message}; free some space, downloading goes on then");
+                }
+                self.progress.send_modify(|p| p.error = Some(message));
+                self.machine.write_failed(piece, now);
+            }
+            Internal::Checked(piece, good) => self.machine.checked_at_rest(piece, good, now),
+            Internal::Lost(piece) => self.machine.piece_lost(piece, now),
+        }
+    }
+
+    /// A connection stands. Of two with the same peer, both sides keep the one that the greater
+    /// peer id opened.
+    fn connected(&mut self, stream: TcpStream, addr: SocketAddr, theirs: &Handshake, out: bool) {
+        let now = self.shared.clock.now();
+        let twin = self.links.iter().find(|(_, l)| l.peer_id == theirs.peer_id);
+        if let Some((&twin, link)) = twin {
+            let young = self.machine.age(twin, now).is_some_and(|age| age < TIE_WINDOW);
+            let ours_wins = self.shared.peer_id > theirs.peer_id;
+            if !young || link.outgoing == out || out != ours_wins {
+                if out {
+                    self.machine.connect_failed(addr, false, now);
+                }
+                return;
+            }
+            self.links.remove(&twin);
+            self.machine.peer_disconnected(twin, now);
+        }
+        self.last_key += 1;
+        let key = PeerKey(self.last_key);
+        let greeting = (!out).then(|| Handshake {
+            reserved: Reserved::ours(),
+            info_hash: theirs.info_hash,
+            peer_id: self.shared.peer_id,
+        });
+        let (peer_id, outgoing) = (theirs.peer_id, out);
+        let link = peer::spawn(
+            Connection { key, stream, peer_id, outgoing, greeting },
+            self.shared.limits.clone(),
+            self.store.subscribe(),
+            self.events.0.clone(),
+        );
+        self.links.insert(key, link);
+        let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
+        let session = PeerSession::new(addr, out, fast, extended, now);
+        self.machine.peer_connected(key, session, now);
+    }
+
+    // ---- what to do
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Send(key, message) => self.tell(key, peer::Command::Message(message)),
+            Output::Upload(key, raw) => self.tell(key, peer::Command::Upload(raw)),
+            Output::Request(key, block) => {
+                let store = self.store.borrow().clone();
+                if let (Some(link), Some(store)) = (self.links.get(&key), store) {
+                    let buffer = self.buffers.entry(block.piece);
+                    link.request(
+                        block,
+                        buffer.or_insert_with(|| store.buffer(block.piece)).clone(),
+                    );
+                }
+            }
+            Output::Cancel(key, block) => {
+                if let Some(link) = self.links.get(&key) {
+                    link.cancel_request(block);
+                }
+            }
+            Output::Disconnect(key, reason) => {
+                tracing::debug!(?key, %reason, "disconnecting");
+                if let Some(link) = self.links.remove(&key) {
+                    link.close();
+                }
+            }
+            Output::Connect(addr) => self.connect(addr),
+            Output::Metadata(raw) => {
+                self.progress.send_modify(|p| p.metadata = Some(Arc::new(raw)));
+            }
+            Output::Verify { piece, digests } => self.verify(piece, digests),
+            Output::CheckAtRest(piece) => self.check_at_rest(piece),
+            Output::Write(piece) => self.write(piece),
+            Output::Discard(piece) => {
+                if let Some(buffer) = self.buffers.remove(&piece) {
+                    buffer.discard();
+                }
+            }
+            Output::Reply(ticket, end) => self.reply(ticket, end),
+            Output::WantsUnchoke => self.shared.wants_unchoke.notify_one(),
+            Output::Complete => self.progress.send_modify(|p| p.complete = true),
+        }
+    }
+
+    fn tell(&self, key: PeerKey, command: peer::Command) {
+        if let Some(link) = self.links.get(&key) {
+            link.tell(command);
+        }
+    }
+
+    fn connect(&self, addr: SocketAddr) {
+        let (hash, ours) = (self.machine.info_hash(), self.shared.peer_id);
+        let (answer, cancel) = (self.internal.0.clone(), self.cancel.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                made = peer::connect(addr, hash, ours) => {
+                    let _ = answer.send(Internal::Connected(addr, made));
+                }
+            }
+        });
+    }
+
+    fn verify(&mut self, piece: PieceIndex, digests: bool) {
+        let store = self.store.borrow().clone();
+        if let (Some(store), Some(buffer)) = (store, self.buffers.get(&piece)) {
+            let answer = self.internal.0.clone();
+            store.verify(buffer.clone(), digests, move |verdict| {
+                let _ = answer.send(Internal::Verdict(piece, verdict));
+            });
+        }
+    }
+
+    fn check_at_rest(&self, piece: PieceIndex) {
+        if let Some(store) = self.store.borrow().clone() {
+            let answer = self.internal.0.clone();
+            store.verify_at_rest(piece, move |good| {
+                let _ = answer.send(Internal::Checked(piece, good));
+            });
+        }
+    }
+
+    fn write(&mut self, piece: PieceIndex) {
+        let store = self.store.borrow().clone();
+        if let (Some(store), Some(range)) = (store, self.verified.remove(&piece)) {
+            let answer = self.internal.0.clone();
+            store.write(range, move |result| {
+                let _ = answer.send(Internal::Written(piece, result));
+            });
+        }
+    }
+
+    /// The reply copies the bytes to the kernel, which takes a while: off the runtime.
+    fn reply(&mut self, ticket: Ticket, end: ReadEnd) {
+        let Some(waiting) = self.reads.remove(&ticket) else { return };
+        let result = match end {
+            ReadEnd::Ready => Ok(()),
+            ReadEnd::TimedOut => Err(ReadError::TimedOut),
+            ReadEnd::Aborted => Err(ReadError::Aborted),
+        };
+        tokio::task::spawn_blocking(move || waiting.end(result));
+    }
+
+    fn publish(&mut self) {
+        let now = self.shared.clock.now();
+        if now.since(self.published) < PUBLISH_INTERVAL {
+            return;
+        }
+        self.published = now;
+        let stats = self.machine.stats(now);
+        let left = self.machine.info().map(|info| {
+            let missing = info.geometry.piece_count() - stats.pieces_announced;
+            (u64::from(missing) * u64::from(info.geometry.piece_length()))
+                .min(info.geometry.total())
+        });
+        let announce = AnnounceStats {
+            uploaded: stats.uploaded,
+            downloaded: stats.downloaded,
+            left,
+            wants_peers: self.machine.wants_peers() && stats.peers < 10,
+            complete: left == Some(0),
+        };
+        self.announce.send_if_modified(|old| {
+            let changed = *old != announce;
+            *old = announce;
+            changed
+        });
+        self.progress.send_if_modified(|p| {
+            let changed = p.stats != stats;
+            p.stats = stats;
+            changed
+        });
+    }
+}
