@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::{BencodeError, Dict, DictWriter, Fault, Limits, ListWriter, Value};
+use super::{BencodeError, Dict, DictWriter, Fault, Limits, ListWriter, Value};
 
 fn parse(bytes: &[u8]) -> Result<Value<'_>, BencodeError> {
     Value::parse(bytes, Limits::MESSAGE)
@@ -17,7 +17,10 @@ fn each_kind_of_value_is_read() {
     assert_eq!(parse(b"0:").unwrap().as_bytes(), Some(&b""[..]));
     assert_eq!(parse(b"3:abc").unwrap().as_str(), Some("abc"));
     let list: Vec<_> = parse(b"li1e1:ale1:be").unwrap().as_list().unwrap().collect();
-    assert_eq!(list.iter().map(|v| v.raw()).collect::<Vec<_>>(), [&b"i1e"[..], b"1:a", b"le", b"1:b"]);
+    assert_eq!(
+        list.iter().map(|v| v.raw()).collect::<Vec<_>>(),
+        [&b"i1e"[..], b"1:a", b"le", b"1:b"]
+    );
     let dict = Dict::parse(b"d1:ad1:xi7ee1:bl1:yee", Limits::MESSAGE).unwrap();
     assert_eq!(dict.dict(b"a").unwrap().int(b"x"), Some(7));
     assert_eq!(dict.list(b"b").unwrap().next().unwrap().as_bytes(), Some(&b"y"[..]));
@@ -40,10 +43,27 @@ fn the_span_of_a_value_is_its_bytes_as_found() {
 #[test]
 fn numbers_have_one_form() {
     for bad in [
-        &b"ie"[..], b"i-e", b"i-0e", b"i01e", b"i-01e", b"i+1e", b"i 1e", b"i1.0e", b"i--1e",
-        b"i9223372036854775808e", b"i00000000000000000000000e", b"01:a", b"-1:a", b"i1:e",
+        &b"ie"[..],
+        b"i-e",
+        b"i-0e",
+        b"i01e",
+        b"i-01e",
+        b"i+1e",
+        b"i 1e",
+        b"i1.0e",
+        b"i--1e",
+        b"i9223372036854775808e",
+        b"i00000000000000000000000e",
+        b"01:a",
+        b"-1:a",
+        b"i1:e",
     ] {
-        assert_eq!(parse(bad).map_err(|e| e.fault).err().map(|f| f != Fault::Truncated), Some(true), "{}", bad.escape_ascii());
+        assert_eq!(
+            parse(bad).map_err(|e| e.fault).err().map(|f| f != Fault::Truncated),
+            Some(true),
+            "{}",
+            bad.escape_ascii()
+        );
     }
 }
 

@@ -21,10 +21,7 @@ impl<'a> Value<'a> {
     }
 
     /// Reads the value that `bytes` begin with; gives it and the bytes after it.
-    pub fn parse_prefix(
-        bytes: &'a [u8],
-        limits: Limits,
-    ) -> Result<(Self, &'a [u8]), BencodeError> {
+    pub fn parse_prefix(bytes: &'a [u8], limits: Limits) -> Result<(Self, &'a [u8]), BencodeError> {
         let (raw, rest) = bytes.split_at(scan(bytes, limits)?);
         Ok((Self { raw }, rest))
     }
@@ -111,10 +108,7 @@ impl<'a> Dict<'a> {
 
     /// Reads the dictionary that `bytes` begin with; gives it and the bytes after it (a piece of
     /// metadata follows its header so, BEP 9).
-    pub fn parse_prefix(
-        bytes: &'a [u8],
-        limits: Limits,
-    ) -> Result<(Self, &'a [u8]), BencodeError> {
+    pub fn parse_prefix(bytes: &'a [u8], limits: Limits) -> Result<(Self, &'a [u8]), BencodeError> {
         let (value, rest) = Value::parse_prefix(bytes, limits)?;
         Ok((value.as_dict().ok_or(NOT_A_DICT)?, rest))
     }
@@ -197,7 +191,3 @@ impl<'a> Iterator for List<'a> {
         Value::take(&mut self.rest)
     }
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

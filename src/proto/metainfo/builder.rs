@@ -97,7 +97,9 @@ impl Builder {
             check_path(&file.path)?;
         }
         for pair in files.windows(2) {
-            if let [a, b] = pair && a.path == b.path {
+            if let [a, b] = pair
+                && a.path == b.path
+            {
                 return Err(BuildError::Twice(shown(&a.path)));
             }
         }

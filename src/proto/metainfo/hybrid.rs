@@ -29,10 +29,7 @@ pub(super) fn check(
 
 /// Calls `same` with each file of a tree, in order, until one is not. The depth is that of the
 /// bencode, which is bounded.
-fn walk<'a>(
-    tree: Dict<'a>,
-    mut same: impl FnMut(TreeFile<'_>) -> bool,
-) -> Result<(), InfoError> {
+fn walk<'a>(tree: Dict<'a>, mut same: impl FnMut(TreeFile<'_>) -> bool) -> Result<(), InfoError> {
     let bad = InfoError::Invalid("file tree");
     let mut open: Vec<Entries<'a>> = vec![tree.iter()];
     // The names of the open folders, and of the file being looked at.

@@ -55,10 +55,14 @@ pub enum MagnetError {
     #[error("the magnet link has no info hash (`xt=urn:btih:…`); copy the whole link again")]
     NoInfoHash,
     /// The info hash is not one.
-    #[error("`{0}` is not an info hash (40 hexadecimal digits or 32 base32 letters); copy it again")]
+    #[error(
+        "`{0}` is not an info hash (40 hexadecimal digits or 32 base32 letters); copy it again"
+    )]
     BadInfoHash(String),
     /// Only a v2 info hash (BEP 52).
-    #[error("BitTorrent v2 only torrents are not supported yet; use a magnet link with `urn:btih:`")]
+    #[error(
+        "BitTorrent v2 only torrents are not supported yet; use a magnet link with `urn:btih:`"
+    )]
     V2Only,
 }
 
@@ -225,5 +229,4 @@ fn excerpt(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "magnet_tests.rs"]
 mod tests;
