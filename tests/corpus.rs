@@ -3,6 +3,7 @@
 //! The corpus is not part of the product: it is found beside the project, or where
 //! `P2PFS_CORPUS` says.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
