@@ -36,8 +36,8 @@ const WINDOW: usize = 8;
 /// A peer that owes us something and sends nothing for this long has timed out.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A piece may be asked of one more peer for each such time that it is late.
-const HEDGE: Duration = Duration::from_millis(500);
+/// A piece may be asked of one more peer each time that it is this much older.
+const HEDGE: Duration = Duration::from_millis(250);
 
 /// How long a peer is left alone after it refused or timed out; doubles each time.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -384,7 +384,7 @@ impl MetadataFetch {
             .map(|piece| match asked.get(&piece) {
                 None => Missing { piece, copies: 0, next_at: self.now },
                 Some(&(copies, oldest)) => {
-                    Missing { piece, copies, next_at: oldest + HEDGE * (copies - 1) }
+                    Missing { piece, copies, next_at: oldest + HEDGE * copies }
                 }
             })
             .collect()
