@@ -13,6 +13,8 @@ enum Behaviour {
     Corrupt(u64),
     /// Claims another length and answers as if it were so, after this many milliseconds.
     OtherSize(u32, u64),
+    /// Claims another length and answers at once, but never gives the last piece.
+    Hoarding(u32),
     /// Data that is one byte short.
     Short,
     /// Refuses everything.
@@ -68,7 +70,7 @@ impl Swarm {
 
     fn join(&mut self, id: u64, behaviour: Behaviour) {
         let size = match behaviour {
-            Behaviour::OtherSize(size, _) => size,
+            Behaviour::OtherSize(size, _) | Behaviour::Hoarding(size) => size,
             _ => self.info.len() as u32,
         };
         self.peers.insert(id, behaviour);
@@ -91,6 +93,8 @@ impl Swarm {
             Behaviour::OtherSize(size, delay) => {
                 Some((delay, data(piece, vec![0xdd; piece_len(size, piece)])))
             }
+            Behaviour::Hoarding(size) => (piece + 1 < piece_count(size))
+                .then(|| (20, data(piece, vec![0xcc; piece_len(size, piece)]))),
             Behaviour::Short => Some((50, data(piece, vec![0; length - 1]))),
             Behaviour::Rejecting => Some((50, MetadataMessage::Reject { piece })),
             Behaviour::Silent => None,
@@ -339,9 +343,10 @@ fn done_is_the_last_output() {
 
 #[test]
 fn liars_that_fill_the_room_do_not_stop_the_fetch() {
-    let mut peers: Vec<_> = (0..3).map(|i| Behaviour::OtherSize(MAX_METADATA_LEN - i, 1)).collect();
-    peers.push(Behaviour::Honest(200));
-    let mut swarm = Swarm::new(300 * PIECE, &peers);
+    let mut peers: Vec<_> = (0..3).map(|i| Behaviour::Hoarding(MAX_METADATA_LEN - i)).collect();
+    peers.push(Behaviour::Honest(300));
+    let mut swarm = Swarm::new(110 * PIECE, &peers);
     swarm.run(ms(900_000));
-    assert!(swarm.done);
+    assert!(swarm.done && swarm.banned.is_empty());
+    assert!(swarm.fetch.favourite.key.is_some(), "the room was never short");
 }
