@@ -368,6 +368,26 @@ mod tests {
         }
 
         #[test]
+        fn what_is_buffered_is_bounded(
+            claims in vec((0u8..32, prop_oneof![1u32..20, 1u32..MAX_FRAME_LEN * 2]), 1..4),
+        ) {
+            let (mut decoder, mut buf) = (Decoder::new(), BytesMut::new());
+            'peer: for (id, length) in claims {
+                let mut wire = prefix(length, id);
+                wire.resize(4 + length as usize, 0);
+                for chunk in wire.chunks(4_096) {
+                    buf.extend_from_slice(chunk);
+                    prop_assert!(buf.len() <= 4 + MAX_FRAME_LEN as usize);
+                    while let Some(_frame) = match decoder.decode(&mut buf) {
+                        Ok(frame) => frame,
+                        Err(_) => break 'peer,
+                    } {}
+                }
+                prop_assert!(buf.is_empty());
+            }
+        }
+
+        #[test]
         fn no_length_makes_us_hold_more_than_the_bound(length: u32, id: u8) {
             let mut buf = prefix(length, id);
             if let Ok(None) = Decoder::new().decode(&mut buf) {

@@ -105,10 +105,11 @@ impl ExtendedHandshake {
         if let Some(client) = &self.client {
             dict.bytes(b"v", client.as_bytes());
         }
-        match self.yourip {
-            Some(IpAddr::V4(ip)) => drop(dict.bytes(b"yourip", &ip.octets())),
-            Some(IpAddr::V6(ip)) => drop(dict.bytes(b"yourip", &ip.octets())),
-            None => {}
+        if let Some(ip) = self.yourip {
+            match ip {
+                IpAddr::V4(ip) => dict.bytes(b"yourip", &ip.octets()),
+                IpAddr::V6(ip) => dict.bytes(b"yourip", &ip.octets()),
+            };
         }
         dict.finish().into()
     }

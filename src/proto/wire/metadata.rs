@@ -36,8 +36,8 @@ const WINDOW: usize = 8;
 /// A peer that owes us something and sends nothing for this long has timed out.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A piece may be asked of one more peer for each such time that it is late.
-const HEDGE: Duration = Duration::from_millis(500);
+/// A piece may be asked of one more peer each time that it is this much older.
+const HEDGE: Duration = Duration::from_millis(250);
 
 /// How long a peer is left alone after it refused or timed out; doubles each time.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -72,7 +72,9 @@ pub enum MetadataOutput {
 /// contested.
 type Key = (u32, Option<u64>);
 
-/// Collects the info dictionary. After each input, [`Self::poll`] until `None`.
+/// Collects the info dictionary. After each input, [`Self::poll`] until `None`. The caller bounds
+/// the number of peers; memory does not grow with it beyond 64 MiB of pieces (and the dictionary
+/// itself once more while it is put together).
 #[derive(Debug)]
 pub struct MetadataFetch {
     info_hash: InfoHash,
@@ -130,13 +132,19 @@ struct Received {
     data: Box<[u8]>,
 }
 
-/// A piece that is still missing.
-struct Missing {
-    piece: u32,
-    /// How many peers we count on for it.
+/// A missing piece that peers have been asked for.
+struct Asked {
+    /// How many peers we count on for it, at least 1.
     copies: u32,
+    /// When the first of them was asked.
+    oldest: Timestamp,
+}
+
+impl Asked {
     /// When one more peer may be asked.
-    next_at: Timestamp,
+    fn next_at(&self) -> Timestamp {
+        self.oldest + HEDGE * self.copies
+    }
 }
 
 impl Peer {
@@ -274,8 +282,9 @@ impl MetadataFetch {
         }
         let deadlines = self.peers.values().filter_map(Peer::deadline);
         let retries = self.peers.values().map(|p| p.retry_at).filter(|at| *at > self.now);
-        let hedges = self.idle().into_keys().flat_map(|key| self.missing(key)).map(|m| m.next_at);
-        deadlines.chain(retries).chain(hedges.filter(|at| *at > self.now)).min()
+        let asked = self.idle().into_keys().flat_map(|key| self.asked(key).into_values());
+        let hedges = asked.map(|a| a.next_at()).filter(|at| *at > self.now);
+        deadlines.chain(retries).chain(hedges).min()
     }
 
     /// The assembly that a peer works on.
@@ -303,7 +312,7 @@ impl MetadataFetch {
         p.strikes = 0;
         p.retry_at = self.now;
         let key = self.key(peer, size);
-        if self.assemblies.get(&key).is_some_and(|a| a.pieces.contains_key(&piece)) {
+        if self.is_held(key, piece) {
             return;
         }
         self.make_room();
@@ -360,13 +369,17 @@ impl MetadataFetch {
     /// The next request.
     fn plan(&self) -> Option<(u64, u32)> {
         self.idle().into_iter().find_map(|(key, peers)| {
-            let mut missing = self.missing(key);
-            missing.retain(|m| m.next_at <= self.now);
-            missing.sort_unstable_by_key(|m| (m.copies, m.piece));
+            let asked = self.asked(key);
+            let mut all = 0..piece_count(key.0);
+            if let Some(piece) = all.find(|p| !asked.contains_key(p) && !self.is_held(key, *p)) {
+                return peers.first().map(|(_, id)| (*id, piece));
+            }
+            let due = asked.into_iter().filter(|(_, a)| a.next_at() <= self.now);
+            let late: BTreeSet<_> = due.map(|(piece, a)| (a.copies, piece)).collect();
             peers.into_iter().find_map(|(_, id)| {
                 let peer = self.peers.get(&id)?;
-                let wanted = missing.iter().find(|m| !peer.is_asked(m.piece))?;
-                Some((id, wanted.piece))
+                let (_, piece) = late.iter().find(|(_, piece)| !peer.is_asked(*piece))?;
+                Some((id, *piece))
             })
         })
     }
@@ -380,25 +393,22 @@ impl MetadataFetch {
         idle
     }
 
-    /// The pieces that an assembly lacks, in order.
-    fn missing(&self, key: Key) -> Vec<Missing> {
-        let mut asked = BTreeMap::<u32, (u32, Timestamp)>::new();
+    /// The pieces that an assembly lacks and peers have been asked for.
+    fn asked(&self, key: Key) -> BTreeMap<u32, Asked> {
+        let mut asked = BTreeMap::new();
         for (_, peer) in self.peers.iter().filter(|(id, p)| self.key(**id, p.size) == key) {
             for (&piece, at) in peer.owes.iter().filter_map(|(p, o)| Some((p, o.asked?))) {
-                let (copies, oldest) = asked.entry(piece).or_insert((0, at));
-                (*copies, *oldest) = (*copies + 1, at.min(*oldest));
+                let entry = asked.entry(piece).or_insert(Asked { copies: 0, oldest: at });
+                entry.copies += 1;
+                entry.oldest = entry.oldest.min(at);
             }
         }
-        let held = self.assemblies.get(&key).map(|a| &a.pieces);
-        (0..piece_count(key.0))
-            .filter(|piece| held.is_none_or(|held| !held.contains_key(piece)))
-            .map(|piece| match asked.get(&piece) {
-                None => Missing { piece, copies: 0, next_at: self.now },
-                Some(&(copies, oldest)) => {
-                    Missing { piece, copies, next_at: oldest + HEDGE * (copies - 1) }
-                }
-            })
-            .collect()
+        asked.retain(|piece, _| !self.is_held(key, *piece));
+        asked
+    }
+
+    fn is_held(&self, key: Key, piece: u32) -> bool {
+        self.assemblies.get(&key).is_some_and(|a| a.pieces.contains_key(&piece))
     }
 }
 
