@@ -24,22 +24,25 @@ impl BufferPool {
     /// `length` bytes of arbitrary content.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> PooledBytes {
         let mut free = lock(&self.free);
-        let fits = |b: &Box<[u8]>| b.len() >= length && b.len() / 2 <= length;
-        let found = free.iter().rposition(fits).map(|i| free.swap_remove(i));
+        // Not one much too large: that would hold memory that nobody counts.
+        let found = free.iter().rposition(|b| b.len() >= length && b.len() / 2 <= length);
+        let found = found.map(|i| free.remove(i));
         drop(free);
         let bytes = found.unwrap_or_else(|| vec![0; length].into());
         PooledBytes { bytes, length, pool: self.clone() }
     }
 
     fn give_back(&self, bytes: Box<[u8]>) {
-        let mut free = lock(&self.free);
-        let held: usize = free.iter().map(|b| b.len()).sum();
-        if held + bytes.len() <= FREE_BYTES && free.len() < FREE_BUFFERS {
-            free.push(bytes);
-        } else if !free.is_empty() && bytes.len() <= FREE_BYTES {
-            // What was just used is the length in demand now; the oldest may be of another torrent.
-            free[0] = bytes;
+        if bytes.len() > FREE_BYTES {
+            return;
         }
+        let mut free = lock(&self.free);
+        let mut held: usize = free.iter().map(|b| b.len()).sum();
+        // The length just used is the one in demand; the oldest may be of another torrent.
+        while held + bytes.len() > FREE_BYTES || free.len() >= FREE_BUFFERS {
+            held -= free.remove(0).len();
+        }
+        free.push(bytes);
     }
 }
 

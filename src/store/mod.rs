@@ -28,8 +28,9 @@ mod workers;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -123,7 +124,7 @@ impl Store {
         };
         create_dir(dir).map_err(cache(dir))?;
         let path = dir.join("lock");
-        let lock_file = open_own(&path).map_err(cache(&path))?;
+        let lock_file = open_lock(&path).map_err(cache(&path))?;
         let lock = match Flock::lock(lock_file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((file, nix::Error::EWOULDBLOCK)) => {
@@ -183,6 +184,8 @@ impl Store {
     /// A torrent whose data is somebody else's, at `path`: the file itself for a torrent of a
     /// single file, or the directory that has what `layout` names (or has it in a directory with
     /// the torrent's name). It is only ever read. All pieces are hinted.
+    /// When a read finds that a file's length or modification time has changed, all pieces of that
+    /// file are lost.
     ///
     /// The error names the first file that is missing or has another length.
     pub fn in_place(
@@ -216,6 +219,7 @@ impl Store {
     fn keep_unwritten(&self, torrent: &Arc<TorrentStore>, piece: PieceIndex) {
         let length = u64::from(torrent.info().geometry.piece_len(piece));
         let mut unwritten = lock(&self.unwritten);
+        unwritten.retain(|(torrent, ..)| torrent.strong_count() > 0);
         unwritten.push_back((Arc::downgrade(torrent), piece, length));
         let mut total: u64 = unwritten.iter().map(|(_, _, length)| length).sum();
         let mut lost = Vec::new();
@@ -232,6 +236,18 @@ impl Store {
             }
         }
     }
+}
+
+/// Opens the lock file. What is there is never replaced: somebody may hold it.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let m = file.metadata()?;
+    if m.is_file() && m.nlink() == 1 {
+        return Ok(file);
+    }
+    Err(io::Error::other("something else is in the place of the cache's lock file"))
 }
 
 /// What the daemon that holds the lock wrote into the file.

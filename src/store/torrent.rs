@@ -126,6 +126,8 @@ impl TorrentStore {
             if let Verdict::Verified { range, .. } = &verdict {
                 this.hold(range);
             }
+            // The caller may count on being the last owner when it is called.
+            drop(this);
             done(verdict);
         });
     }
@@ -141,6 +143,7 @@ impl TorrentStore {
         let this = self.clone();
         self.store.workers.submit(Class::Check, move || {
             let verified = this.is_verified(piece) || this.check_at_rest(piece);
+            drop(this);
             done(verified);
         });
     }
@@ -156,7 +159,7 @@ impl TorrentStore {
         let this = self.clone();
         self.store.workers.submit(Class::Write, move || {
             let result = this.put_at_rest(&range);
-            drop(range);
+            drop((range, this));
             done(result);
         });
     }
@@ -176,10 +179,20 @@ impl TorrentStore {
         if offset.checked_add(length as u64)? > entry.length {
             return None;
         }
+        if length == 0 {
+            return Some(f(&[]));
+        }
         let start = entry.offset + offset;
         let range = start..start + length as u64;
         let pieces = self.pieces_of(range.clone());
         let _pins = self.states.pin(pieces.clone())?;
+        if pieces.len() == 1
+            && let Some(held) = self.held(pieces.start)
+        {
+            let at = self.info.geometry.piece_range(held.piece()).start;
+            let from = usize::try_from(start - at).ok()?;
+            return held.bytes().get(from..from + length).map(f);
+        }
         if self.all_at_rest(pieces) {
             let open = self.files.to_map(file).map_err(|error| FileError { file, error });
             let open = open.map_err(|e| self.forget(range.clone(), e)).ok()?;
@@ -188,9 +201,10 @@ impl TorrentStore {
                 return Some(f(slice));
             }
         }
-        let mut bytes = vec![0; length];
-        let read = self.read_verified(start, &mut bytes).map_err(|e| self.forget(range, e)).ok()?;
-        read.then(|| f(&bytes))
+        let mut bytes = self.store.buffers.take(length);
+        let read = self.read_verified(start, bytes.bytes_mut());
+        let read = read.map_err(|e| self.forget(range, e)).ok()?;
+        read.then(|| f(bytes.bytes()))
     }
 
     /// Fills `out` with bytes of a piece from `begin`, for an upload. `false`: the piece is not
@@ -206,6 +220,12 @@ impl TorrentStore {
             return Ok(false);
         };
         self.read_verified(start, out).map_err(|e| self.forget(start..end, e))
+    }
+
+    /// A piece that is in memory.
+    fn held(&self, piece: usize) -> Option<VerifiedRange> {
+        let piece = self.info.geometry.piece(u32::try_from(piece).ok()?)?;
+        lock(&self.pending).get(&piece).cloned()
     }
 
     /// Copies bytes of pinned pieces from wherever each is. `false`: one was lost meanwhile.
@@ -250,9 +270,7 @@ impl TorrentStore {
             self.store.keep_unwritten(self, piece);
             return Err(error);
         }
-        if let Some(index) = &self.index {
-            index.set(piece, true);
-        }
+        self.list(piece, true);
         self.states.at_rest(range);
         lock(&self.pending).remove(&piece);
         Ok(())
@@ -266,6 +284,7 @@ impl TorrentStore {
                 if let Verdict::Verified { range, .. } = gate::check(&self.info, piece, data, false)
                 {
                     self.states.at_rest(&range);
+                    self.list(piece, true);
                     return true;
                 }
             }
@@ -274,7 +293,7 @@ impl TorrentStore {
             }
         }
         if self.states.lose(piece, |s| s == State::Hinted).is_some() {
-            self.strike(piece);
+            self.list(piece, false);
         }
         self.is_verified(piece)
     }
@@ -302,7 +321,7 @@ impl TorrentStore {
         for piece in self.info.geometry.pieces_of(range) {
             let lost = self.states.lose(piece, |s| matches!(s, State::AtRest | State::Hinted));
             if lost.is_some() {
-                self.strike(piece);
+                self.list(piece, false);
             }
             if lost == Some(State::AtRest) {
                 self.tell_lost(piece);
@@ -311,9 +330,9 @@ impl TorrentStore {
         error
     }
 
-    fn strike(&self, piece: PieceIndex) {
+    fn list(&self, piece: PieceIndex, at_rest: bool) {
         if let Some(index) = &self.index {
-            index.set(piece, false);
+            index.set(piece, at_rest);
         }
     }
 
@@ -321,6 +340,11 @@ impl TorrentStore {
         if let Some(on_lost) = self.on_lost.get() {
             on_lost(piece);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pins(&self, piece: PieceIndex) -> u32 {
+        self.states.pins(piece)
     }
 
     fn pieces_of(&self, range: Range<u64>) -> Range<usize> {
