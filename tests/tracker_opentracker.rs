@@ -65,15 +65,22 @@ impl OpenTracker {
     }
 }
 
-/// Whether the tracker has read its whitelist, which it does after it has begun to listen.
+/// Whether the tracker has read its whitelist, which it does after it has begun to listen, and
+/// which only joining shows.
 fn knows_the_torrent(port: u16) -> io::Result<bool> {
+    let joined = announce_plainly(port, "started")?.contains("8:interval");
+    announce_plainly(port, "stopped")?;
+    Ok(joined)
+}
+
+fn announce_plainly(port: u16, event: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     let hash = "%01".repeat(20);
-    let query = format!("info_hash={hash}&port=1&left=1&event=stopped&compact=1");
+    let query = format!("info_hash={hash}&port=1&left=1&event={event}&compact=1");
     stream.write_all(format!("GET /announce?{query} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).contains("8:interval"))
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Asks for a connection id.
