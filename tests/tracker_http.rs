@@ -87,7 +87,7 @@ async fn a_dead_tier_does_not_delay_the_peers() {
     let began = Instant::now();
     let mut client = announce_to(vec![
         vec![silent.url("/announce")],
-        vec![silent.url("/announce2"), "ws://127.0.0.1:1/".into(), live.url("/announce")],
+        vec![silent.url("/2/announce"), "ws://127.0.0.1:1/".into(), live.url("/announce")],
     ]);
     assert_eq!(client.peers.recv().await.unwrap().len(), 1);
     assert!(began.elapsed() < Duration::from_secs(5));
@@ -104,7 +104,7 @@ async fn a_tracker_that_ignores_the_farewell_is_left_after_3_seconds() {
     let client = announce_to(vec![vec![url]]);
     let (mut first, _) = listener.accept().await.unwrap();
     first.read(&mut [0; 4096]).await.unwrap();
-    first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nd5:peers0:e").await.unwrap();
+    first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nd5:peers0:e").await.unwrap();
     drop(first);
     status_when(&client, |s| s.peers == Some(0)).await;
     let began = Instant::now();
@@ -169,6 +169,14 @@ async fn a_redirect_loop_ends() {
 async fn a_dribbling_body_ends_in_its_time() {
     let error = error_of(Behaviour::Dribbles, Duration::from_secs(25)).await;
     assert_eq!(error, "no answer in time");
+}
+
+#[tokio::test]
+async fn other_services_of_this_machine_are_not_asked() {
+    let server = Server::start(Behaviour::body("200 OK", b"de")).await;
+    let client = announce_to(vec![vec![server.url("/shutdown?now=1")]]);
+    status_when(&client, |s| s.error.is_some()).await;
+    assert_eq!(server.requests(), 0);
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Announces to a tracker that was not written here: opentracker, over HTTP and UDP.
 #![cfg(feature = "full")]
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use p2pfs::engine::tracker::{AnnounceStats, TrackerConfig, Trackers};
 use p2pfs::proto::ids::{InfoHash, PeerId};
+use p2pfs::proto::tracker::udp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -45,10 +47,9 @@ impl OpenTracker {
             .expect("opentracker is installed (Debian: opentracker)");
         let began = Instant::now();
         while child.try_wait().unwrap().is_none() && began.elapsed() < Duration::from_secs(10) {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if knows_the_torrent(port).is_ok_and(|yes| yes) && speaks_udp(port).is_ok() {
                 return Some(Self { child, port, _folder: folder });
             }
-            std::thread::yield_now();
         }
         child.kill().ok();
         child.wait().ok();
@@ -62,6 +63,33 @@ impl OpenTracker {
     fn udp(&self) -> String {
         format!("udp://127.0.0.1:{}/announce", self.port)
     }
+}
+
+/// Whether the tracker has read its whitelist, which it does after it has begun to listen, and
+/// which only joining shows.
+fn knows_the_torrent(port: u16) -> io::Result<bool> {
+    let joined = announce_plainly(port, "started")?.contains("8:interval");
+    announce_plainly(port, "stopped")?;
+    Ok(joined)
+}
+
+fn announce_plainly(port: u16, event: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let hash = "%01".repeat(20);
+    let query = format!("info_hash={hash}&port=1&left=1&event={event}&compact=1");
+    stream.write_all(format!("GET /announce?{query} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Asks for a connection id.
+fn speaks_udp(port: u16) -> io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    socket.send(&udp::connect_request(1))?;
+    socket.recv(&mut [0; 16]).map(drop)
 }
 
 impl Drop for OpenTracker {
@@ -106,6 +134,11 @@ impl Client {
         timeout(Duration::from_secs(10), answered).await.expect("an answer");
     }
 
+    async fn accepted(&self) {
+        self.announced().await;
+        assert_eq!(self.trackers.status().remove(0).error, None);
+    }
+
     async fn hears_of(&mut self, port: u16) {
         let wanted = SocketAddr::from(([127, 0, 0, 1], port));
         let found = async {
@@ -135,7 +168,7 @@ impl Client {
 
 async fn two_clients_find_each_other(first: &str, second: &str) {
     let mut a = Client::start(first, LISTED, 6_001);
-    a.announced().await;
+    a.accepted().await;
     let mut b = Client::start(second, LISTED, 6_002);
     b.hears_of(6_001).await;
     a.complete();
@@ -146,7 +179,7 @@ async fn two_clients_find_each_other(first: &str, second: &str) {
 
     b.leave().await;
     let c = Client::start(first, LISTED, 6_003);
-    c.announced().await;
+    c.accepted().await;
     let status = c.trackers.status().remove(0);
     assert_eq!((status.seeders, status.leechers), (Some(1), Some(1)), "b has left, c has come");
     c.leave().await;

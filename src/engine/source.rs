@@ -128,8 +128,11 @@ async fn open(path: &str) -> Result<Source, SourceError> {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             SourceError::NotFound(name.clone())
         }
+        // No file can have this name.
+        io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => {
+            SourceError::NotFound(name.escape_debug().take(80).collect())
+        }
         io::ErrorKind::PermissionDenied => SourceError::Permission(name.clone()),
-        io::ErrorKind::InvalidFilename => SourceError::NotFound(name.chars().take(80).collect()),
         _ => SourceError::Io { path: name.clone(), error },
     };
     // To open a pipe would wait for its writer.

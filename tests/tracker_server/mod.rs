@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How every request is answered.
+#[allow(dead_code)] // no test binary uses them all
 #[derive(Clone)]
 pub enum Behaviour {
     /// With these bytes, head and all; then the connection is closed.

@@ -41,6 +41,10 @@ pub(super) async fn announce(url: &str, request: AnnounceRequest) -> Answer {
 }
 
 async fn over_http(base: &Url, request: &AnnounceRequest) -> Answer {
+    // A torrent must not make us press the buttons of this machine's web services.
+    if http::is_local(base) && !base.path().ends_with("/announce") {
+        return Err(TrackerError::Unreachable("skipped: not a tracker on this machine".to_owned()));
+    }
     let reply = http::get(announce_url(base, request), MAX_ANSWER_LEN, HTTP_TIMEOUT).await;
     let reply = reply.map_err(|error| match error {
         HttpError::TooLong(_) => TrackerError::Malformed("too long"),
