@@ -27,6 +27,9 @@ const SLACK: Duration = Duration::from_millis(20);
 /// The round trip assumed before one was seen.
 const ASSUMED_RTT: Duration = Duration::from_millis(100);
 
+/// The rate assumed before one was seen, in bytes a second: a newcomer is worth a try.
+const ASSUMED_RATE: f64 = 512.0 * 1024.0;
+
 /// Silence with requests outstanding after which a peer counts as stalled, at least.
 const MIN_STALL: Duration = Duration::from_secs(4);
 
@@ -113,7 +116,11 @@ impl RequestWindow {
     /// When a block asked for now would probably be here.
     pub fn expected_delay(&self) -> Duration {
         let queued = (self.outstanding_bytes + u64::from(BLOCK_LEN)) as f64;
-        let rate = if self.stalled { 1.0 } else { self.rate.max(f64::from(BLOCK_LEN)) };
+        let rate = match self.rate {
+            _ if self.stalled => 1.0,
+            0.0 => ASSUMED_RATE,
+            rate => rate.max(f64::from(BLOCK_LEN)),
+        };
         self.rtt.unwrap_or(ASSUMED_RTT) + Duration::from_secs_f64((queued / rate).min(3_600.0))
     }
 

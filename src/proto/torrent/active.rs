@@ -31,6 +31,8 @@ pub(super) struct Active {
     /// Pieces whose bytes are in memory: partial, verifying, or waiting for the disk.
     pub buffered: BTreeSet<PieceIndex>,
     pub buffered_bytes: u64,
+    /// Counts how often memory became free.
+    pub memory_epoch: u64,
     /// What readers want, in order; recomputed when `None`.
     pub order: Option<Vec<Wanted>>,
     pub complete: bool,
@@ -66,7 +68,13 @@ impl Active {
     pub fn buffer_gone(&mut self, piece: PieceIndex) {
         if self.buffered.remove(&piece) {
             self.buffered_bytes -= u64::from(self.geometry.piece_len(piece));
+            self.memory_epoch += 1;
         }
+    }
+
+    /// Changes whenever there may be something new to ask of a peer for whom nothing was found.
+    pub fn epoch(&self) -> u64 {
+        self.picker.epoch() + self.memory_epoch
     }
 
     /// `peer` will not send `block`; a begun piece that this makes worthless is dropped.

@@ -16,6 +16,8 @@ mod metadata;
 mod pieces;
 mod requests;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -329,6 +331,8 @@ impl Torrent {
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
+            // Whether a block is worth asking for twice depends on time.
+            peer.nothing_at = None;
             if now.since(peer.last_received) > SILENCE {
                 self.disconnect(key, Disconnect::Timeout, now);
                 continue;

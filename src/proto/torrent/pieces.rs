@@ -47,6 +47,7 @@ impl Torrent {
             next_check: 0,
             buffered: BTreeSet::new(),
             buffered_bytes: 0,
+            memory_epoch: 0,
             order: None,
             complete: false,
             paused_until: None,

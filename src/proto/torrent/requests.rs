@@ -102,7 +102,7 @@ impl Torrent {
     /// Fills one peer's window.
     fn fill(&mut self, key: PeerKey, order: &[Wanted], now: Timestamp) {
         let Some(active) = &self.active else { return };
-        let epoch = active.picker.epoch();
+        let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
         while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
             let Some(active) = &self.active else { return };
@@ -120,7 +120,7 @@ impl Torrent {
                 continue;
             }
             if let (Some(peer), Some(active)) = (self.peers.get_mut(&key), &self.active) {
-                peer.nothing_at = Some(active.picker.epoch());
+                peer.nothing_at = Some(active.epoch());
             }
             return;
         }

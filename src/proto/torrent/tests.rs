@@ -1,0 +1,467 @@
+//! Several machines in one process, in virtual time: what one sends reaches the other after a
+//! delay, blocks are good or bad by who sent them, and the gate tells.
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::*;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::{BLOCK_LEN, Geometry};
+use crate::proto::metainfo::{FileEntry, Info};
+
+const MS: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Debug)]
+enum Happens {
+    Message(Message),
+    Block { raw: RawBlock, good: bool },
+    Connect(SocketAddr),
+    Disconnect,
+}
+
+struct Node {
+    machine: Torrent,
+    /// Sends bad bytes instead of good ones.
+    lies: bool,
+    /// Accepts requests and never answers.
+    silent: bool,
+    links: BTreeMap<PeerKey, (usize, PeerKey)>,
+    requested: BTreeSet<(PeerKey, Block)>,
+    blocks: BTreeMap<PieceIndex, BTreeMap<u32, bool>>,
+    readable: BTreeSet<PieceIndex>,
+    at_rest_is_good: bool,
+    replies: BTreeMap<Ticket, (ReadEnd, Timestamp)>,
+    disconnects: Vec<Disconnect>,
+    complete: bool,
+    sent_blocks: u64,
+    peak_memory: u64,
+}
+
+struct World {
+    now: Timestamp,
+    info: Arc<Info>,
+    nodes: Vec<Node>,
+    queue: BinaryHeap<std::cmp::Reverse<(Timestamp, u64)>>,
+    events: BTreeMap<u64, (usize, PeerKey, Happens)>,
+    sequence: u64,
+    latency: Duration,
+}
+
+fn info(pieces: u32, piece_length: u32) -> Arc<Info> {
+    let total = u64::from(pieces) * u64::from(piece_length) - 5;
+    let file = FileEntry {
+        path: vec![b"f".to_vec()],
+        offset: 0,
+        length: total,
+        executable: false,
+        pad: false,
+        hidden: false,
+        symlink: None,
+        mtime: None,
+    };
+    Arc::new(Info {
+        info_hash: InfoHash::new([7; 20]),
+        raw: vec![b'x'; 40_000],
+        name: b"f".to_vec(),
+        geometry: Geometry::new(total, piece_length.into()).unwrap(),
+        piece_hashes: vec![[0; 20]; pieces as usize],
+        files: vec![file],
+        single_file: true,
+        private: false,
+    })
+}
+
+fn addr(node: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, node as u8 + 1], 6881))
+}
+
+impl World {
+    fn new(pieces: u32, piece_length: u32) -> Self {
+        Self {
+            now: Timestamp::ZERO + Duration::from_secs(1),
+            info: info(pieces, piece_length),
+            nodes: Vec::new(),
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            sequence: 0,
+            latency: 10 * MS,
+        }
+    }
+
+    fn all(&self) -> Bitfield {
+        Bitfield::full(self.info.geometry.piece_count())
+    }
+
+    fn none(&self) -> Bitfield {
+        Bitfield::empty(self.info.geometry.piece_count())
+    }
+
+    /// A node that has the pieces of `have` and wants everything (on demand: nothing).
+    fn add(&mut self, have: Bitfield, on_demand: bool) -> usize {
+        let options = Options { on_demand, upload: true, buffer_budget: 1 << 20, port: 6881 };
+        let seed = self.nodes.len() as u64;
+        let mut machine = Torrent::new(self.info.info_hash, options, seed);
+        let wanted = if on_demand { self.none() } else { self.all() };
+        let checked: Vec<_> = have.iter(&self.info.geometry).collect();
+        machine.activate(self.info.clone(), have, &wanted, self.now);
+        for piece in &checked {
+            machine.checked_at_rest(*piece, true, self.now);
+        }
+        self.nodes.push(Node {
+            machine,
+            lies: false,
+            silent: false,
+            links: BTreeMap::new(),
+            requested: BTreeSet::new(),
+            blocks: BTreeMap::new(),
+            readable: checked.into_iter().collect(),
+            at_rest_is_good: true,
+            replies: BTreeMap::new(),
+            disconnects: Vec::new(),
+            complete: false,
+            sent_blocks: 0,
+            peak_memory: 0,
+        });
+        self.nodes.len() - 1
+    }
+
+    fn seed(&mut self) -> usize {
+        self.add(self.all(), false)
+    }
+
+    fn leech(&mut self) -> usize {
+        self.add(self.none(), false)
+    }
+
+    fn know(&mut self, node: usize, other: usize) {
+        self.nodes[node].machine.peers_found(&[addr(other)], PeerSource::Manual);
+    }
+
+    fn later(&mut self, after: Duration, node: usize, key: PeerKey, happens: Happens) {
+        self.sequence += 1;
+        self.queue.push(std::cmp::Reverse((self.now + after, self.sequence)));
+        self.events.insert(self.sequence, (node, key, happens));
+    }
+
+    fn connect(&mut self, from: usize, to: usize) {
+        self.sequence += 2;
+        let keys = (PeerKey(self.sequence - 1), PeerKey(self.sequence));
+        self.nodes[from].links.insert(keys.0, (to, keys.1));
+        self.nodes[to].links.insert(keys.1, (from, keys.0));
+        let session = |other, out| PeerSession::new(addr(other), out, true, true, self.now);
+        let (there, here) = (session(to, true), session(from, false));
+        self.nodes[from].machine.peer_connected(keys.0, there, self.now);
+        self.nodes[to].machine.peer_connected(keys.1, here, self.now);
+        self.settle(from);
+        self.settle(to);
+    }
+
+    /// Carries out what the machine of `node` says.
+    fn settle(&mut self, node: usize) {
+        self.nodes[node].machine.plan(self.now);
+        while let Some(output) = self.nodes[node].machine.poll_output() {
+            self.carry_out(node, output);
+            self.nodes[node].machine.plan(self.now);
+        }
+        let n = &mut self.nodes[node];
+        let buffered = n.machine.active.as_ref().map_or(0, |a| a.buffered_bytes);
+        n.peak_memory = n.peak_memory.max(buffered);
+    }
+
+    fn carry_out(&mut self, node: usize, output: Output) {
+        let now = self.now;
+        let latency = self.latency;
+        let there = |n: &Node, key| n.links.get(&key).copied();
+        let me = &mut self.nodes[node];
+        match output {
+            Output::Send(key, message) => {
+                if let Some((to, at)) = there(me, key) {
+                    self.later(latency, to, at, Happens::Message(message));
+                }
+            }
+            Output::Request(key, block) => {
+                assert!(me.requested.insert((key, block)), "asked twice of one peer");
+                if let Some((to, at)) = there(me, key) {
+                    self.later(latency, to, at, Happens::Message(Message::Request(block.into())));
+                }
+            }
+            Output::Cancel(key, block) => {
+                if me.requested.remove(&(key, block))
+                    && let Some((to, at)) = there(me, key)
+                {
+                    self.later(latency, to, at, Happens::Message(Message::Cancel(block.into())));
+                }
+            }
+            Output::Upload(key, raw) => {
+                let piece = self.info.geometry.piece(raw.piece).unwrap();
+                assert!(me.readable.contains(&piece), "an unverified byte would leave");
+                let good = !me.lies;
+                if me.silent {
+                    return;
+                }
+                me.sent_blocks += 1;
+                if let Some((to, at)) = there(me, key) {
+                    self.later(latency + MS, to, at, Happens::Block { raw, good });
+                }
+                self.nodes[node].machine.uploaded(key, raw, true, now);
+            }
+            Output::Disconnect(key, reason) => {
+                me.disconnects.push(reason);
+                if let Some((to, at)) = me.links.remove(&key) {
+                    self.later(latency, to, at, Happens::Disconnect);
+                }
+            }
+            Output::Connect(to) => self.later(latency, node, PeerKey(0), Happens::Connect(to)),
+            Output::Metadata(_) => panic!("known from the start"),
+            Output::Verify { piece, .. } => {
+                let blocks = me.blocks.remove(&piece).unwrap();
+                assert_eq!(blocks.len() as u32, self.info.geometry.block_count(piece));
+                let digests: Vec<_> = blocks.values().map(|&good| [u8::from(good); 20]).collect();
+                if blocks.values().all(|good| *good) {
+                    me.readable.insert(piece);
+                    me.machine.piece_verified(piece, Some(&digests), now);
+                } else {
+                    me.machine.piece_failed(piece, digests, now);
+                }
+            }
+            Output::Write(piece) => me.machine.piece_written(piece, now),
+            Output::CheckAtRest(piece) => {
+                if me.at_rest_is_good {
+                    me.readable.insert(piece);
+                }
+                me.machine.checked_at_rest(piece, me.at_rest_is_good, now);
+            }
+            Output::Discard(piece) => drop(me.blocks.remove(&piece)),
+            Output::Reply(ticket, end) => drop(me.replies.insert(ticket, (end, now))),
+            Output::WantsUnchoke => {
+                let keys: Vec<_> = me.links.keys().copied().collect();
+                me.machine.set_unchoked(&keys, now);
+            }
+            Output::Complete => me.complete = true,
+        }
+    }
+
+    fn happen(&mut self, node: usize, key: PeerKey, happens: Happens) {
+        let now = self.now;
+        match happens {
+            Happens::Connect(to) => {
+                let other = usize::from(match to.ip() {
+                    std::net::IpAddr::V4(ip) => ip.octets()[3] - 1,
+                    std::net::IpAddr::V6(_) => unreachable!(),
+                });
+                let accepted = self.nodes.get(other).is_some_and(|o| o.machine.accepts(addr(node)));
+                if accepted {
+                    self.connect(node, other);
+                } else {
+                    self.nodes[node].machine.connect_failed(to, false, now);
+                }
+            }
+            Happens::Disconnect => {
+                self.nodes[node].links.remove(&key);
+                self.nodes[node].machine.peer_disconnected(key, now);
+            }
+            Happens::Message(message) => {
+                if let Message::Reject(raw) = &message {
+                    let block = self.info.geometry.block_at(raw.piece, raw.begin, raw.length);
+                    self.nodes[node].requested.remove(&(key, block.unwrap()));
+                }
+                self.nodes[node].machine.message(key, message, now);
+            }
+            Happens::Block { raw, good } => {
+                let n = &mut self.nodes[node];
+                let block = self.info.geometry.block_at(raw.piece, raw.begin, raw.length).unwrap();
+                if n.requested.remove(&(key, block)) {
+                    let blocks = n.blocks.entry(block.piece).or_default();
+                    let wanted = n.machine.active.as_ref().unwrap().buffered.contains(&block.piece);
+                    let kept = wanted && !blocks.contains_key(&block.index);
+                    if kept {
+                        blocks.insert(block.index, good);
+                    }
+                    n.machine.block_arrived(key, block, kept, now);
+                } else {
+                    n.machine.block_unasked(key, raw.length, now);
+                }
+            }
+        }
+        self.settle(node);
+    }
+
+    /// Runs until `until` holds; panics after `limit` of virtual time.
+    fn run(&mut self, limit: Duration, until: impl Fn(&Self) -> bool) {
+        let end = self.now + limit;
+        for node in 0..self.nodes.len() {
+            self.settle(node);
+        }
+        while !until(self) {
+            let timer = (0..self.nodes.len())
+                .map(|n| (self.nodes[n].machine.poll_timeout(), n))
+                .min()
+                .unwrap();
+            let event = self.queue.peek().map(|e| e.0.0);
+            if event.is_some_and(|at| at <= timer.0) {
+                let std::cmp::Reverse((at, id)) = self.queue.pop().unwrap();
+                self.now = self.now.max(at);
+                let (node, key, happens) = self.events.remove(&id).unwrap();
+                self.happen(node, key, happens);
+            } else {
+                self.now = self.now.max(timer.0);
+                self.settle(timer.1);
+            }
+            assert!(self.now < end, "not done after {limit:?} of virtual time");
+        }
+    }
+
+    fn read(&mut self, node: usize, ticket: u64, range: std::ops::Range<u64>) {
+        let (ticket, handle) = (Ticket(ticket), HandleId(1));
+        self.nodes[node].machine.read(ticket, handle, range, self.now, Timestamp::FAR_FUTURE);
+        self.settle(node);
+    }
+
+    fn all_complete(&self) -> bool {
+        self.nodes.iter().all(|n| n.complete)
+    }
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+#[test]
+fn three_leechers_trade_so_that_the_seed_need_not_send_three_copies() {
+    let mut world = World::new(40, 2 * BLOCK_LEN);
+    let seed = world.seed();
+    for _ in 0..3 {
+        let leech = world.leech();
+        (0..leech).for_each(|other| world.know(leech, other));
+    }
+    world.run(LONG, World::all_complete);
+    let copies = world.nodes[seed].sent_blocks as f64 / 80.0;
+    assert!(copies < 2.9, "{copies}");
+}
+
+#[test]
+fn a_liar_is_banned_and_an_honest_peer_is_not() {
+    let mut world = World::new(30, 4 * BLOCK_LEN);
+    let (honest, liar) = (world.seed(), world.seed());
+    world.nodes[liar].lies = true;
+    let leech = world.leech();
+    world.know(leech, honest);
+    world.know(leech, liar);
+    world.run(LONG, |w| w.nodes[leech].complete);
+    assert_eq!(world.nodes[leech].machine.list.banned(), 1);
+    assert!(world.nodes[leech].machine.list.is_banned(addr(liar)));
+    assert_eq!(world.nodes[leech].disconnects, [Disconnect::BadData, Disconnect::BothSeeds]);
+}
+
+#[test]
+fn a_lone_liar_ends_banned_and_nothing_becomes_readable() {
+    let mut world = World::new(4, 2 * BLOCK_LEN);
+    let liar = world.seed();
+    world.nodes[liar].lies = true;
+    let leech = world.leech();
+    world.know(leech, liar);
+    world.run(LONG, |w| w.nodes[leech].machine.list.banned() == 1);
+    assert!(world.nodes[leech].readable.is_empty());
+}
+
+#[test]
+fn a_block_that_a_silent_peer_owes_a_reader_comes_from_another_within_a_second() {
+    let mut world = World::new(50, 4 * BLOCK_LEN);
+    let (silent, good) = (world.seed(), world.seed());
+    let reader = world.add(world.none(), true);
+    world.know(reader, silent);
+    world.know(reader, good);
+    world.run(LONG, |w| w.nodes[reader].links.len() == 2);
+    world.read(reader, 1, 0..1);
+    world.run(LONG, |w| w.nodes[reader].replies.len() == 1);
+    world.nodes[silent].silent = true;
+    for ticket in 2..10 {
+        let began = world.now;
+        let at = (ticket - 1) * 4 * u64::from(BLOCK_LEN);
+        world.read(reader, ticket, at..at + 100);
+        world.run(LONG, |w| w.nodes[reader].replies.contains_key(&Ticket(ticket)));
+        assert!(world.now.since(began) < Duration::from_secs(1), "{:?}", world.now.since(began));
+    }
+}
+
+#[test]
+fn on_demand_fetches_only_the_piece_a_reader_waits_for() {
+    let mut world = World::new(50, 4 * BLOCK_LEN);
+    let seed = world.seed();
+    let reader = world.add(world.none(), true);
+    world.know(reader, seed);
+    world.read(reader, 1, 1_000_000..1_000_100);
+    world.run(LONG, |w| !w.nodes[reader].replies.is_empty());
+    assert_eq!(world.nodes[reader].replies[&Ticket(1)].0, ReadEnd::Ready);
+    world.run(LONG, |w| w.now > Timestamp::ZERO + Duration::from_secs(30));
+    assert_eq!(world.nodes[seed].sent_blocks, 4);
+}
+
+#[test]
+fn what_a_reader_waits_for_overtakes_the_background() {
+    let mut world = World::new(400, 16 * BLOCK_LEN);
+    let seed = world.seed();
+    let reader = world.leech();
+    world.know(reader, seed);
+    world.run(LONG, |w| w.nodes[reader].readable.len() > 20);
+    let piece = world.info.geometry.pieces().rfind(|p| !world.nodes[reader].readable.contains(p));
+    let at = world.info.geometry.piece_range(piece.unwrap()).start;
+    let began = world.now;
+    world.read(reader, 1, at..at + 1);
+    world.run(LONG, |w| !w.nodes[reader].replies.is_empty());
+    assert!(world.now.since(began) < 200 * MS, "{:?}", world.now.since(began));
+}
+
+#[test]
+fn memory_stays_within_the_budget() {
+    let mut world = World::new(200, 8 * BLOCK_LEN);
+    let seeds: Vec<_> = (0..4).map(|_| world.seed()).collect();
+    let leech = world.leech();
+    seeds.iter().for_each(|s| world.know(leech, *s));
+    world.run(LONG, |w| w.nodes[leech].complete);
+    assert!(world.nodes[leech].peak_memory <= 1 << 20, "{}", world.nodes[leech].peak_memory);
+}
+
+#[test]
+fn hints_that_are_wrong_are_fetched_again() {
+    let mut world = World::new(10, 2 * BLOCK_LEN);
+    let seed = world.seed();
+    let leech = world.leech();
+    let hinted = world.all();
+    let wanted = world.all();
+    let node = &mut world.nodes[leech];
+    node.at_rest_is_good = false;
+    node.machine.activate(world.info.clone(), hinted, &wanted, world.now);
+    world.know(leech, seed);
+    world.run(LONG, |w| w.nodes[leech].complete);
+    assert_eq!(world.nodes[leech].readable.len(), 10);
+}
+
+#[test]
+fn a_read_ends_when_its_time_is_over_or_it_is_aborted() {
+    let mut world = World::new(10, 2 * BLOCK_LEN);
+    let node = world.leech();
+    let expires = world.now + Duration::from_secs(2);
+    world.nodes[node].machine.read(Ticket(1), HandleId(1), 0..10, world.now, expires);
+    world.read(node, 2, 0..10);
+    world.run(LONG, |w| w.now >= expires);
+    assert_eq!(world.nodes[node].replies[&Ticket(1)], (ReadEnd::TimedOut, expires));
+    assert_eq!(world.nodes[node].machine.abort_reads(), 1);
+    world.settle(node);
+    assert_eq!(world.nodes[node].replies[&Ticket(2)].0, ReadEnd::Aborted);
+}
+
+#[test]
+fn a_seed_that_leaves_in_the_middle_costs_only_what_was_under_way() {
+    let mut world = World::new(60, 4 * BLOCK_LEN);
+    let (first, second) = (world.seed(), world.seed());
+    let leech = world.leech();
+    world.know(leech, first);
+    world.know(leech, second);
+    world.run(LONG, |w| w.nodes[leech].readable.len() > 20);
+    let links: Vec<_> =
+        world.nodes[leech].links.iter().filter(|(_, l)| l.0 == first).map(|(k, _)| *k).collect();
+    for key in links {
+        world.happen(leech, key, Happens::Disconnect);
+    }
+    world.run(LONG, |w| w.nodes[leech].complete);
+}
