@@ -1,5 +1,6 @@
-//! Mounting and unmounting. The mount is ours, not fuser's: it is looked up in the table of mounts
-//! by its number before anything is unmounted, so that nobody else's filesystem ever is.
+//! Mounting and unmounting. The mount is ours, not fuser's: before anything is unmounted, it is looked
+//! up in the table of mounts, so that nobody else's filesystem ever is. The kernel gives the numbers
+//! of a mount away again as soon as it is gone, so they say nothing once our session has ended.
 
 use std::fmt;
 use std::io;
@@ -63,6 +64,9 @@ pub enum MountError {
     /// `fusermount3` is not installed.
     #[error("fusermount3: not found, and ordinary users mount through it; install fuse3")]
     NoFusermount,
+    /// Ordinary users may not use FUSE.
+    #[error("/dev/fuse: permission denied; have root let everybody use it: chmod 666 /dev/fuse")]
+    FusePermission,
     /// Ordinary users may not use `allow_other`.
     #[error(
         "allow_other: not allowed to ordinary users here; have root add the line user_allow_other to /etc/fuse.conf"
@@ -160,12 +164,15 @@ impl std::error::Error for UnmountError {}
 pub struct Mount {
     fs: Arc<Fs>,
     place: Place,
+    /// We have unmounted it.
+    gone: Mutex<bool>,
     end: Arc<Mutex<End>>,
 }
 
 /// What waits for the end of the mount.
 enum End {
     NotYet(Vec<Box<dyn FnOnce() + Send>>),
+    /// Nothing in the table of mounts is ours any more, whatever numbers it has.
     Over,
 }
 
@@ -190,7 +197,7 @@ impl Mount {
         let Some(entry) = entry.filter(|entry| entry.fs_type == FS_TYPE) else {
             return Err(system("mount", "the mount is gone already".to_owned()));
         };
-        let place = Place::of(&entry);
+        let place = Place { dir: dir.clone(), entry };
         let served = Served::greet(Arc::clone(&fs), device).map_err(|e| {
             let _ = place.unmount(true);
             system("speak FUSE with the kernel", e.to_string())
@@ -205,7 +212,7 @@ impl Mount {
             let _ = place.unmount(true);
             return Err(system("start a thread", e.to_string()));
         }
-        Ok(Self { fs, place, end })
+        Ok(Self { fs, place, gone: Mutex::new(false), end })
     }
 
     /// Where it is mounted, without links.
@@ -225,6 +232,10 @@ impl Mount {
 
     /// Takes the mount away. Fine if somebody else has done so already.
     pub fn unmount(&self, how: Unmount) -> Result<(), UnmountError> {
+        let mut gone = lock(&self.gone);
+        if *gone || matches!(*lock(&self.end), End::Over) {
+            return Ok(());
+        }
         let done = match how {
             Unmount::Plain => self.place.unmount(false),
             Unmount::Lazy => self.place.unmount(true),
@@ -236,6 +247,7 @@ impl Mount {
                 }
             }
         };
+        *gone = done.is_ok();
         let dir = || self.place.dir.clone();
         done.map_err(|refusal| match refusal {
             Refusal::Busy => UnmountError::Busy { dir: dir(), waiting: self.waiting_reads() },
@@ -257,9 +269,8 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.place.entry().is_some() {
-            let _ = self.unmount(Unmount::Force);
-        }
+        // After a lazy unmount this does nothing, and readers go on.
+        let _ = self.unmount(Unmount::Force);
     }
 }
 
@@ -269,18 +280,20 @@ fn serve(served: Served, place: &Place, end: &Mutex<End>) {
         tracing::warn!(dir = %place.dir.display(), %error, "the mount's connection ended");
     }
     // A connection that was cut (umount -f) leaves a dead mount behind.
-    let _ = place.unmount(true);
-    if let End::NotYet(waiting) = std::mem::replace(&mut *lock(end), End::Over) {
+    if is_dead(&place.dir) {
+        let _ = place.unmount(true);
+    }
+    let before = std::mem::replace(&mut *lock(end), End::Over);
+    if let End::NotYet(waiting) = before {
         waiting.into_iter().for_each(|f| f());
     }
 }
 
-/// One mount of the table, known by its number.
+/// A line of the table of mounts.
 #[derive(Clone, Debug)]
 struct Place {
     dir: PathBuf,
-    id: u64,
-    device: String,
+    entry: MountEntry,
 }
 
 /// Why a [`Place`] is still mounted.
@@ -291,36 +304,36 @@ enum Refusal {
 }
 
 impl Place {
-    fn of(entry: &MountEntry) -> Self {
-        Self { dir: entry.dir.clone(), id: entry.id, device: entry.device.clone() }
-    }
-
-    /// Its line in the table, if it is still mounted (perhaps moved elsewhere).
-    fn entry(&self) -> Option<MountEntry> {
-        let ours = |mount: &MountEntry| mount.id == self.id && mount.device == self.device;
-        mounts().ok()?.into_iter().find(ours)
-    }
-
-    /// Unmounts it if it is mounted.
+    /// Unmounts it if it is still there. The place must not have been given up before.
     fn unmount(&self, lazy: bool) -> Result<(), Refusal> {
-        let Some(entry) = self.entry() else {
+        if !self.is_mounted()? {
             return Ok(());
-        };
-        match mount_at(&entry.dir) {
-            Ok(Some(top)) if top.id == self.id => {}
+        }
+        match mount_at(&self.dir) {
+            Ok(Some(top)) if self.is(&top) => {}
             Ok(_) => return Err(Refusal::Covered),
             Err(error) => return Err(Refusal::System(error.to_string())),
         }
-        match unmount(&entry.dir, lazy) {
+        match unmount(&self.dir, lazy) {
             // Somebody else was faster.
-            Err(_) if self.entry().is_none() => Ok(()),
+            Err(_) if !self.is_mounted()? => Ok(()),
             done => done,
         }
     }
 
+    fn is_mounted(&self) -> Result<bool, Refusal> {
+        let table = mounts().map_err(|error| Refusal::System(error.to_string()))?;
+        Ok(table.iter().any(|mount| self.is(mount)))
+    }
+
+    /// Whether it is this one; its parent changes when what it covers is unmounted.
+    fn is(&self, mount: &MountEntry) -> bool {
+        *mount == MountEntry { parent: mount.parent, ..self.entry.clone() }
+    }
+
     /// Has the kernel read further ahead. Only root may; it is faster, not needed.
     fn raise_readahead(&self) {
-        let setting = format!("/sys/class/bdi/{}/read_ahead_kb", self.device);
+        let setting = format!("/sys/class/bdi/{}/read_ahead_kb", self.entry.device);
         if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
             tracing::debug!(setting, %error, "the kernel's readahead stays as it is");
         }
@@ -346,16 +359,21 @@ fn unmount(dir: &Path, lazy: bool) -> Result<(), Refusal> {
     }
 }
 
+/// Whether a FUSE filesystem is at `dir` whose program has gone. (`stat` may still answer then, from
+/// what the kernel remembers.)
+fn is_dead(dir: &Path) -> bool {
+    matches!(nix::sys::statvfs::statvfs(dir), Err(Errno::ENOTCONN))
+}
+
 /// The directory without links, if a filesystem can be mounted there. A dead mount that a p2pfs left
 /// behind is cleared.
 fn usable_dir(dir: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
+    if is_dead(dir) {
+        clear_dead(dir)?;
+    }
     let path = match dir.canonicalize().and_then(|path| path.metadata().map(|of| (path, of))) {
         Ok((path, of)) if of.is_dir() => path,
         Ok((path, _)) => return Err(MountError::NotDirectory(path)),
-        Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
-            clear_dead(dir)?;
-            return usable_dir(dir, nonempty);
-        }
         Err(error) => return Err(unusable(dir, error)),
     };
     match mount_at(&path) {
@@ -391,7 +409,6 @@ fn clear_dead(dir: &Path) -> Result<(), MountError> {
         let action = "clear the dead mount there";
         MountError::System { dir: dir.to_owned(), action, cause }
     };
-    // Looking at the last part of the path is what fails, so only what leads to it is resolved.
     let path = dir.canonicalize().or_else(|_| std::path::absolute(dir));
     let path = path.map_err(|e| failed(e.to_string()))?;
     let dead = mount_at(&path).map_err(|e| failed(e.to_string()))?;
@@ -465,6 +482,9 @@ fn attach_as_user(dir: &Path, resolved: &Resolved) -> Result<OwnedFd, MountError
             FusermountError::Missing => MountError::NoFusermount,
             FusermountError::Refused(said) if said.contains("user_allow_other") => {
                 MountError::AllowOther
+            }
+            FusermountError::Refused(said) if said.contains("/dev/fuse: Permission denied") => {
+                MountError::FusePermission
             }
             FusermountError::Refused(cause) => {
                 MountError::Permission { dir, action: "mount there", cause }

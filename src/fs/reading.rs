@@ -56,18 +56,24 @@ impl Fs {
         if at >= end {
             return reply(Ok(&[]));
         }
-        let ahead = lock(&handle.window).observe(at, end - at);
+        self.look_ahead(&handle, at, end - at);
         let timeout = if direct { Some(DIRECT_TIMEOUT) } else { self.view.read_timeout };
         let pending = Pending {
             fs: Arc::clone(self),
-            handle: Arc::clone(&handle),
+            handle,
             range: at..end,
             direct,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             reply: Some(reply),
         };
         pending.serve();
-        if let Some(ahead) = ahead {
+    }
+
+    /// Tells the engine what the handle will probably read next. Done before the read is answered,
+    /// because afterwards the handle may be closed, and in the order of the reads.
+    fn look_ahead(&self, handle: &Handle, at: u64, length: u64) {
+        let mut window = lock(&handle.window);
+        if let Some(ahead) = window.observe(at, length) {
             let length = ahead.end - ahead.start;
             self.content.read_ahead(handle.id, handle.file, ahead.start, length);
         }
