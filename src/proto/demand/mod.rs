@@ -3,6 +3,8 @@
 //! Demand is derived, never remembered: the order of pieces is computed from the reads and the
 //! windows that exist at that moment, so nothing has to lower a priority again.
 
+pub mod window;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
