@@ -1,5 +1,11 @@
 //! The tokio shell around the machines.
 
+mod session;
+mod source;
+mod status;
 mod torrent;
 
+pub use session::{AddError, AddProgress, AddTorrent, DataPlace, Session, SessionConfig, SessionError};
+pub use source::{Source, SourceError, resolve};
+pub use status::{TorrentStatus, TrackerStatus};
 pub use torrent::{ReadError, ReadHandle, Torrent, Waiter};

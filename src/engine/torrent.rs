@@ -111,4 +111,20 @@ impl Torrent {
         let _ = file;
         todo!()
     }
+
+    /// Everything that `status` shows.
+    pub fn status(&self) -> super::TorrentStatus {
+        todo!()
+    }
+
+    /// Waits until everything selected is verified.
+    pub async fn wait_complete(&self) -> Result<(), ReadError> {
+        todo!()
+    }
+
+    /// Fetches these files (indexes in `info().files`) now.
+    pub fn prefetch(&self, files: &[usize]) {
+        let _ = files;
+        todo!()
+    }
 }

@@ -1,1 +1,5 @@
 //! The filesystem.
+
+mod mount;
+
+pub use mount::{Mount, MountError, MountOptions, Unmount};
