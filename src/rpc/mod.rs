@@ -10,18 +10,20 @@
 
 mod client;
 pub mod frame;
+mod listener;
 mod message;
 mod path;
 mod place;
 pub mod size;
 
 pub use client::{Client, ConnectError};
+pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
     Call, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request, Response,
     RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
 };
 pub use path::WirePath;
-pub use place::Places;
+pub use place::{Places, beside};
 
 /// The version of the protocol. Both sides must agree exactly: the programs are installed together.
 pub const VERSION: u32 = 1;

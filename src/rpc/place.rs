@@ -72,7 +72,7 @@ impl Places {
 }
 
 /// The file beside `socket` that says `what` (its lock, its log).
-pub(crate) fn beside(socket: &Path, what: &str) -> PathBuf {
+pub fn beside(socket: &Path, what: &str) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
     name.push(".");
     name.push(what);
