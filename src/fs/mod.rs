@@ -1,5 +1,1 @@
 //! The filesystem.
-
-mod mount;
-
-pub use mount::{Mount, MountError, MountOptions, Unmount};
