@@ -1,9 +1,11 @@
 //! The tokio shell around the machines.
 
+mod http;
 mod session;
-mod source;
+pub mod source;
 mod status;
 mod torrent;
+pub mod tracker;
 
 pub use session::{AddError, AddProgress, AddTorrent, DataPlace, Session, SessionConfig, SessionError};
 pub use source::{Source, SourceError, resolve};

@@ -1,6 +1,20 @@
 //! Metainfo: what a .torrent file or the info dictionary of a magnet says (BEP 3, 9, 12, 19, 27, 47).
+//!
+//! Everything here comes from strangers. [`Info::parse`] checks what must be right for pieces to be
+//! fetched and verified; names it leaves as they are, and only [`layout`] makes paths of them.
 
+mod builder;
+mod hybrid;
 mod info;
 pub mod layout;
+mod link;
+mod magnet;
+mod torrent_file;
 
-pub use info::{FileEntry, Info};
+pub use builder::{BuildError, BuildOptions, Builder, default_piece_length};
+pub use info::{FileEntry, Info, InfoError, MAX_FILES};
+pub use magnet::{Magnet, MagnetError};
+pub use torrent_file::{Metainfo, MetainfoError};
+
+#[cfg(test)]
+mod tests;
