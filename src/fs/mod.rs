@@ -1,1 +1,33 @@
-//! The filesystem.
+//! The filesystem: a torrent's files as a read-only directory.
+//!
+//! - [`content`]: what is needed of a torrent, so that everything here is tested without a network
+//! - [`tree`]: the inodes, complete before the mount is live, so that metadata never waits
+//! - [`ops`], [`reading`], [`handles`], [`xattr`]: what each operation means, without FUSE types
+//! - `fuse`: the thin adapter to the fuser crate, the only file that knows it
+//! - [`options`], [`mountinfo`], [`mount`]: mounting and unmounting
+//!
+//! Only a buffered read may wait. It waits as a [`reading`] ticket that the engine holds, never on a
+//! thread that answers requests.
+
+pub mod content;
+mod fuse;
+mod fusermount;
+pub mod handles;
+pub mod mount;
+pub mod mountinfo;
+pub mod ops;
+pub mod options;
+pub mod reading;
+pub mod tree;
+pub mod xattr;
+
+pub use content::Content;
+pub use mount::{Mount, MountError, Unmount, UnmountError};
+pub use options::MountOptions;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks what stays consistent even when a thread panicked with it locked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,1 +1,3 @@
 //! What readers want.
+
+pub mod window;

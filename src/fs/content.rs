@@ -1,0 +1,101 @@
+//! What the filesystem needs of a torrent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{ReadHandle, Torrent, Waiter};
+use crate::proto::metainfo::Info;
+use crate::proto::metainfo::layout::Layout;
+
+/// The source of a mount's files: [`Torrent`], or a stand-in for tests without a network. Each
+/// method does what the one of the same name does there; none may block for long.
+pub trait Content: Send + Sync + 'static {
+    /// The info dictionary.
+    fn info(&self) -> &Arc<Info>;
+
+    /// The tree of safe names.
+    fn layout(&self) -> &Arc<Layout>;
+
+    /// Calls `f` with `length` bytes of file `file` from `offset` and returns true, if all of them
+    /// are verified and here now. Returns false, without calling `f`, otherwise.
+    fn read_now(&self, file: usize, offset: u64, length: usize, f: &mut dyn FnMut(&[u8])) -> bool;
+
+    /// Calls `waiter` once [`Self::read_now`] can serve the range, or the read has ended.
+    fn read_later(
+        &self,
+        handle: ReadHandle,
+        file: usize,
+        offset: u64,
+        length: usize,
+        timeout: Option<Duration>,
+        waiter: Waiter,
+    );
+
+    /// Replaces what the handle will probably read next.
+    fn read_ahead(&self, handle: ReadHandle, file: usize, offset: u64, length: u64);
+
+    /// A descriptor of the handle was closed.
+    fn flushed(&self, handle: ReadHandle);
+
+    /// The handle is gone for good.
+    fn closed(&self, handle: ReadHandle);
+
+    /// Reads that wait now.
+    fn waiting_reads(&self) -> usize;
+
+    /// Ends all waiting reads; how many there were.
+    fn abort_reads(&self) -> usize;
+
+    /// Verified bytes of one file, or of the whole torrent.
+    fn verified_bytes(&self, file: Option<usize>) -> u64;
+}
+
+impl Content for Torrent {
+    fn info(&self) -> &Arc<Info> {
+        Torrent::info(self)
+    }
+
+    fn layout(&self) -> &Arc<Layout> {
+        Torrent::layout(self)
+    }
+
+    fn read_now(&self, file: usize, offset: u64, length: usize, f: &mut dyn FnMut(&[u8])) -> bool {
+        Torrent::read_now(self, file, offset, length, f).is_some()
+    }
+
+    fn read_later(
+        &self,
+        handle: ReadHandle,
+        file: usize,
+        offset: u64,
+        length: usize,
+        timeout: Option<Duration>,
+        waiter: Waiter,
+    ) {
+        Torrent::read_later(self, handle, file, offset, length, timeout, waiter);
+    }
+
+    fn read_ahead(&self, handle: ReadHandle, file: usize, offset: u64, length: u64) {
+        Torrent::read_ahead(self, handle, file, offset, length);
+    }
+
+    fn flushed(&self, handle: ReadHandle) {
+        Torrent::flushed(self, handle);
+    }
+
+    fn closed(&self, handle: ReadHandle) {
+        Torrent::closed(self, handle);
+    }
+
+    fn waiting_reads(&self) -> usize {
+        Torrent::waiting_reads(self)
+    }
+
+    fn abort_reads(&self) -> usize {
+        Torrent::abort_reads(self)
+    }
+
+    fn verified_bytes(&self, file: Option<usize>) -> u64 {
+        Torrent::verified_bytes(self, file)
+    }
+}

@@ -1,0 +1,355 @@
+//! The adapter between the kernel's requests and [`Fs`]: the only file that knows the fuser crate.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow,
+    WriteFlags,
+};
+use nix::errno::Errno;
+use nix::libc;
+
+use super::ops::{Attr, BLOCK_SIZE, Fs, NAME_MAX};
+use super::tree::Kind;
+use super::xattr::Answer;
+
+/// How long the kernel may believe what it was told: the tree never changes.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Readahead requests that may be outstanding. Each may wait for the network, and when so many
+/// wait, every other buffered read of the mount waits too.
+const MAX_BACKGROUND: u16 = 16 * 1024;
+
+/// The longest read the kernel makes, in bytes. It sets the same limit for reads and writes.
+const MAX_READ: u32 = 1024 * 1024;
+
+/// Threads that take requests. None of them ever waits; a second one helps small random reads.
+const THREADS: usize = 2;
+
+/// All inodes are of this generation: numbers are never used again.
+const GENERATION: Generation = Generation(0);
+
+/// A mounted filesystem whose requests nobody takes yet.
+pub(super) struct Served(Session<Adapter>);
+
+impl Served {
+    /// Greets the kernel on the descriptor of a mount.
+    pub(super) fn greet(fs: Arc<Fs>, device: OwnedFd) -> io::Result<Self> {
+        let mut config = Config::default();
+        config.n_threads = Some(THREADS);
+        config.clone_fd = true;
+        // Who may enter is checked by the kernel (allow_other, default_permissions).
+        Session::from_fd(Adapter(fs), device, SessionACL::All, config).map(Self)
+    }
+
+    /// Takes requests until the filesystem is unmounted everywhere.
+    pub(super) fn run(self) -> io::Result<()> {
+        self.0.run()
+    }
+}
+
+struct Adapter(Arc<Fs>);
+
+fn errno(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno as i32)
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory { .. } => FileType::Directory,
+        Kind::File(_) => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.inode),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.time,
+        mtime: attr.time,
+        ctime: attr.time,
+        crtime: attr.time,
+        kind: file_type(attr.kind),
+        perm: attr.mode,
+        nlink: attr.links,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+/// The answer "there is no such name", which the kernel may remember: inode number 0.
+fn no_entry() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn reply_xattr(answer: Result<Answer, Errno>, reply: ReplyXattr) {
+    match answer {
+        Ok(Answer::Length(length)) => reply.size(length),
+        Ok(Answer::Value(value)) => reply.data(&value),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn reply_empty(result: Result<(), Errno>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+/// Refuses what would change something.
+macro_rules! read_only {
+    ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {$(
+        fn $name(&self, _: &Request, $(_: $argument,)* reply: $reply) {
+            reply.error(fuser::Errno::EROFS);
+        }
+    )*};
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // What an old kernel lacks, it does without.
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ] {
+            let _ = config.add_capabilities(wanted);
+        }
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_congestion_threshold(MAX_BACKGROUND);
+        let _ = config.set_max_write(MAX_READ);
+        if let Err(most) = config.set_max_readahead(MAX_READ) {
+            let _ = config.set_max_readahead(most);
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.0.lookup(parent.0, name.as_bytes()) {
+            Ok(Some(attr)) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
+            Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.0.attr(inode.0) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
+        match self.0.readlink(inode.0) {
+            Ok(target) => reply.data(target),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match self.0.readdir(inode.0, offset) {
+            Ok(mut entries) => {
+                let _full = entries.any(|entry| {
+                    let (inode, kind) = (INodeNo(entry.attr.inode), file_type(entry.attr.kind));
+                    reply.add(inode, entry.next, kind, OsStr::from_bytes(entry.name))
+                });
+                reply.ok();
+            }
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        match self.0.readdir(inode.0, offset) {
+            Ok(mut entries) => {
+                let _full = entries.any(|entry| {
+                    let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(entry.name));
+                    reply.add(attr.ino, entry.next, name, &FOREVER, &attr, GENERATION)
+                });
+                reply.ok();
+            }
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.open(inode.0, flags.0) {
+            // Content never changes. Without KEEP_CACHE a second open hangs while a read waits.
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let direct = flags.0 & libc::O_DIRECT != 0;
+        let answer = Box::new(|result: Result<&[u8], Errno>| match result {
+            Ok(bytes) => reply.data(bytes),
+            Err(e) => reply.error(errno(e)),
+        });
+        self.0.read(handle.0, offset, size, direct, answer);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply_empty(self.0.flush(fh.0), reply);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match self.0.lseek(inode.0, offset, whence) {
+            Ok(offset) => reply.offset(offset),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        let stat = self.0.statfs();
+        reply.statfs(stat.blocks, 0, 0, stat.files, 0, BLOCK_SIZE, NAME_MAX, BLOCK_SIZE);
+    }
+
+    fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.0.getxattr(inode.0, name.as_bytes(), size), reply);
+    }
+
+    fn listxattr(&self, _: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.0.listxattr(inode.0, size), reply);
+    }
+
+    fn access(&self, _: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        reply_empty(self.0.access(inode.0, mask.bits()), reply);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    /// Not implemented: the kernel then takes files for always ready, as they are everywhere.
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    read_only! {
+        setattr(INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
+            Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>,
+            Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>) -> ReplyAttr;
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
+        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
+        write(INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>)
+            -> ReplyWrite;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
+        copy_file_range(INodeNo, FileHandle, u64, INodeNo, FileHandle, u64, u64,
+            CopyFileRangeFlags) -> ReplyWrite;
+    }
+}
