@@ -45,12 +45,12 @@ pub enum ListenError {
 pub struct Listener {
     listener: UnixListener,
     socket: PathBuf,
-    _lock: Flock<File>,
 }
 
 impl Listener {
-    /// Takes the place of the daemon behind `socket`; its folder is created (mode 0700).
-    pub async fn bind(socket: &Path) -> Result<Self, ListenError> {
+    /// Takes the place of the daemon behind `socket`; its folder is created (mode 0700). The lock
+    /// is to be held until all that another daemon would need (port, cache) is free again.
+    pub async fn bind(socket: &Path) -> Result<(Self, Flock<File>), ListenError> {
         let failed = |cause| ListenError::Io { socket: socket.display().to_string(), cause };
         prepare_folder(socket).map_err(failed)?;
         if let Some(folder) = socket.parent()
@@ -66,7 +66,7 @@ impl Listener {
         }
         let listener = UnixListener::bind(socket).map_err(failed)?;
         std::fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(Self { listener, socket: socket.into(), _lock: lock })
+        Ok((Self { listener, socket: socket.into() }, lock))
     }
 
     /// The next connection of this user or of root. Others are turned away.

@@ -133,7 +133,9 @@ pub struct MountRequest {
     /// Group of the files.
     pub gid: Option<u32>,
     /// Permission bits that the files shall not have.
-    pub umask: Option<u16>,
+    pub umask: Option<u32>,
+    /// Options of mount(8), each of them several separated by commas.
+    pub options: Vec<String>,
 }
 
 /// A seed that is asked for.

@@ -11,6 +11,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WirePath(pub PathBuf);
 
+impl WirePath {
+    /// The relative path of these parts.
+    pub fn from_parts(parts: &[Vec<u8>]) -> Self {
+        Self(OsString::from_vec(parts.join(&b'/')).into())
+    }
+}
+
 impl Deref for WirePath {
     type Target = Path;
 
