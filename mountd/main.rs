@@ -1,2 +1,193 @@
-//! The mount daemon.
-fn main() {}
+//! The mount daemon: one process that serves all of a user's mounts and seeds.
+
+mod daemon;
+mod flags;
+mod idle;
+mod keep;
+mod mounts;
+mod seeds;
+mod server;
+mod telemetry;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
+use p2pfs::rpc::{Listener, Outcome, Places, Request, Response, RpcError, frame};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use daemon::Daemon;
+use flags::Flags;
+use idle::Linger;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if flags.man {
+        return print_manual();
+    }
+    let ready = flags.detach.then(|| detach(&flags));
+    let outcome = tokio::runtime::Runtime::new().context("cannot start").and_then(|runtime| {
+        let code = runtime.block_on(run(flags, ready.is_some()))?;
+        // Nothing that is still blocked may keep the process: all mounts are gone by now.
+        runtime.shutdown_background();
+        Ok(code)
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let error = RpcError::failed(format_args!("{error:#}"));
+            match ready {
+                Some(()) => say_ready(&Response::Error(error)),
+                None => eprintln!("p2pfs-mountd: {error}"),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts, serves, and ends; the exit code of the whole.
+async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
+    let mut stop = Stop::new()?;
+    let socket = socket_path(&flags)?;
+    // Held to the end, so that a new daemon finds port and cache free.
+    let (listener, _lock) = Listener::bind(&socket).await?;
+    telemetry::start(detached.then_some(socket.as_path()))?;
+    let daemon = Arc::new(Daemon::start(flags.settings, flags.foreground).await?);
+    tracing::info!(socket = %socket.display(), port = daemon.port(), "ready");
+    if detached {
+        say_ready(&Response::Done(Outcome::default()));
+        leave_stdout()?;
+    }
+
+    let linger = match (detached, flags.foreground) {
+        (true, _) => Linger::Minute,
+        (_, true) => Linger::Not,
+        _ => Linger::Forever,
+    };
+    let server = tokio::spawn(server::serve(listener, Arc::clone(&daemon)));
+    let first = flags.request.as_deref().map(serde_json::from_str::<Request>).transpose()?;
+    let mut code = ExitCode::SUCCESS;
+    tokio::select! {
+        () = stop.wait() => {}
+        () = daemon.told_to_stop() => {}
+        failed = carry_out(&daemon, first, linger) => if let Some(error) = failed {
+            eprintln!("p2pfs: {error}");
+            code = ExitCode::from(error.exit_code());
+        },
+    }
+    // The socket goes first: who comes now starts a new daemon, which waits for our lock.
+    server.abort();
+    let _ = server.await;
+    daemon.shutdown().await;
+    if flags.foreground
+        && let Some(problem) = daemon.problem()
+    {
+        eprintln!("p2pfs: {problem}");
+        code = ExitCode::FAILURE;
+    }
+    Ok(code)
+}
+
+/// Does what the command line asked for, then waits until nobody needs the daemon any more.
+async fn carry_out(
+    daemon: &Arc<Daemon>,
+    first: Option<Request>,
+    linger: Linger,
+) -> Option<RpcError> {
+    if let Some(request) = first {
+        let (events, mut told) = mpsc::channel(16);
+        let printer = tokio::spawn(async move {
+            let mut last = String::new();
+            while let Some(event) = told.recv().await {
+                if let Response::Progress(progress) = event {
+                    let line = progress.to_string();
+                    if line != last {
+                        eprintln!("p2pfs: {line}");
+                        last = line;
+                    }
+                }
+            }
+        });
+        let place = match &request {
+            Request::Mount(mount) => format!("mounted on {}", mount.dir.display()),
+            Request::Seed(seed) => format!("seeding from {}", seed.data.display()),
+            _ => String::new(),
+        };
+        let done = server::handle(daemon, request, events).await;
+        let _ = printer.await;
+        match done {
+            Ok(outcome) => eprintln!("p2pfs: {} {place}", outcome.name),
+            Err(error) => return Some(error),
+        }
+    }
+    daemon.idle(linger).await;
+    None
+}
+
+/// The signals that end a daemon.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+}
+
+/// The socket to listen at.
+fn socket_path(flags: &Flags) -> Result<PathBuf> {
+    if let Some(socket) = &flags.socket {
+        return Ok(std::path::absolute(socket)?);
+    }
+    let places = Places::of_this_user().context(daemon::NO_PLACES)?;
+    Ok(match flags.request {
+        Some(_) => places.foreground_socket(std::process::id()),
+        None => places.socket(),
+    })
+}
+
+/// Leaves the terminal and the folder of the client that started us.
+fn detach(flags: &Flags) {
+    // Fails only for the leader of a process group, which has no need of it.
+    let _ = nix::unistd::setsid();
+    let relative = |path: &Path| path.is_relative();
+    if !flags.socket.as_deref().is_some_and(relative)
+        && !flags.settings.data_dir.as_deref().is_some_and(relative)
+    {
+        let _ = std::env::set_current_dir("/");
+    }
+}
+
+/// Tells the client that started us how that went.
+fn say_ready(response: &Response) {
+    if let Ok(frame) = frame::encode(response) {
+        let mut stdout = std::io::stdout();
+        // A client that is gone does not want to know.
+        let _ = stdout.write_all(&frame).and_then(|()| stdout.flush());
+    }
+}
+
+/// Lets go of the client's pipe.
+fn leave_stdout() -> Result<()> {
+    let null = std::fs::File::options().write(true).open("/dev/null")?;
+    Ok(nix::unistd::dup2_stdout(null)?)
+}
+
+fn print_manual() -> ExitCode {
+    let man = clap_mangen::Man::new(Flags::command()).section("8").date("");
+    match man.render(&mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -82,7 +82,9 @@ async fn read(torrent: &Torrent, offset: u64, length: usize) -> Vec<u8> {
         offset,
         length,
         None,
-        Box::new(move |result| drop(done.send(result))),
+        Box::new(move |result| {
+            let _ = done.send(result);
+        }),
     );
     tokio::time::timeout(BOUND, ended).await.unwrap().unwrap().unwrap();
     let torrent = torrent.clone();

@@ -19,5 +19,6 @@ pub mod tracker;
 pub use session::{
     AddError, AddProgress, AddTorrent, DataPlace, Session, SessionConfig, SessionError,
 };
+pub use source::{Source, SourceError, resolve};
 pub use status::TorrentStatus;
 pub use torrent::{ReadError, ReadHandle, Torrent, Waiter};

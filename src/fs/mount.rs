@@ -365,6 +365,13 @@ fn is_dead(dir: &Path) -> bool {
     matches!(nix::sys::statvfs::statvfs(dir), Err(Errno::ENOTCONN))
 }
 
+/// Whether `options` make sense and their directory could be mounted on now; that directory without
+/// links. Says early, before any metadata is fetched, what [`Mount::new`] would say late.
+pub fn check(options: &MountOptions) -> Result<PathBuf, MountError> {
+    let resolved = options.resolve()?;
+    usable_dir(&options.dir, resolved.nonempty)
+}
+
 /// The directory without links, if a filesystem can be mounted there. A dead mount that a p2pfs left
 /// behind is cleared.
 fn usable_dir(dir: &Path, nonempty: bool) -> Result<PathBuf, MountError> {

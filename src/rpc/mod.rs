@@ -1,1 +1,29 @@
-//! The control protocol.
+//! The control protocol: how `p2pfs` talks to `p2pfs-mountd` over a unix socket.
+//!
+//! One connection carries one request. The daemon speaks first, with a [`Hello`]; the client sends
+//! a [`Call`]; any number of [`Response`]s follow, the last one [`Response::Done`] or
+//! [`Response::Error`]. A client that hangs up earlier cancels what it asked for. Each message is a
+//! [frame](frame) of JSON, and both sides name their [`VERSION`] before anything else is read.
+//!
+//! Both ends look at the other's credentials: a daemon serves its own user and root, a client
+//! trusts daemons of its own user and of root.
+
+mod client;
+pub mod frame;
+mod listener;
+mod message;
+mod path;
+mod place;
+pub mod size;
+
+pub use client::{Client, ConnectError};
+pub use listener::{ListenError, Listener, start_lock};
+pub use message::{
+    Call, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request, Response,
+    RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
+};
+pub use path::WirePath;
+pub use place::{Places, beside};
+
+/// The version of the protocol. Both sides must agree exactly: the programs are installed together.
+pub const VERSION: u32 = 1;

@@ -234,7 +234,7 @@ fn ranges_outside_a_file_or_piece_are_refused() {
     let torrent = open(dir.path(), &sample);
     (0..2).for_each(|p| store_piece(&torrent, &sample, p));
     assert_eq!(read_all(&torrent, 0).unwrap(), sample.file(0));
-    assert_eq!(read_all(&torrent, 1).unwrap(), []);
+    assert!(read_all(&torrent, 1).unwrap().is_empty());
     assert_eq!(torrent.read_file(0, 5, 6, |_| ()), None);
     assert_eq!(torrent.read_file(2, u64::MAX, 2, |_| ()), None);
     assert_eq!(torrent.read_file(3, 0, 0, |_| ()), None);

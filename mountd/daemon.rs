@@ -1,0 +1,271 @@
+//! What all mounts and seeds of the daemon share: the session, its settings, and who uses which
+//! torrent.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use p2pfs::engine::{AddProgress, AddTorrent, DataPlace, Session, SessionConfig, Torrent, resolve};
+use p2pfs::proto::ids::InfoHash;
+use p2pfs::rpc::{Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest, size};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
+
+use crate::idle::{Activity, Linger};
+use crate::mounts::Mounts;
+use crate::seeds::Seeds;
+
+/// What to say when there is no place for socket and cache.
+pub const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
+
+/// How long the mounts may take to end when the daemon stops, and then the session. Together they
+/// stay below the 3 seconds in which the daemon promises to be gone.
+const UNMOUNT_WITHIN: Duration = Duration::from_millis(1300);
+const SESSION_WITHIN: Duration = Duration::from_millis(1500);
+
+/// Where events of a request go.
+pub type Events = mpsc::Sender<Response>;
+
+/// The daemon.
+pub struct Daemon {
+    leases: Arc<Leases>,
+    settings: Settings,
+    pub mounts: Mounts,
+    pub seeds: Seeds,
+    pub activity: Activity,
+    foreground: bool,
+    stop: Notify,
+    problem: Mutex<Option<String>>,
+}
+
+impl Daemon {
+    /// Opens the cache and the port.
+    pub async fn start(mut settings: Settings, foreground: bool) -> Result<Self> {
+        let cache = match settings.data_dir.take() {
+            Some(dir) => dir.0,
+            None => Places::of_this_user().context(NO_PLACES)?.cache,
+        };
+        let unusable = || format!("{}: cannot be used as the cache", cache.display());
+        let folder = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&cache);
+        let cache = folder.and_then(|()| cache.canonicalize()).with_context(unusable)?;
+        settings.listen.sort();
+        let session = Session::start(SessionConfig {
+            cache_dir: cache.clone(),
+            listen: settings.listen.clone(),
+            port: settings.port,
+            upload_limit: settings.upload_limit,
+            download_limit: settings.download_limit,
+        })
+        .await?;
+        settings.data_dir = Some(cache.into());
+        settings.port = Some(session.port());
+        let leases =
+            Leases { session, users: Mutex::default(), runtime: tokio::runtime::Handle::current() };
+        Ok(Self {
+            leases: Arc::new(leases),
+            settings,
+            mounts: Mounts::default(),
+            seeds: Seeds::default(),
+            activity: Activity::default(),
+            foreground,
+            stop: Notify::new(),
+            problem: Mutex::default(),
+        })
+    }
+
+    /// The port that peers reach us at.
+    pub fn port(&self) -> u16 {
+        self.leases.session.port()
+    }
+
+    /// Refuses settings that are not ours: they are one for all mounts.
+    pub fn check_settings(&self, asked: &Settings) -> Result<(), RpcError> {
+        let rate = |limit: Option<u64>| match limit {
+            Some(limit) => format!("{}/s", size::show(limit)),
+            None => "none".into(),
+        };
+        let addresses = |listen: &[std::net::IpAddr]| match listen {
+            [] => "all addresses".into(),
+            some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        let dir = |dir: Option<&Path>| dir.map(|d| d.display().to_string()).unwrap_or_default();
+        let own = &self.settings;
+        let mut listen = asked.listen.clone();
+        listen.sort();
+        let (what, has, wants) = if asked.port.is_some() && asked.port != own.port {
+            ("port", self.port().to_string(), asked.port.unwrap_or_default().to_string())
+        } else if !listen.is_empty() && listen != own.listen {
+            ("listen address", addresses(&own.listen), addresses(&listen))
+        } else if !same_dir(asked.data_dir.as_deref(), own.data_dir.as_deref()) {
+            ("cache", dir(own.data_dir.as_deref()), dir(asked.data_dir.as_deref()))
+        } else if asked.upload_limit.is_some() && asked.upload_limit != own.upload_limit {
+            ("upload limit", rate(own.upload_limit), rate(asked.upload_limit))
+        } else if asked.download_limit.is_some() && asked.download_limit != own.download_limit {
+            ("download limit", rate(own.download_limit), rate(asked.download_limit))
+        } else {
+            return Ok(());
+        };
+        Err(RpcError::failed(format_args!(
+            "the running daemon's {what} is {has}, not {wants}, and it has one for all mounts: \
+             unmount those first, or name another daemon with --socket"
+        )))
+    }
+
+    /// Adds a torrent to the session, telling `events` how far it is. Dropping the future ends it.
+    pub async fn add(
+        &self,
+        request: &SourceRequest,
+        how: Adding,
+        events: &Events,
+    ) -> Result<Lease, RpcError> {
+        self.check_settings(&request.settings)?;
+        let checking = matches!(how.data, DataPlace::InPlace(_));
+        let source = resolve(&request.source).await.map_err(RpcError::failed)?;
+        let (progress, mut told) = watch::channel(AddProgress::default());
+        let add = self.leases.session.add(AddTorrent {
+            source,
+            peers: request.peers.clone(),
+            trackers: request.trackers.clone(),
+            on_demand: how.on_demand,
+            upload: how.upload,
+            select: how.select,
+            data: how.data,
+            metadata_timeout: Duration::from_secs(request.timeout),
+            progress,
+        });
+        tokio::pin!(add);
+        let torrent = loop {
+            tokio::select! {
+                biased;
+                added = &mut add => break added.map_err(RpcError::failed)?,
+                Ok(()) = told.changed() => {
+                    let at = told.borrow_and_update().clone();
+                    // A client that is too slow misses some of it.
+                    let _ = events.try_send(Response::Progress(shown(&at, checking)));
+                }
+            }
+        };
+        Ok(Lease::new(torrent, Arc::clone(&self.leases)))
+    }
+
+    /// Completes when nothing needs the daemon any more.
+    pub async fn idle(&self, linger: Linger) {
+        self.activity.idle(linger).await;
+    }
+
+    /// Completes when a client wants the daemon to stop.
+    pub async fn told_to_stop(&self) {
+        self.stop.notified().await;
+    }
+
+    /// Has [`Self::told_to_stop`] complete.
+    pub fn tell_to_stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Ends reads, mounts, seeds and the session, within 3 seconds.
+    pub async fn shutdown(&self) {
+        if timeout(UNMOUNT_WITHIN, self.mounts.end_all()).await.is_err() {
+            tracing::warn!("a mount did not end in time; it ends with this process");
+        }
+        self.seeds.end_all();
+        if timeout(SESSION_WITHIN, self.leases.session.shutdown()).await.is_err() {
+            tracing::warn!("the session did not stop in time");
+        }
+    }
+
+    /// What went wrong after a request was answered, for a daemon in the foreground to say.
+    pub fn problem(&self) -> Option<String> {
+        locked(&self.problem).clone()
+    }
+
+    /// Notes what went wrong after the request was answered; the end of a daemon in the foreground.
+    pub fn note_problem(&self, problem: &str) {
+        locked(&self.problem).get_or_insert_with(|| problem.to_owned());
+        if self.foreground {
+            self.tell_to_stop();
+        } else {
+            tracing::error!("{problem}");
+        }
+    }
+}
+
+/// How a torrent is added.
+pub struct Adding {
+    pub on_demand: bool,
+    pub upload: bool,
+    pub select: Vec<String>,
+    pub data: DataPlace,
+}
+
+/// Which torrents are in use, how often.
+struct Leases {
+    session: Session,
+    users: Mutex<BTreeMap<InfoHash, usize>>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// A use of a torrent; the last one takes it out of the session.
+pub struct Lease {
+    torrent: Torrent,
+    leases: Arc<Leases>,
+}
+
+impl Lease {
+    fn new(torrent: Torrent, leases: Arc<Leases>) -> Self {
+        *locked(&leases.users).entry(torrent.info().info_hash).or_default() += 1;
+        Self { torrent, leases }
+    }
+
+    /// The torrent.
+    pub fn torrent(&self) -> &Torrent {
+        &self.torrent
+    }
+
+    /// What is told about it once it is here.
+    pub fn outcome(&self) -> Outcome {
+        let info = self.torrent.info();
+        Outcome {
+            name: String::from_utf8_lossy(&info.name).into_owned(),
+            files: self.torrent.layout().entries.len() as u64,
+            bytes: info.files.iter().filter(|file| !file.pad).map(|file| file.length).sum(),
+            reads: 0,
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let hash = self.torrent.info().info_hash;
+        let mut users = locked(&self.leases.users);
+        let left = users.get(&hash).map_or(0, |n| n.saturating_sub(1));
+        if left > 0 {
+            users.insert(hash, left);
+            return;
+        }
+        users.remove(&hash);
+        let (session, torrent) = (self.leases.session.clone(), self.torrent.clone());
+        self.leases.runtime.spawn(async move { session.remove(&torrent).await });
+    }
+}
+
+/// Locks what stays consistent even when a thread panicked with it locked.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the folder asked for, if any, is our own.
+fn same_dir(asked: Option<&Path>, own: Option<&Path>) -> bool {
+    let Some(asked) = asked else { return true };
+    asked.canonicalize().as_deref().ok() == own
+}
+
+fn shown(at: &AddProgress, checking: bool) -> Progress {
+    if checking || at.checked_pieces > 0 {
+        return Progress::Checking { done: at.checked_pieces, of: at.pieces };
+    }
+    Progress::Metadata { peers: at.peers, bytes: at.metadata_bytes, size: at.metadata_size }
+}

@@ -1,0 +1,101 @@
+//! Seeds: data of the user's own, served where it is and never written.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use p2pfs::engine::{DataPlace, Torrent};
+use p2pfs::proto::metainfo::layout::EntryKind;
+use p2pfs::rpc::{Outcome, RpcError, SeedRequest, ShareKind, ShareStatus, WirePath};
+
+use crate::daemon::{Adding, Daemon, Events, Lease, locked};
+use crate::idle::Busy;
+
+/// All seeds.
+#[derive(Default)]
+pub struct Seeds {
+    table: Mutex<Vec<Arc<Seed>>>,
+}
+
+struct Seed {
+    data: PathBuf,
+    lease: Lease,
+    _busy: Busy,
+}
+
+impl Daemon {
+    /// Checks data and serves it. Dropping the future leaves nothing.
+    pub async fn seed(&self, request: SeedRequest, events: Events) -> Result<Outcome, RpcError> {
+        let how = Adding {
+            on_demand: false,
+            upload: true,
+            select: Vec::new(),
+            data: DataPlace::InPlace(request.data.0.clone()),
+        };
+        let lease = self.add(&request.source, how, &events).await?;
+        if let Some(bad) = first_bad_file(lease.torrent()) {
+            return Err(RpcError::failed(format_args!(
+                "{}: does not fit the torrent, first in {bad}; name the data it was made of, \
+                 or make a new torrent with p2pfs create",
+                request.data.display()
+            )));
+        }
+        let outcome = lease.outcome();
+        let _busy = self.activity.share();
+        let seed = Arc::new(Seed { data: request.data.0, lease, _busy });
+        locked(&self.seeds.table).push(seed);
+        Ok(outcome)
+    }
+
+    /// Stops seeding this data, or this info hash.
+    pub fn stop(&self, what: &Path) -> Result<Outcome, RpcError> {
+        let is_meant = |seed: &Seed| {
+            let hash = seed.lease.torrent().info().info_hash.to_string();
+            seed.data == what || what.as_os_str().eq_ignore_ascii_case(hash)
+        };
+        let stopped: Vec<_> =
+            locked(&self.seeds.table).extract_if(.., |seed| is_meant(seed)).collect();
+        match stopped.first() {
+            Some(seed) => Ok(seed.lease.outcome()),
+            None => Err(RpcError::not_here(format_args!(
+                "{}: is not being seeded; p2pfs status lists what is",
+                what.display()
+            ))),
+        }
+    }
+
+    /// Describes the seeds.
+    pub fn seed_status(&self) -> Vec<ShareStatus> {
+        let seeds = locked(&self.seeds.table).clone();
+        let status = |seed: Arc<Seed>| ShareStatus {
+            kind: ShareKind::Seed,
+            path: WirePath(seed.data.clone()),
+            port: self.port(),
+            pid: std::process::id(),
+            detached: false,
+            problem: None,
+            torrent: seed.lease.torrent().status(),
+        };
+        seeds.into_iter().map(status).collect()
+    }
+}
+
+impl Seeds {
+    /// Ends all seeds.
+    pub fn end_all(&self) {
+        let all = std::mem::take(&mut *locked(&self.table));
+        drop(all);
+    }
+}
+
+/// The first file that is not whole.
+fn first_bad_file(torrent: &Torrent) -> Option<String> {
+    let files = &torrent.info().files;
+    torrent.layout().entries.iter().find_map(|entry| match entry.kind {
+        EntryKind::File(file) => {
+            let length = files.get(file)?.length;
+            let bad = torrent.verified_bytes(Some(file)) < length;
+            bad.then(|| String::from_utf8_lossy(&entry.path.join(&b'/')).into_owned())
+        }
+        EntryKind::Symlink(_) => None,
+    })
+}

@@ -1,0 +1,368 @@
+//! What client and daemon say to each other.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::WirePath;
+use super::size;
+use crate::engine::TorrentStatus;
+
+/// The daemon's greeting, its first message on each connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`super::VERSION`] of the daemon.
+    pub version: u32,
+    /// The daemon's process id.
+    pub pid: u32,
+}
+
+/// The client's one message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// [`super::VERSION`] of the client.
+    pub version: u32,
+    /// What it asks for.
+    pub request: Request,
+}
+
+/// What a client may ask for. Folders and paths are absolute, without symbolic links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Mount a torrent. Sends [`Progress`] while the metadata is fetched.
+    Mount(Box<MountRequest>),
+    /// Check data and serve it in place. Sends [`Progress`].
+    Seed(Box<SeedRequest>),
+    /// List a torrent's files. Sends [`Progress`], then [`Response::Files`].
+    List(Box<SourceRequest>),
+    /// End a mount.
+    Umount {
+        /// Where it is.
+        dir: WirePath,
+        /// What to do when it is in use.
+        how: Unmounting,
+    },
+    /// End all waiting reads of a mount with an I/O error.
+    Abort {
+        /// Where it is.
+        dir: WirePath,
+    },
+    /// Describe one mount, or all mounts and seeds. Sends [`Response::Share`] for each.
+    Status {
+        /// Where it is; all when absent.
+        dir: Option<WirePath>,
+    },
+    /// Wait until all that was selected is verified. Sends [`Progress`].
+    Wait {
+        /// Where the mount is.
+        dir: WirePath,
+    },
+    /// Fetch a file or folder of a mount now.
+    Prefetch {
+        /// Its path, which lies in a mount.
+        path: WirePath,
+    },
+    /// Stop seeding.
+    Stop {
+        /// The path of the data, or the info hash.
+        what: WirePath,
+    },
+    /// End all mounts and seeds, and the daemon.
+    Shutdown,
+}
+
+/// What a daemon has one of, so that a second mount cannot choose it anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+pub struct Settings {
+    /// Port for incoming peers (default: one that is free)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Address to listen on, repeatable (default: all, IPv4 and IPv6)
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<IpAddr>,
+    /// Folder of the cache (default: ~/.cache/p2pfs, /var/cache/p2pfs for root)
+    #[arg(long, value_name = "DIR", alias = "cache")]
+    pub data_dir: Option<WirePath>,
+    /// Most bytes a second to send (K, M, G may follow)
+    #[arg(long, value_name = "RATE", value_parser = size::parse_rate)]
+    pub upload_limit: Option<u64>,
+    /// Most bytes a second to receive (K, M, G may follow)
+    #[arg(long, value_name = "RATE", value_parser = size::parse_rate)]
+    pub download_limit: Option<u64>,
+}
+
+/// Which torrent, and how to find its metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRequest {
+    /// Magnet link, absolute path of a .torrent file, http(s) URL of one, or info hash.
+    pub source: String,
+    /// Peers to start with.
+    pub peers: Vec<SocketAddr>,
+    /// Trackers to ask beside the torrent's own.
+    pub trackers: Vec<String>,
+    /// Seconds to wait for the metadata.
+    pub timeout: u64,
+    /// What the daemon must have been started with.
+    pub settings: Settings,
+}
+
+/// A mount that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// The torrent.
+    pub source: SourceRequest,
+    /// The folder to mount it on.
+    pub dir: WirePath,
+    /// Fetch only what is read.
+    pub on_demand: bool,
+    /// Unmount when all that was selected is verified.
+    pub until_done: bool,
+    /// Copy the finished files here before that.
+    pub keep: Option<WirePath>,
+    /// Globs of the files to fetch; empty for all.
+    pub select: Vec<String>,
+    /// Seconds after which a waiting read fails.
+    pub read_timeout: Option<u64>,
+    /// Give nothing to others.
+    pub no_seed: bool,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Owner of the files.
+    pub uid: Option<u32>,
+    /// Group of the files.
+    pub gid: Option<u32>,
+    /// Permission bits that the files shall not have.
+    pub umask: Option<u32>,
+    /// Options of mount(8), each of them several separated by commas.
+    pub options: Vec<String>,
+}
+
+/// A seed that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedRequest {
+    /// The torrent.
+    pub source: SourceRequest,
+    /// The file or folder it describes.
+    pub data: WirePath,
+}
+
+/// What an unmount does when the mount is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unmounting {
+    /// Refuse.
+    #[default]
+    Clean,
+    /// End waiting reads and cut off whoever uses it.
+    Force,
+    /// Detach it now; it ends when nobody uses it any more.
+    Lazy,
+}
+
+/// What the daemon says; the last message is `Done` or `Error`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// How far it is.
+    Progress(Progress),
+    /// Some of the files of a torrent, in its order.
+    Files(Vec<ListedFile>),
+    /// One mount or seed.
+    Share(Box<ShareStatus>),
+    /// It is done.
+    Done(Outcome),
+    /// It failed.
+    Error(RpcError),
+}
+
+/// What was done, as far as it has numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The torrent's name.
+    pub name: String,
+    /// Files it has, or files that were meant.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Reads that were ended.
+    pub reads: u64,
+}
+
+/// How far a request is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// The metadata is being fetched.
+    Metadata {
+        /// Peers connected.
+        peers: usize,
+        /// Bytes of it that are here.
+        bytes: u32,
+        /// Its size; 0 while unknown.
+        size: u32,
+    },
+    /// Data on disk is being checked.
+    Checking {
+        /// Pieces checked.
+        done: u32,
+        /// Pieces in all.
+        of: u32,
+    },
+    /// The torrent is being fetched.
+    Download {
+        /// Bytes verified of what was selected.
+        done: u64,
+        /// Bytes selected.
+        of: u64,
+        /// Bytes received a second.
+        rate: u64,
+        /// Peers connected.
+        peers: usize,
+    },
+}
+
+impl Progress {
+    /// Done and to be done, when that is known.
+    pub fn ratio(&self) -> Option<(u64, u64)> {
+        let (done, of) = match *self {
+            Self::Metadata { bytes, size, .. } => (bytes.into(), size.into()),
+            Self::Checking { done, of } => (done.into(), of.into()),
+            Self::Download { done, of, .. } => (done, of),
+        };
+        (of > 0).then_some((done, of))
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let people = |peers: usize| match peers {
+            0 => "no peers yet".to_string(),
+            1 => "1 peer".to_string(),
+            n => format!("{n} peers"),
+        };
+        match *self {
+            Self::Metadata { peers, size: 0, .. } => {
+                write!(f, "looking for the metadata: {}", people(peers))
+            }
+            Self::Metadata { peers, bytes, size } => write!(
+                f,
+                "metadata: {} of {} from {}",
+                size::show(bytes.into()),
+                size::show(size.into()),
+                people(peers)
+            ),
+            Self::Checking { done, of } => write!(f, "checking: {done} of {of} pieces"),
+            Self::Download { done, of, rate, peers } => write!(
+                f,
+                "{} of {} ({} %), {}/s from {}",
+                size::show(done),
+                size::show(of),
+                size::percent(done, of),
+                size::show(rate),
+                people(peers)
+            ),
+        }
+    }
+}
+
+/// One file of a torrent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedFile {
+    /// Its path in the mount.
+    pub path: WirePath,
+    /// Its bytes.
+    pub length: u64,
+}
+
+/// What a torrent is here for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShareKind {
+    /// It is mounted.
+    Mount,
+    /// Data in place is served.
+    Seed,
+}
+
+/// A mount or a seed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// Which of the two.
+    pub kind: ShareKind,
+    /// The mount's folder, or the path of the data.
+    pub path: WirePath,
+    /// Port that peers reach the daemon at.
+    pub port: u16,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Whether it was detached and only ends when nobody uses it any more.
+    pub detached: bool,
+    /// What went wrong here, if something did.
+    pub problem: Option<String>,
+    /// The torrent.
+    #[serde(flatten)]
+    pub torrent: TorrentStatus,
+}
+
+/// What kind of failure it was, for those who react to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorKind {
+    /// The request makes no sense.
+    Usage,
+    /// No such mount or seed here.
+    NotHere,
+    /// It is in use.
+    Busy,
+    /// Anything else.
+    Failed,
+}
+
+/// A failure: one line that names the thing, the cause and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct RpcError {
+    /// What kind it is.
+    pub kind: ErrorKind,
+    /// The line.
+    pub message: String,
+}
+
+impl RpcError {
+    /// A failure of this kind; what is more than one line becomes one.
+    pub fn new(kind: ErrorKind, message: impl fmt::Display) -> Self {
+        let message = message.to_string();
+        let lines: Vec<_> = message.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        Self { kind, message: lines.join(" ") }
+    }
+
+    /// A failure of no special kind.
+    pub fn failed(message: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Failed, message)
+    }
+
+    /// There is no such mount or seed.
+    pub fn not_here(message: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::NotHere, message)
+    }
+
+    /// The exit code of a command that fails with it: 2 for wrong usage, otherwise 1.
+    pub fn exit_code(&self) -> u8 {
+        if self.kind == ErrorKind::Usage { 2 } else { 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line() {
+        assert_eq!(RpcError::failed("a\n  b\n\nc\n").message, "a b c");
+    }
+
+    #[test]
+    fn progress_without_a_whole_has_no_ratio() {
+        let searching = Progress::Metadata { peers: 1, bytes: 0, size: 0 };
+        assert_eq!(searching.ratio(), None);
+        assert_eq!(searching.to_string(), "looking for the metadata: 1 peer");
+        assert_eq!(Progress::Checking { done: 1, of: 4 }.ratio(), Some((1, 4)));
+    }
+}

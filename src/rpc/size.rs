@@ -1,0 +1,85 @@
+//! Sizes and rates as people write and read them.
+
+/// Reads a number of bytes: digits, and one of K, M, G, T (powers of 1024, either case, `iB` or `B`
+/// may follow).
+pub fn parse(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size: write bytes, or a number with K, M, G or T");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+/// Reads a rate in bytes per second, which is more than nothing.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        0 => Err("a limit of 0 would stop all transfers; leave the option away for none".into()),
+        rate => Ok(rate),
+    }
+}
+
+/// Shows a number of bytes with three digits at least: `1023 B`, `1.50 MiB`.
+pub fn show(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let places = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.places$} {}", UNITS[unit])
+}
+
+/// `part` of `whole` in per cent, rounded down; all of nothing is 100.
+pub fn percent(part: u64, whole: u64) -> u64 {
+    if whole == 0 { 100 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn suffixes_are_powers_of_1024() {
+        assert_eq!(parse("12"), Ok(12));
+        assert_eq!(parse("4k"), Ok(4096));
+        assert_eq!(parse("3M"), Ok(3 << 20));
+        assert_eq!(parse("2GiB"), Ok(2 << 30));
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for bad in ["", "k", "-1", "1.5M", "1X", "1 M", "99999999999T", "é"] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse_rate("0").is_err());
+    }
+
+    #[test]
+    fn sizes_are_shown_short() {
+        assert_eq!(show(1023), "1023 B");
+        assert_eq!(show(1536 << 10), "1.50 MiB");
+        assert_eq!(show(u64::MAX), "16.0 EiB");
+        assert_eq!((percent(1, 3), percent(0, 0), percent(u64::MAX, u64::MAX)), (33, 100, 100));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_a_size(text in ".{0,12}") {
+            let _ = parse(&text);
+        }
+    }
+}
