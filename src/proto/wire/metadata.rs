@@ -7,9 +7,9 @@
 //! length becomes *contested*: from then on each of these peers fills an assembly of its own, which
 //! finds both the liar and the dictionary.
 //!
-//! Who works on what is derived (see [`MetadataFetch::key`]); requests are planned anew in every
-//! [`MetadataFetch::poll`]. A piece nobody was asked for comes first, then copies of pieces that
-//! others already owe us, the more the longer they take.
+//! Who works on what is derived; requests are planned anew in every [`MetadataFetch::poll`]. A piece
+//! nobody was asked for comes first, then copies of pieces that others already owe us, the more the
+//! longer they take.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
