@@ -15,7 +15,9 @@ fuzz_target!(|input: (u8, &[u8])| {
             let needed = decoder.needed(&buf);
             assert!(needed <= 4 + MAX_FRAME_LEN as usize);
             match decoder.decode(&mut buf) {
-                Ok(Some(Frame::Piece { data, .. })) => assert!(data.len() <= MAX_BLOCK_LEN as usize),
+                Ok(Some(Frame::Piece { data, .. })) => {
+                    assert!(data.len() <= MAX_BLOCK_LEN as usize)
+                }
                 Ok(Some(Frame::Message(message))) => {
                     let mut again = BytesMut::new();
                     encode(&message, &mut again);

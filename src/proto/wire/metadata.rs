@@ -7,9 +7,9 @@
 //! length becomes *contested*: from then on each of these peers fills an assembly of its own, which
 //! finds both the liar and the dictionary.
 //!
-//! Who works on what is derived (see [`MetadataFetch::key`]); requests are planned anew in every
-//! [`MetadataFetch::poll`]. A piece nobody was asked for comes first, then copies of pieces that
-//! others already owe us, the more the longer they take.
+//! Who works on what is derived; requests are planned anew in every [`MetadataFetch::poll`]. A piece
+//! nobody was asked for comes first, then copies of pieces that others already owe us, the more the
+//! longer they take.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -121,10 +121,8 @@ struct Owed {
     asked: Option<Timestamp>,
 }
 
-#[derive(Debug, Default)]
-struct Assembly {
-    pieces: BTreeMap<u32, Received>,
-}
+/// The pieces received, by number.
+type Assembly = BTreeMap<u32, Received>;
 
 #[derive(Debug)]
 struct Received {
@@ -235,7 +233,8 @@ impl MetadataFetch {
             MetadataMessage::Data { piece, data, .. } => self.on_data(peer, piece, &data),
             MetadataMessage::Reject { piece } => {
                 let Some(p) = self.peers.get_mut(&peer) else { return };
-                if p.answered(piece) {
+                // The window is often refused as a whole, and that is one refusal.
+                if p.answered(piece) && p.retry_at <= self.now {
                     p.strike(self.now);
                 }
             }
@@ -317,15 +316,15 @@ impl MetadataFetch {
         }
         self.make_room();
         let assembly = self.assemblies.entry(key).or_default();
-        assembly.pieces.insert(piece, Received { from: peer, data: data.into() });
-        if assembly.pieces.len() == piece_count(size) as usize {
+        assembly.insert(piece, Received { from: peer, data: data.into() });
+        if assembly.len() == piece_count(size) as usize {
             self.finish(key);
         }
     }
 
     /// Judges an assembly that is whole.
     fn finish(&mut self, key: Key) {
-        let Some(Assembly { pieces }) = self.assemblies.remove(&key) else { return };
+        let Some(pieces) = self.assemblies.remove(&key) else { return };
         let from: BTreeSet<u64> = pieces.values().map(|r| r.from).collect();
         let mut info = Vec::with_capacity(key.0 as usize);
         pieces.into_values().for_each(|r| info.extend_from_slice(&r.data));
@@ -349,7 +348,7 @@ impl MetadataFetch {
     /// Makes room for one piece, at the cost of an assembly that nobody works on any more, or else
     /// the largest; never of the favourite, which leaves half of the room.
     fn make_room(&mut self) {
-        if self.assemblies.values().map(|a| a.pieces.len()).sum::<usize>() < MAX_HELD {
+        if self.assemblies.values().map(BTreeMap::len).sum::<usize>() < MAX_HELD {
             return;
         }
         let keys: BTreeSet<Key> = self.peers.iter().map(|(id, p)| self.key(*id, p.size)).collect();
@@ -360,7 +359,7 @@ impl MetadataFetch {
             favourite.turn += TURN;
         }
         let others = self.assemblies.iter().filter(|(key, _)| Some(**key) != favourite.key);
-        let victim = others.max_by_key(|(key, a)| (!keys.contains(key), a.pieces.len()));
+        let victim = others.max_by_key(|(key, a)| (!keys.contains(key), a.len()));
         if let Some(key) = victim.map(|(key, _)| *key) {
             self.assemblies.remove(&key);
         }
@@ -408,7 +407,7 @@ impl MetadataFetch {
     }
 
     fn is_held(&self, key: Key, piece: u32) -> bool {
-        self.assemblies.get(&key).is_some_and(|a| a.pieces.contains_key(&piece))
+        self.assemblies.get(&key).is_some_and(|a| a.contains_key(&piece))
     }
 }
 

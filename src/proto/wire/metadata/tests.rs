@@ -122,7 +122,7 @@ impl Swarm {
                     self.done = true;
                 }
             }
-            let held: usize = self.fetch.assemblies.values().map(|a| a.pieces.len()).sum();
+            let held: usize = self.fetch.assemblies.values().map(BTreeMap::len).sum();
             assert!(held <= MAX_HELD);
         }
     }
@@ -263,6 +263,16 @@ fn a_peer_that_refuses_is_asked_again_ever_later() {
     }
     let gaps: Vec<_> = at.windows(2).map(|w| w[1] - w[0]).collect();
     assert_eq!(gaps, [1_050, 2_050, 4_050, 8_050, 16_050, 32_050, 32_050]);
+}
+
+#[test]
+fn a_window_refused_is_one_refusal() {
+    let mut swarm = Swarm::new(WINDOW * PIECE, &[Behaviour::Rejecting]);
+    while swarm.requests.len() <= WINDOW {
+        assert!(swarm.step());
+        swarm.settle();
+    }
+    assert_eq!((swarm.now, swarm.requests.len()), (ms(1_050), WINDOW + 1));
 }
 
 #[test]
