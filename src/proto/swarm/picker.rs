@@ -513,3 +513,6 @@ fn pick_random(
         fits(bucket.get(at)?)
     })
 }
+
+#[cfg(test)]
+mod tests;

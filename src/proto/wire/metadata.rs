@@ -245,8 +245,8 @@ impl MetadataFetch {
     /// Bytes here and in all, of the assembly that has come furthest; zeros before any peer has
     /// said how many there are.
     pub fn progress(&self) -> (u32, u32) {
-        let here = |(key, assembly): (&Key, &Assembly)| {
-            let bytes = assembly.pieces.values().map(|p| p.data.len() as u32).sum();
+        let here = |(key, assembly): (&Key, &BTreeMap<u32, Received>)| {
+            let bytes = assembly.values().map(|p| p.data.len() as u32).sum();
             (bytes, key.0)
         };
         let claimed = self.peers.values().map(|p| (0, p.size));
