@@ -26,7 +26,7 @@ pub fn default_piece_length(total: u64) -> u32 {
 /// What may be said about a torrent besides its files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildOptions {
-    /// Bytes in a piece; [`default_piece_length`] when `None`.
+    /// Bytes in a piece, a power of two from 16 KiB; [`default_piece_length`] when `None`.
     pub piece_length: Option<u32>,
     /// Peers from the tracker only (BEP 27).
     pub private: bool,
@@ -51,6 +51,9 @@ pub enum BuildError {
     /// Two files with the same path.
     #[error("`{0}` is there twice")]
     Twice(String),
+    /// Not every client reads other piece lengths.
+    #[error("a piece length of {0} bytes is not a power of two from 16384; choose another")]
+    PieceLength(u32),
     /// The piece length makes no sense for these files.
     #[error("choose another piece length: {0}")]
     Geometry(#[from] GeometryError),
@@ -109,6 +112,9 @@ impl Builder {
             return Err(InfoError::Empty.into());
         }
         let piece_length = options.piece_length.unwrap_or_else(|| default_piece_length(total));
+        if !piece_length.is_power_of_two() || piece_length < BLOCK_LEN {
+            return Err(BuildError::PieceLength(piece_length));
+        }
         let geometry = Geometry::new(total, piece_length.into())?;
         let files = with_offsets(files);
         Ok(Self { name, files, single_file, options, geometry, piece_hashes: Vec::new() })

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::form_urlencoded;
 
-use super::link::UrlList;
+use super::urls::UrlList;
 use crate::proto::ids::InfoHash;
 
 /// The longest link, in bytes.

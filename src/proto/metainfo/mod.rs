@@ -7,9 +7,9 @@ mod builder;
 mod hybrid;
 mod info;
 pub mod layout;
-mod link;
 mod magnet;
 mod torrent_file;
+mod urls;
 
 pub use builder::{BuildError, BuildOptions, Builder, default_piece_length};
 pub use info::{FileEntry, Info, InfoError, MAX_FILES};

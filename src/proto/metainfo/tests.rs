@@ -289,6 +289,11 @@ fn what_cannot_be_a_torrent_is_not_built() {
     }
     assert_eq!(build([one(&["a"]), one(&["a"])].concat()), Err(BuildError::Twice("a".into())));
     assert_eq!(build(vec![]), Err(BuildError::Info(InfoError::Empty)));
+    for bad in [0, 8192, 16_385] {
+        let options = BuildOptions { piece_length: Some(bad), ..BuildOptions::default() };
+        let refused = Builder::new("n", one(&["a"]), options).err();
+        assert_eq!(refused, Some(BuildError::PieceLength(bad)));
+    }
     let early = Builder::new("n", one(&["a"]), BuildOptions::default()).unwrap().finish();
     assert_eq!(early, Err(BuildError::Pieces { found: 0, needed: 1 }));
 }

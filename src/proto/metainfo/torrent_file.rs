@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::info::{Info, InfoError};
-use super::link::{MAX_URLS, UrlList};
 use super::magnet::Magnet;
+use super::urls::{MAX_URLS, UrlList};
 use crate::proto::bencode::{BencodeError, Dict, DictWriter, Limits, ListWriter, Value};
 
 /// The most DHT nodes taken from one file.

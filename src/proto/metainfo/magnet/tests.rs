@@ -71,6 +71,10 @@ fn what_is_no_usable_link_is_refused_in_one_line() {
         ("magnet:?xt=urn:btih:0%0a".into(), MagnetError::BadInfoHash("0".into())),
         ("magnet:?xt=urn:btih:0%0a1".into(), MagnetError::BadInfoHash("0\\n1".into())),
         (format!("magnet:?xt=urn:btmh:1220{v2}"), MagnetError::V2Only),
+        (
+            format!("magnet:?xt=urn:btih:0&xt=urn:btmh:1220{v2}"),
+            MagnetError::BadInfoHash("0".into()),
+        ),
     ] {
         let error = Magnet::parse(&link).unwrap_err();
         assert_eq!(error, expected, "{link}");
