@@ -242,6 +242,23 @@ fn a_file_that_was_removed_while_in_use_is_not_made_again_in_secret() {
 }
 
 #[test]
+fn a_file_that_was_replaced_is_not_read_when_it_is_opened_again() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(100, false); 300], 100);
+    let torrent = open(dir.path(), &sample);
+    let lost = lost_pieces(&torrent);
+    (0..300).for_each(|p| store_piece(&torrent, &sample, p));
+    let other = dir.path().join("other");
+    fs::write(&other, [9; 100]).unwrap();
+    fs::rename(&other, file_path(dir.path(), &sample, 0)).unwrap();
+    // More files than are kept open.
+    (1..300).for_each(|file| assert_eq!(read_all(&torrent, file).unwrap(), sample.file(file)));
+    assert_eq!(read_all(&torrent, 0), None);
+    assert_eq!(*lost.lock().unwrap(), [0]);
+    assert!(!torrent.is_verified(sample.piece(0)));
+}
+
+#[test]
 fn a_piece_that_cannot_be_read_at_rest_any_more_is_lost() {
     let dir = TempDir::new().unwrap();
     let sample = Sample::new(&[(40_000, false), (20_000, false)], 16_384);
