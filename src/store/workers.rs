@@ -136,19 +136,22 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    fn next(queues: &mut Queues) -> Option<Class> {
+        queues.next(2).map(|(class, _)| class)
+    }
+
     #[test]
-    fn a_blocked_disk_leaves_a_thread_to_verify() {
-        let workers = Workers::start().unwrap();
-        let gate = Arc::new(Mutex::new(()));
-        let closed = gate.lock().unwrap();
-        for _ in 0..64 {
-            let gate = gate.clone();
-            workers.submit(Class::Write, move || drop(gate.lock().unwrap()));
-        }
-        let (tx, rx) = mpsc::channel();
-        workers.submit(Class::Verify, move || tx.send(()).unwrap());
-        rx.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
-        drop(closed);
+    fn verifying_comes_first_and_a_blocked_disk_leaves_a_thread_for_it() {
+        let mut queues = Queues::default();
+        (0..3).for_each(|_| queues.write.push_back(Box::new(|| ())));
+        queues.check.push_back(Box::new(|| ()));
+        queues.verify.push_back(Box::new(|| ()));
+        assert_eq!(next(&mut queues), Some(Class::Verify));
+        assert_eq!(next(&mut queues), Some(Class::Write));
+        assert_eq!(next(&mut queues), Some(Class::Check), "one of two threads writes already");
+        assert_eq!(next(&mut queues), None);
+        queues.writing -= 1;
+        assert_eq!(next(&mut queues), Some(Class::Write));
     }
 
     #[test]

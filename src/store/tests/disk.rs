@@ -110,8 +110,7 @@ fn rot_at_rest_is_found_and_its_hint_is_gone() {
     let check = |p| wait(|done| torrent.verify_at_rest(sample.piece(p), done));
     assert_eq!([check(0), check(1), check(2)], [true, false, true]);
     assert_eq!(torrent.read_file(0, 17_000, 3, <[u8]>::to_vec), None);
-    let store = torrent;
-    drop(store);
+    drop(torrent);
     assert_eq!(hinted(&open(dir.path(), &sample)), [0, 2]);
 }
 
@@ -226,6 +225,37 @@ fn a_file_that_got_a_second_name_is_written_no_more() {
     assert_eq!(fs::read(&copy).unwrap()[16_384..], vec![0; 40_000 - 16_384]);
     assert!(read_all(&torrent, 0).is_none());
     assert_eq!(torrent.read_file(0, 0, 20_000, <[u8]>::to_vec).unwrap(), &sample.data[..20_000]);
+}
+
+#[test]
+fn a_file_that_was_removed_while_in_use_is_not_made_again_in_secret() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(40_000, false), (100, false)], 16_384);
+    let torrent = open(dir.path(), &sample);
+    store_piece(&torrent, &sample, 0);
+    fs::remove_file(file_path(dir.path(), &sample, 0)).unwrap();
+    let range = verify(&torrent, &sample, 1);
+    let error = wait(|done| torrent.write(range, done)).unwrap_err();
+    assert!(error.to_string().contains("files/0 was removed"), "{error}");
+    // Had a new file been made, its zeros would be taken for piece 0.
+    assert_eq!(torrent.read_file(0, 0, 20_000, <[u8]>::to_vec).unwrap(), &sample.data[..20_000]);
+}
+
+#[test]
+fn a_file_that_was_replaced_is_not_read_when_it_is_opened_again() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(100, false); 300], 100);
+    let torrent = open(dir.path(), &sample);
+    let lost = lost_pieces(&torrent);
+    (0..300).for_each(|p| store_piece(&torrent, &sample, p));
+    let other = dir.path().join("other");
+    fs::write(&other, [9; 100]).unwrap();
+    fs::rename(&other, file_path(dir.path(), &sample, 0)).unwrap();
+    // More files than are kept open.
+    (1..300).for_each(|file| assert_eq!(read_all(&torrent, file).unwrap(), sample.file(file)));
+    assert_eq!(read_all(&torrent, 0), None);
+    assert_eq!(*lost.lock().unwrap(), [0]);
+    assert!(!torrent.is_verified(sample.piece(0)));
 }
 
 #[test]
