@@ -17,6 +17,8 @@
 //! ```
 
 mod scan;
+#[cfg(test)]
+mod tests;
 mod value;
 mod write;
 

@@ -191,7 +191,3 @@ impl<'a> Iterator for List<'a> {
         Value::take(&mut self.rest)
     }
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

@@ -113,7 +113,7 @@ impl Info {
         let name = name.as_bytes().ok_or(InfoError::Invalid("name"))?.to_vec();
         let single_file = dict.get(b"files").is_none();
         let files = if single_file { vec![only_file(dict, &name)?] } else { file_list(dict)? };
-        let total = lay_out(files.iter().map(|f| f.length))?;
+        let total = total_length(files.iter().map(|f| f.length))?;
         let geometry = Geometry::new(total, unsigned(dict, "piece length")?)?;
         let piece_hashes = piece_hashes(dict, &geometry)?;
         let files = with_offsets(files);
@@ -138,7 +138,7 @@ fn unsigned(dict: Dict<'_>, key: &'static str) -> Result<u64, InfoError> {
 }
 
 /// Bytes of all files, if there are any.
-fn lay_out(mut lengths: impl Iterator<Item = u64>) -> Result<u64, InfoError> {
+fn total_length(mut lengths: impl Iterator<Item = u64>) -> Result<u64, InfoError> {
     let total = lengths.try_fold(0u64, u64::checked_add).ok_or(InfoError::Invalid("length"))?;
     if total == 0 { Err(InfoError::Empty) } else { Ok(total) }
 }

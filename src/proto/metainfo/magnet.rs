@@ -229,5 +229,4 @@ fn excerpt(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "magnet_tests.rs"]
 mod tests;
