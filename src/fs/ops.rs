@@ -10,6 +10,7 @@ use nix::libc;
 use super::content::Content;
 use super::handles::Handles;
 use super::reading::Failures;
+use super::signals::Watch;
 use super::tree::{Kind, Tree};
 use super::xattr::{self, Answer, Of};
 
@@ -49,6 +50,8 @@ pub struct Fs {
     pub(super) handles: Handles,
     /// Where reads have failed a moment ago.
     pub(super) failures: Failures,
+    /// Lets signals through to those who wait.
+    pub(super) watch: Watch,
     /// Set when the mount is being ended: nothing waits any more.
     pub(super) ending: AtomicBool,
 }
@@ -107,6 +110,7 @@ impl Fs {
             view,
             handles: Handles::default(),
             failures: Failures::default(),
+            watch: Watch::default(),
             ending: AtomicBool::new(false),
         }
     }
