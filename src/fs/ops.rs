@@ -224,6 +224,13 @@ impl Fs {
         }
     }
 
+    /// The mount has ended: what is still open will not be released any more.
+    pub fn release_all(&self) {
+        for handle in self.handles.close_all() {
+            self.content.closed(handle.id);
+        }
+    }
+
     /// `lseek` for data and holes. What is not here yet is data.
     pub fn lseek(&self, inode: u64, offset: i64, whence: i32) -> Result<i64, Errno> {
         let size = i64::try_from(self.attr(inode)?.size).map_err(|_| Errno::EOVERFLOW)?;

@@ -99,9 +99,14 @@ impl Fs {
     }
 
     /// From now on nothing waits: what is not here is `EIO`. Ends the reads that wait now.
-    pub fn end_reads(&self) -> usize {
+    pub fn end_reads(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        self.content.abort_reads()
+        self.content.abort_reads();
+    }
+
+    /// Reads may wait again.
+    pub fn resume_reads(&self) {
+        self.ending.store(false, Ordering::SeqCst);
     }
 }
 
@@ -119,8 +124,8 @@ impl Ticket {
             return false;
         }
         let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
-        let ticket = Arc::clone(self);
-        let waiter = Box::new(move |result| ticket.woken(result));
+        let wait = Wait(Some(Arc::clone(self)));
+        let waiter = Box::new(move |result| wait.over(result));
         fs.content.read_later(self.handle.id, file, start, length, timeout, waiter);
         // The end may have come between the look at it above and the wait.
         if fs.ending.load(Ordering::SeqCst) {
@@ -171,6 +176,25 @@ impl Ticket {
         let reply = lock(&self.reply).take();
         if let Some(reply) = reply {
             reply(result);
+        }
+    }
+}
+
+/// The engine's side of a waiting read. One that is dropped has lost its engine.
+struct Wait(Option<Arc<Ticket>>);
+
+impl Wait {
+    fn over(mut self, result: Result<(), ReadError>) {
+        if let Some(ticket) = self.0.take() {
+            ticket.woken(result);
+        }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.0.take() {
+            ticket.woken(Err(ReadError::Gone));
         }
     }
 }
