@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::ops::{Attr, BLOCK_SIZE, Fs, NAME_MAX};
+use super::reading::ReadRequest;
 use super::tree::Kind;
 use super::xattr::Answer;
 
@@ -229,7 +230,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -243,7 +244,8 @@ impl Filesystem for Adapter {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(errno(e)),
         });
-        self.0.read(handle.0, offset, size, direct, answer);
+        let (handle, length, pid) = (handle.0, size, request.pid());
+        self.0.read(ReadRequest { handle, offset, length, direct, pid }, answer);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -49,4 +49,9 @@ impl Handles {
     pub fn close(&self, id: u64) -> Option<Arc<Handle>> {
         lock(&self.open).remove(&id)
     }
+
+    /// Closes all of them.
+    pub fn close_all(&self) -> Vec<Arc<Handle>> {
+        lock(&self.open).drain().map(|(_, handle)| handle).collect()
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`content`]: what is needed of a torrent, so that everything here is tested without a network
 //! - [`tree`]: the inodes, complete before the mount is live, so that metadata never waits
-//! - [`ops`], [`reading`], [`handles`], [`xattr`]: what each operation means, without FUSE types
+//! - [`ops`], [`reading`], [`handles`], [`xattr`], `signals`: what each operation means, without FUSE types
 //! - `fuse`: the thin adapter to the fuser crate, the only file that knows it
 //! - [`options`], [`mountinfo`], [`mount`]: mounting and unmounting
 //!
@@ -18,6 +18,7 @@ pub mod mountinfo;
 pub mod ops;
 pub mod options;
 pub mod reading;
+mod signals;
 pub mod tree;
 pub mod xattr;
 

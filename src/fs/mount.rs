@@ -205,9 +205,10 @@ impl Mount {
         place.raise_readahead();
 
         let end = Arc::new(Mutex::new(End::NotYet(Vec::new())));
-        let (served_place, served_end) = (place.clone(), Arc::clone(&end));
+        let (served_fs, served_place, served_end) =
+            (Arc::clone(&fs), place.clone(), Arc::clone(&end));
         let thread = thread::Builder::new().name("p2pfs-mount".to_owned());
-        let started = thread.spawn(move || serve(served, &served_place, &served_end));
+        let started = thread.spawn(move || serve(served, &served_fs, &served_place, &served_end));
         if let Err(e) = started {
             let _ = place.unmount(true);
             return Err(system("start a thread", e.to_string()));
@@ -248,6 +249,9 @@ impl Mount {
             }
         };
         *gone = done.is_ok();
+        if !*gone {
+            self.fs.resume_reads();
+        }
         let dir = || self.place.dir.clone();
         done.map_err(|refusal| match refusal {
             Refusal::Busy => UnmountError::Busy { dir: dir(), waiting: self.waiting_reads() },
@@ -275,7 +279,7 @@ impl Drop for Mount {
 }
 
 /// Answers requests until the filesystem is unmounted or its connection cut.
-fn serve(served: Served, place: &Place, end: &Mutex<End>) {
+fn serve(served: Served, fs: &Fs, place: &Place, end: &Mutex<End>) {
     if let Err(error) = served.run() {
         tracing::warn!(dir = %place.dir.display(), %error, "the mount's connection ended");
     }
@@ -283,6 +287,7 @@ fn serve(served: Served, place: &Place, end: &Mutex<End>) {
     if is_dead(&place.dir) {
         let _ = place.unmount(true);
     }
+    fs.release_all();
     let before = std::mem::replace(&mut *lock(end), End::Over);
     if let End::NotYet(waiting) = before {
         waiting.into_iter().for_each(|f| f());

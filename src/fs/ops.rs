@@ -10,6 +10,7 @@ use nix::libc;
 use super::content::Content;
 use super::handles::Handles;
 use super::reading::Failures;
+use super::signals::Watch;
 use super::tree::{Kind, Tree};
 use super::xattr::{self, Answer, Of};
 
@@ -49,6 +50,8 @@ pub struct Fs {
     pub(super) handles: Handles,
     /// Where reads have failed a moment ago.
     pub(super) failures: Failures,
+    /// Lets signals through to those who wait.
+    pub(super) watch: Watch,
     /// Set when the mount is being ended: nothing waits any more.
     pub(super) ending: AtomicBool,
 }
@@ -107,6 +110,7 @@ impl Fs {
             view,
             handles: Handles::default(),
             failures: Failures::default(),
+            watch: Watch::default(),
             ending: AtomicBool::new(false),
         }
     }
@@ -216,6 +220,13 @@ impl Fs {
     /// The last descriptor of the handle is gone.
     pub fn release(&self, handle: u64) {
         if let Some(handle) = self.handles.close(handle) {
+            self.content.closed(handle.id);
+        }
+    }
+
+    /// The mount has ended: what is still open will not be released any more.
+    pub fn release_all(&self) {
+        for handle in self.handles.close_all() {
             self.content.closed(handle.id);
         }
     }

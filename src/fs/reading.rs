@@ -1,9 +1,10 @@
 //! How a read is answered: at once if all of its bytes are here, and otherwise when the engine says
 //! so. A request that straddles missing data is held until it can be answered whole.
 //!
-//! A waiting read ends in one of four ways: its bytes; `EIO` after the mount's read timeout, an
+//! A waiting read ends in one of these ways: its bytes; `EIO` after the mount's read timeout, an
 //! abort, or when the torrent or its disk is gone; `EINTR` for a direct read after
-//! [`DIRECT_TIMEOUT`]; `EIO` when the mount is ended by force.
+//! [`DIRECT_TIMEOUT`], and when its program is to end ([`super::signals`]); `EIO` when the mount is
+//! ended by force.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -32,41 +33,59 @@ const MAX_FAILURES: usize = 256;
 /// Answers a read; called exactly once.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequest {
+    /// The open file's number.
+    pub handle: u64,
+    /// In bytes.
+    pub offset: u64,
+    /// In bytes.
+    pub length: u32,
+    /// Past the page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// The thread that reads; 0 if the kernel does not say.
+    pub pid: u32,
+}
+
 /// A read that has not been answered.
-struct Pending {
+pub(super) struct Ticket {
     fs: Arc<Fs>,
     handle: Arc<Handle>,
     range: Range<u64>,
-    /// Past the page cache (`O_DIRECT`).
     direct: bool,
+    pub(super) pid: u32,
     deadline: Option<Instant>,
     /// Taken when it is answered.
-    reply: Option<Reply>,
+    reply: Mutex<Option<Reply>>,
 }
 
 impl Fs {
-    /// Reads up to `length` bytes at `offset`, fewer only at the end of the file. `direct` says that
-    /// the read goes past the page cache. Returns at once; `reply` may be called later, on a thread
-    /// of the engine.
-    pub fn read(self: &Arc<Self>, handle: u64, at: u64, length: u32, direct: bool, reply: Reply) {
-        let Some(handle) = self.handles.get(handle) else {
+    /// Reads what is asked for, less only at the end of the file. Returns at once; `reply` may be
+    /// called later, on a thread of the engine.
+    pub fn read(self: &Arc<Self>, request: ReadRequest, reply: Reply) {
+        let Some(handle) = self.handles.get(request.handle) else {
             return reply(Err(Errno::EBADF));
         };
-        let end = at.saturating_add(length.into()).min(handle.size);
-        if at >= end {
+        let start = request.offset;
+        let end = start.saturating_add(request.length.into()).min(handle.size);
+        if start >= end {
             return reply(Ok(&[]));
         }
-        self.look_ahead(&handle, at, end - at);
-        let timeout = if direct { Some(DIRECT_TIMEOUT) } else { self.view.read_timeout };
-        let pending = Pending {
+        self.look_ahead(&handle, start, end - start);
+        let timeout = if request.direct { Some(DIRECT_TIMEOUT) } else { self.view.read_timeout };
+        let ticket = Arc::new(Ticket {
             fs: Arc::clone(self),
             handle,
-            range: at..end,
-            direct,
+            range: start..end,
+            direct: request.direct,
+            pid: request.pid,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-            reply: Some(reply),
-        };
-        pending.serve();
+            reply: Mutex::new(Some(reply)),
+        });
+        if ticket.serve() && ticket.pid != 0 {
+            self.watch.add(self, ticket);
+        }
     }
 
     /// Tells the engine what the handle will probably read next. Done before the read is answered,
@@ -80,81 +99,146 @@ impl Fs {
     }
 
     /// From now on nothing waits: what is not here is `EIO`. Ends the reads that wait now.
-    pub fn end_reads(&self) -> usize {
+    pub fn end_reads(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        self.content.abort_reads()
+        self.content.abort_reads();
+    }
+
+    /// Reads may wait again.
+    pub fn resume_reads(&self) {
+        self.ending.store(false, Ordering::SeqCst);
     }
 }
 
-impl Pending {
-    /// Answers the read if its bytes are here, or else has it wait for them.
-    fn serve(mut self) {
-        let length = (self.range.end - self.range.start) as usize;
-        let (file, start) = (self.handle.file, self.range.start);
-        let served = self.fs.content.read_now(file, start, length, &mut |bytes| {
-            if let Some(reply) = self.reply.take() {
-                reply(Ok(bytes));
-            }
-        });
-        if served {
-            return;
+impl Ticket {
+    /// Answers the read if its bytes are here, or else has it wait for them; whether it waits.
+    fn serve(self: &Arc<Self>) -> bool {
+        let (fs, file, start) = (&self.fs, self.handle.file, self.range.start);
+        let length = (self.range.end - start) as usize;
+        if fs.content.read_now(file, start, length, &mut |bytes| self.answer(Ok(bytes))) {
+            return false;
         }
         let now = Instant::now();
-        let failed = !self.direct && self.fs.failures.covers(file, &self.range, now);
-        if failed || self.fs.ending.load(Ordering::SeqCst) {
-            return self.fail(Errno::EIO);
+        if let Some(errno) = self.refusal(now) {
+            self.answer(Err(errno));
+            return false;
         }
         let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
-        let (content, handle) = (Arc::clone(&self.fs.content), self.handle.id);
-        let fs = Arc::clone(&self.fs);
-        let waiter = Box::new(move |result| self.woken(result));
-        content.read_later(handle, file, start, length, timeout, waiter);
+        let wait = Wait(Some(Arc::clone(self)));
+        let waiter = Box::new(move |result| wait.over(result));
+        fs.content.read_later(self.handle.id, file, start, length, timeout, waiter);
         // The end may have come between the look at it above and the wait.
         if fs.ending.load(Ordering::SeqCst) {
-            content.abort_reads();
+            fs.content.abort_reads();
         }
+        true
+    }
+
+    /// Why the read may not wait, if so.
+    fn refusal(&self, now: Instant) -> Option<Errno> {
+        if self.fs.ending.load(Ordering::SeqCst) {
+            return Some(Errno::EIO);
+        }
+        let failures = &self.fs.failures;
+        if self.direct { None } else { failures.find(self.handle.file, &self.range, self.pid, now) }
     }
 
     /// The wait is over. What was here may have been evicted again, so `Ok` is a new attempt.
-    fn woken(self, result: Result<(), ReadError>) {
+    fn woken(self: &Arc<Self>, result: Result<(), ReadError>) {
         match result {
-            Ok(()) => self.serve(),
-            Err(ReadError::TimedOut) if self.direct => self.fail(Errno::EINTR),
-            Err(_) => {
-                self.fs.failures.add(self.handle.file, self.range.clone(), Instant::now());
-                self.fail(Errno::EIO);
+            // Interrupted meanwhile, it waits for nothing.
+            _ if !self.is_waiting() => {}
+            Ok(()) => {
+                self.serve();
             }
+            Err(ReadError::TimedOut) if self.direct => self.answer(Err(Errno::EINTR)),
+            Err(_) => self.fail(Errno::EIO, None),
         }
     }
 
-    fn fail(mut self, errno: Errno) {
-        if let Some(reply) = self.reply.take() {
-            reply(Err(errno));
+    /// The program is to end: it shall have its signal.
+    pub(super) fn interrupt(&self) {
+        self.fail(Errno::EINTR, Some(self.pid));
+    }
+
+    fn fail(&self, errno: Errno, only: Option<u32>) {
+        let (file, range) = (self.handle.file, self.range.clone());
+        self.fs.failures.add(Failure { file, range, errno, only, at: Instant::now() });
+        self.answer(Err(errno));
+    }
+
+    /// Whether it has not been answered.
+    pub(super) fn is_waiting(&self) -> bool {
+        lock(&self.reply).is_some()
+    }
+
+    fn answer(&self, result: Result<&[u8], Errno>) {
+        let reply = lock(&self.reply).take();
+        if let Some(reply) = reply {
+            reply(result);
         }
     }
 }
 
-/// Ranges of files in which a read failed within the last [`RETRY`].
+/// The engine's side of a waiting read. One that is dropped has lost its engine.
+struct Wait(Option<Arc<Ticket>>);
+
+impl Wait {
+    fn over(mut self, result: Result<(), ReadError>) {
+        if let Some(ticket) = self.0.take() {
+            ticket.woken(result);
+        }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.0.take() {
+            ticket.woken(Err(ReadError::Gone));
+        }
+    }
+}
+
+/// Where reads have failed within the last [`RETRY`].
 #[derive(Debug, Default)]
-pub struct Failures {
-    ranges: Mutex<VecDeque<(usize, Range<u64>, Instant)>>,
+pub(super) struct Failures(Mutex<VecDeque<Failure>>);
+
+/// A read that failed.
+#[derive(Debug)]
+struct Failure {
+    file: usize,
+    range: Range<u64>,
+    errno: Errno,
+    /// The only thread that it concerns, and only once.
+    only: Option<u32>,
+    at: Instant,
 }
 
 impl Failures {
-    fn add(&self, file: usize, range: Range<u64>, now: Instant) {
-        let mut ranges = lock(&self.ranges);
-        if ranges.len() == MAX_FAILURES {
-            ranges.pop_front();
+    fn add(&self, failure: Failure) {
+        let mut failures = lock(&self.0);
+        if failures.len() == MAX_FAILURES {
+            failures.pop_front();
         }
-        ranges.push_back((file, range, now));
+        failures.push_back(failure);
     }
 
-    fn covers(&self, file: usize, range: &Range<u64>, now: Instant) -> bool {
-        let mut ranges = lock(&self.ranges);
-        while ranges.front().is_some_and(|(.., at)| now.saturating_duration_since(*at) > RETRY) {
-            ranges.pop_front();
+    /// The failure that a read of this range repeats.
+    fn find(&self, file: usize, range: &Range<u64>, pid: u32, now: Instant) -> Option<Errno> {
+        let mut failures = lock(&self.0);
+        failures.retain(|failure| now.saturating_duration_since(failure.at) <= RETRY);
+        let at = failures.iter().position(|failure| {
+            failure.file == file
+                && failure.range.start <= range.start
+                && range.end <= failure.range.end
+                && failure.only.is_none_or(|only| only == pid)
+        })?;
+        let failure = failures.get(at)?;
+        let errno = failure.errno;
+        if failure.only.is_some() {
+            failures.remove(at);
         }
-        ranges.iter().any(|(f, r, _)| *f == file && r.start <= range.start && range.end <= r.end)
+        Some(errno)
     }
 }
 
@@ -162,21 +246,36 @@ impl Failures {
 mod tests {
     use super::*;
 
+    fn failure(file: usize, range: Range<u64>, only: Option<u32>, at: Instant) -> Failure {
+        Failure { file, range, errno: Errno::EIO, only, at }
+    }
+
     #[test]
     fn a_failure_covers_its_range_for_a_moment() {
         let (failures, now) = (Failures::default(), Instant::now());
-        failures.add(3, 100..200, now);
-        assert!(failures.covers(3, &(100..150), now));
-        assert!(!failures.covers(3, &(150..250), now));
-        assert!(!failures.covers(2, &(100..150), now));
-        assert!(!failures.covers(3, &(100..150), now + RETRY + Duration::from_millis(1)));
+        failures.add(failure(3, 100..200, None, now));
+        assert_eq!(failures.find(3, &(100..150), 1, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(100..150), 2, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(150..250), 1, now), None);
+        assert_eq!(failures.find(2, &(100..150), 1, now), None);
+        let later = now + RETRY + Duration::from_millis(1);
+        assert_eq!(failures.find(3, &(100..150), 1, later), None);
+    }
+
+    #[test]
+    fn an_interruption_concerns_one_thread_and_once() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        failures.add(failure(3, 100..200, Some(7), now));
+        assert_eq!(failures.find(3, &(100..150), 8, now), None);
+        assert_eq!(failures.find(3, &(100..150), 7, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(100..150), 7, now), None);
     }
 
     #[test]
     fn failures_are_bounded() {
         let (failures, now) = (Failures::default(), Instant::now());
-        (0..1000).for_each(|i| failures.add(i, 0..1, now));
-        assert_eq!(lock(&failures.ranges).len(), MAX_FAILURES);
-        assert!(failures.covers(999, &(0..1), now));
+        (0..1000).for_each(|i| failures.add(failure(i, 0..1, None, now)));
+        assert_eq!(lock(&failures.0).len(), MAX_FAILURES);
+        assert!(failures.find(999, &(0..1), 0, now).is_some());
     }
 }

@@ -58,7 +58,7 @@ impl Tree {
 
         let mut nodes = vec![Node { parent: 1, entry: 0, depth: 0, kind: Kind::Symlink }];
         // The entries below each node, as a range of `order`; those of a directory are neighbours.
-        let mut below = vec![0..order.len()];
+        let mut below: Vec<Range<usize>> = std::iter::once(0..order.len()).collect();
         let mut at = 0;
         while let (Some(node), Some(range)) = (nodes.get(at).copied(), below.get(at).cloned()) {
             let inode = at as u32 + 1;

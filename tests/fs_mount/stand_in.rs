@@ -149,6 +149,12 @@ impl StandIn {
         self.wake();
     }
 
+    /// Drops the waiters as an engine does that ends without a word.
+    pub fn drop_waiters(&self) {
+        let waiting = std::mem::take(&mut self.state().waiting);
+        drop(waiting);
+    }
+
     fn wake(&self) {
         let mut state = self.state();
         let ready: Vec<u64> = state

@@ -96,6 +96,33 @@ fn a_reader_goes_on_after_a_lazy_unmount() {
 }
 
 #[test]
+fn a_killed_reader_does_not_keep_it_and_its_demand_goes_with_it() {
+    let content = StandIn::new(vec![file("f", noise(1 << 20))]);
+    let mounted = content.mount();
+    let ends = ends(&mounted);
+    let path = mounted.path("f");
+    let mut child = std::process::Command::new("cat").arg(path).spawn().unwrap();
+    wait_until("a read waits", || content.waiting_reads() > 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    mounted.mount.unmount(Unmount::Plain).unwrap();
+    wait_for_end(&ends);
+    assert_eq!(content.state().closed, 1);
+}
+
+#[test]
+fn a_read_whose_engine_is_gone_fails() {
+    let content = StandIn::new(vec![file("f", noise(1 << 20))]);
+    let mounted = content.mount();
+    let path = mounted.path("f");
+    let reader = thread::spawn(move || fs::read(path));
+    wait_until("a read waits", || content.waiting_reads() > 0);
+    content.drop_waiters();
+    wait_until("the reader has ended", || reader.is_finished());
+    assert_eq!(reader.join().unwrap().unwrap_err().raw_os_error(), Some(nix::libc::EIO));
+}
+
+#[test]
 fn an_unmount_by_others_is_noticed() {
     let mounted = StandIn::complete(vec![file("f", "x")]).mount();
     let ends = ends(&mounted);

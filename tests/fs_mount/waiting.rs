@@ -87,6 +87,48 @@ fn waiting_programs_end_at_once_with_a_signal() {
 }
 
 #[test]
+fn programs_that_handle_the_interrupt_themselves_get_it() {
+    let content = StandIn::new(vec![file("f", noise(1 << 20))]);
+    let mounted = content.mount();
+    let script = "
+import sys
+try:
+    open(sys.argv[1], 'rb').read()
+except KeyboardInterrupt:
+    sys.exit(42)
+";
+    let mut child = spawn("python3", &["-c", script, text(&mounted.path("f"))]);
+    wait_for_reads(&content, 1);
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let took = wait_until("it ends", || child.try_wait().unwrap().is_some());
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+}
+
+#[test]
+fn a_reader_of_single_pages_can_be_killed() {
+    // After an error the kernel reads page by page, and such a wait is not killable by itself.
+    let content = StandIn::new(vec![file("f", noise(1 << 20))]);
+    let mounted = content.mount();
+    let path = mounted.path("f");
+    let first = spawn("cat", &[text(&path)]);
+    wait_for_reads(&content, 1);
+    mounted.mount.abort_reads();
+    let mut first = first;
+    wait_until("the first ends", || first.try_wait().unwrap().is_some());
+    // The kernel's second attempt fails at once for a second; then a read waits again.
+    let mut child = spawn("cat", &[text(&path)]);
+    wait_until("a read of a page waits", || {
+        if child.try_wait().unwrap().is_some() {
+            child = spawn("cat", &[text(&path)]);
+        }
+        content.waiting_reads() > 0
+    });
+    let took = end(child, Signal::SIGKILL);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
 fn a_waiting_direct_read_ends_within_two_seconds_of_a_signal() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         let content = StandIn::new(vec![file("f", noise(1 << 20))]);

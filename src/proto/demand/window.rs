@@ -260,7 +260,8 @@ mod tests {
         let mut window = ReadWindow::new(1 << 30, BUDGET);
         announcements(&mut window, sequential(0, 8 * MIB, 128 * KIB));
         let far = (1..20).map(|i| (i * 50 * MIB, 4 * KIB));
-        assert_eq!(announcements(&mut window, far), [0..0]);
+        let said = announcements(&mut window, far);
+        assert!(said.len() == 1 && said.iter().all(Range::is_empty), "{said:?}");
     }
 
     #[test]

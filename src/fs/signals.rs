@@ -1,0 +1,125 @@
+//! Lets signals through to programs whose reads wait.
+//!
+//! A program that waits for a page of a file sees a signal that it handles itself (`dd`, Python,
+//! `rsync` and Ctrl-C) only when the read is answered, and where the page is read by itself (after
+//! an error, past the page cache, in some mappings) not even `SIGKILL` comes through. The kernel
+//! tells us of neither. But it says who reads, and `/proc` says what signals wait for whom. So while
+//! reads wait, and only then, this looks now and then, and answers `EINTR` where a signal that is to
+//! end the program waits too.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+
+use super::lock;
+use super::ops::Fs;
+use super::reading::Ticket;
+
+/// How often it looks.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The signals by which people and systems end programs. Others (timers, a child's end) must not
+/// disturb a read: files are not read with errors like `EINTR` in mind.
+const ENDING: u64 = bit(libc::SIGHUP)
+    | bit(libc::SIGINT)
+    | bit(libc::SIGQUIT)
+    | bit(libc::SIGKILL)
+    | bit(libc::SIGTERM);
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// The waiting reads of a mount.
+#[derive(Default)]
+pub(super) struct Watch(Mutex<Watched>);
+
+#[derive(Default)]
+struct Watched {
+    /// Those that have been answered leave at the next look.
+    tickets: Vec<Arc<Ticket>>,
+    /// A thread looks.
+    running: bool,
+}
+
+impl Watch {
+    /// Looks after a read until it is answered.
+    pub(super) fn add(&self, fs: &Arc<Fs>, ticket: Arc<Ticket>) {
+        let mut watched = lock(&self.0);
+        watched.tickets.push(ticket);
+        if !watched.running {
+            let fs = Arc::clone(fs);
+            let thread = thread::Builder::new().name("p2pfs-signals".to_owned());
+            watched.running = thread.spawn(move || while fs.watch.look() {}).is_ok();
+        }
+    }
+
+    /// Waits a moment and looks; false when nothing waits any more.
+    fn look(&self) -> bool {
+        thread::sleep(TICK);
+        let mut watched = lock(&self.0);
+        watched.tickets.retain(|ticket| ticket.is_waiting());
+        watched.running = !watched.tickets.is_empty();
+        let tickets = watched.tickets.clone();
+        drop(watched);
+        let mut ending = HashMap::new();
+        for ticket in &tickets {
+            if *ending.entry(ticket.pid).or_insert_with(|| is_to_end(ticket.pid)) {
+                ticket.interrupt();
+            }
+        }
+        !tickets.is_empty()
+    }
+}
+
+/// Whether a signal that is to end this thread waits for it.
+fn is_to_end(thread: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{thread}/status"))
+        .is_ok_and(|status| pending(&status) & ENDING != 0)
+}
+
+/// The signals, as bits, that wait and are neither blocked nor ignored (proc_pid_status(5)).
+fn pending(status: &str) -> u64 {
+    let mask = |field: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(field));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    };
+    (mask("SigPnd:") | mask("ShdPnd:")) & !(mask("SigBlk:") | mask("SigIgn:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(thread: u64, process: u64, blocked: u64, ignored: u64) -> String {
+        format!(
+            "Name:\tdd\nPid:\t7\nSigQ:\t1/63451\nSigPnd:\t{thread:016x}\nShdPnd:\t{process:016x}\n\
+             SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t0000000000000202\n"
+        )
+    }
+
+    #[test]
+    fn what_waits_and_is_not_blocked_or_ignored_counts() {
+        let (int, term) = (bit(libc::SIGINT), bit(libc::SIGTERM));
+        assert_eq!(pending(&status(int, term, 0, 0)), int | term);
+        assert_eq!(pending(&status(int, term, term, 0)), int);
+        assert_eq!(pending(&status(int, term, 0, int)), term);
+        assert_eq!(pending(&status(0, 0, 0, 0)), 0);
+        assert_eq!(pending("nonsense"), 0);
+    }
+
+    #[test]
+    fn a_timer_or_a_child_ends_nobody() {
+        let others = bit(libc::SIGALRM) | bit(libc::SIGCHLD) | bit(libc::SIGURG);
+        assert_eq!(others & ENDING, 0);
+    }
+
+    #[test]
+    fn nothing_waits_for_this_thread_or_for_one_that_does_not_exist() {
+        assert!(!is_to_end(nix::unistd::gettid().as_raw() as u32));
+        assert!(!is_to_end(u32::MAX));
+    }
+}
