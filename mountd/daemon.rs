@@ -10,9 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use p2pfs::engine::{AddProgress, AddTorrent, DataPlace, Session, SessionConfig, Torrent, resolve};
 use p2pfs::proto::ids::InfoHash;
-use p2pfs::rpc::{
-    Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest, size,
-};
+use p2pfs::rpc::{Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest, size};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
@@ -64,11 +62,8 @@ impl Daemon {
         .await?;
         settings.data_dir = Some(cache.into());
         settings.port = Some(session.port());
-        let leases = Leases {
-            session,
-            users: Mutex::default(),
-            runtime: tokio::runtime::Handle::current(),
-        };
+        let leases =
+            Leases { session, users: Mutex::default(), runtime: tokio::runtime::Handle::current() };
         Ok(Self {
             leases: Arc::new(leases),
             settings,

@@ -19,7 +19,8 @@ const HANDLE: ReadHandle = ReadHandle(u64::MAX);
 
 /// Refuses a folder in which a copy would overwrite something; creates it if it is missing.
 pub fn check(torrent: &Torrent, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("{}: cannot keep files there", dir.display()))?;
+    fs::create_dir_all(dir)
+        .with_context(|| format!("{}: cannot keep files there", dir.display()))?;
     for name in top_names(&torrent.layout().entries) {
         let target = dir.join(name);
         if target.symlink_metadata().is_ok() {
@@ -48,9 +49,12 @@ fn copy_all(torrent: &Torrent, part: &Path) -> Result<()> {
         let target = part.join(relative(entry));
         let copied = match &entry.kind {
             EntryKind::File(file) if !is_whole(torrent, *file) => continue,
-            EntryKind::File(file) => parent(&target).and_then(|()| copy_file(torrent, *file, &target)),
-            EntryKind::Symlink(to) => parent(&target)
-                .and_then(|()| std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(to), &target)),
+            EntryKind::File(file) => {
+                parent(&target).and_then(|()| copy_file(torrent, *file, &target))
+            }
+            EntryKind::Symlink(to) => parent(&target).and_then(|()| {
+                std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(to), &target)
+            }),
         };
         copied.with_context(|| format!("cannot keep {}", relative(entry).display()))?;
     }

@@ -83,7 +83,9 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
     server.abort();
     let _ = server.await;
     daemon.shutdown().await;
-    if flags.foreground && let Some(problem) = daemon.problem() {
+    if flags.foreground
+        && let Some(problem) = daemon.problem()
+    {
         eprintln!("p2pfs: {problem}");
         code = ExitCode::FAILURE;
     }

@@ -239,10 +239,8 @@ impl Live {
     async fn unmount(self: &Arc<Self>, how: Unmount) -> Result<(), UnmountError> {
         let live = Arc::clone(self);
         let unmounted = spawn_blocking(move || live.mount.unmount(how)).await;
-        unmounted.map_err(|e| UnmountError::System {
-            dir: self.dir.clone(),
-            cause: e.to_string(),
-        })??;
+        unmounted
+            .map_err(|e| UnmountError::System { dir: self.dir.clone(), cause: e.to_string() })??;
         // It has left its folder, where something else may be mounted now.
         self.detached.send_replace(true);
         if how != Unmount::Lazy {

@@ -7,8 +7,8 @@ use p2pfs::engine::DataPlace;
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::rpc::frame::{self, FrameError};
 use p2pfs::rpc::{
-    Call, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError, SourceRequest, VERSION,
-    WirePath,
+    Call, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError, SourceRequest,
+    VERSION, WirePath,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;

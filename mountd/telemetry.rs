@@ -11,8 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Logs to stderr, or to `SOCKET.log` when a socket is given. The file begins anew each time.
 pub fn start(socket: Option<&Path>) -> Result<()> {
-    let filter =
-        EnvFilter::try_from_env("P2PFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("P2PFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter);
     let Some(socket) = socket else {
         logs.with_writer(std::io::stderr).init();

@@ -29,7 +29,9 @@ pub enum ListenError {
     #[error("a daemon is already running at {0}: use it, or name another with --socket")]
     Running(String),
     /// The folder is writable for others, who could put their own socket there.
-    #[error("{0} belongs to another user or can be written by others: name a socket elsewhere with --socket")]
+    #[error(
+        "{0} belongs to another user or can be written by others: name a socket elsewhere with --socket"
+    )]
     Unsafe(String),
     /// The system refuses.
     #[error("cannot listen at {socket}: {cause}")]

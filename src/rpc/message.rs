@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::size;
 use super::WirePath;
+use super::size;
 use crate::engine::TorrentStatus;
 
 /// The daemon's greeting, its first message on each connection.

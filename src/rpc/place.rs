@@ -37,10 +37,7 @@ impl Places {
     ) -> Option<Self> {
         if root {
             // The same for a login, a service and fstab, whatever their environment.
-            return Some(Self {
-                cache: "/var/cache/p2pfs".into(),
-                sockets: "/run/p2pfs".into(),
-            });
+            return Some(Self { cache: "/var/cache/p2pfs".into(), sockets: "/run/p2pfs".into() });
         }
         let cache = cache_home.or_else(|| home.map(|home| home.join(".cache")))?.join("p2pfs");
         let sockets = runtime.map_or_else(|| cache.join("run"), |dir| dir.join("p2pfs"));
