@@ -374,7 +374,8 @@ fn is_dead(dir: &Path) -> bool {
 /// links. Says early, before any metadata is fetched, what [`Mount::new`] would say late.
 pub fn check(options: &MountOptions) -> Result<PathBuf, MountError> {
     let resolved = options.resolve()?;
-    usable_dir(&options.dir, resolved.nonempty)
+    let dir = usable_dir(&options.dir, resolved.nonempty)?;
+    if Path::new("/dev/fuse").exists() { Ok(dir) } else { Err(MountError::NoFuse) }
 }
 
 /// The directory without links, if a filesystem can be mounted there. A dead mount that a p2pfs left

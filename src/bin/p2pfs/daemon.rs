@@ -1,0 +1,183 @@
+//! Finding the daemon, starting it, and asking it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use p2pfs::rpc::{
+    Client, ConnectError, ErrorKind, Outcome, Places, Request, Response, RpcError, Settings,
+    beside, frame, start_lock,
+};
+use tokio::net::unix::pipe;
+
+use super::progress::Shown;
+
+/// How often to try again when a daemon leaves just as we come.
+const TRIES: usize = 5;
+/// What to say when there is no place for socket and cache.
+const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
+
+/// Asks whichever running daemon has what the request is about.
+pub async fn ask(
+    socket: Option<&Path>,
+    request: Request,
+    mut on_event: impl FnMut(Response),
+) -> Result<Outcome> {
+    let mut not_here = None;
+    for socket in sockets(socket)? {
+        let client = match Client::connect(&socket).await {
+            Ok(client) => client,
+            Err(ConnectError::NotRunning) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        match client.call(request.clone(), &mut on_event).await {
+            Err(error) if error.kind == ErrorKind::NotHere => not_here = Some(error),
+            done => return Ok(done?),
+        }
+    }
+    let nothing = || RpcError::not_here("no daemon is running, so nothing is mounted or seeded");
+    Err(not_here.unwrap_or_else(nothing).into())
+}
+
+/// Asks every running daemon.
+pub async fn ask_all(
+    socket: Option<&Path>,
+    request: &Request,
+    mut on_event: impl FnMut(Response),
+) -> Result<()> {
+    for socket in sockets(socket)? {
+        match Client::connect(&socket).await {
+            Ok(client) => drop(client.call(request.clone(), &mut on_event).await?),
+            Err(ConnectError::NotRunning) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Asks the user's daemon, which is started if it does not run, and shows how far it is.
+pub async fn ask_started(
+    socket: Option<&Path>,
+    settings: &Settings,
+    request: Request,
+    mut on_event: impl FnMut(Response),
+) -> Result<Outcome> {
+    let client = connect_or_start(&own_socket(socket)?, settings).await?;
+    let mut shown = Shown::default();
+    let outcome = client
+        .call(request, |event| match event {
+            Response::Progress(progress) => shown.show(&progress),
+            event => on_event(event),
+        })
+        .await;
+    shown.clear();
+    Ok(outcome?)
+}
+
+/// Becomes a daemon of its own that does `request` in the foreground. Returns only if that fails.
+pub fn become_daemon(socket: Option<&Path>, settings: &Settings, request: &Request) -> Result<()> {
+    let program = program();
+    let mut command = Command::new(&program);
+    command.arg("--foreground").args(arguments(settings));
+    if let Some(socket) = socket {
+        command.arg("--socket").arg(socket);
+    }
+    let error = command.arg("--request").arg(serde_json::to_string(request)?).exec();
+    Err(error).with_context(|| cannot_run(&program))
+}
+
+async fn connect_or_start(socket: &Path, settings: &Settings) -> Result<Client> {
+    for _ in 0..TRIES {
+        match Client::connect(socket).await {
+            Err(ConnectError::NotRunning) => {}
+            connected => return Ok(connected?),
+        }
+        // One client starts a daemon; the others wait for it here, and then find it.
+        let _lock = start_lock(socket)
+            .with_context(|| format!("{}: no daemon can be started there", socket.display()))?;
+        match Client::connect(socket).await {
+            Err(ConnectError::NotRunning) => start(socket, settings).await?,
+            connected => return Ok(connected?),
+        }
+    }
+    bail!("the daemon at {} leaves as soon as it is started; see its log", socket.display())
+}
+
+/// Starts a daemon and waits until it is ready.
+async fn start(socket: &Path, settings: &Settings) -> Result<()> {
+    let program = program();
+    let (told, tell) = std::io::pipe().context("cannot make a pipe")?;
+    let child = Command::new(&program)
+        .arg("--detach")
+        .arg("--socket")
+        .arg(socket)
+        .args(arguments(settings))
+        .stdin(Stdio::null())
+        .stdout(tell)
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = child.with_context(|| cannot_run(&program))?;
+    let mut told = pipe::Receiver::from_owned_fd(told.into())?;
+    match frame::read(&mut told).await {
+        Ok(Some(Response::Done(_))) => Ok(()),
+        Ok(Some(Response::Error(error))) => {
+            let _ = child.wait();
+            Err(error.into())
+        }
+        _ => {
+            bail!("p2pfs-mountd ended before it was ready; see {}", beside(socket, "log").display())
+        }
+    }
+}
+
+fn cannot_run(program: &Path) -> String {
+    format!("cannot run {}: install it beside p2pfs or in the PATH", program.display())
+}
+
+/// `p2pfs-mountd` from beside this executable, otherwise from the PATH.
+fn program() -> PathBuf {
+    let name = "p2pfs-mountd";
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name(name));
+    beside.filter(|program| program.is_file()).unwrap_or_else(|| name.into())
+}
+
+/// The settings as flags.
+fn arguments(settings: &Settings) -> Vec<OsString> {
+    let mut flags: Vec<OsString> = Vec::new();
+    let mut flag = |name: &str, value: OsString| flags.extend([OsString::from(name), value]);
+    if let Some(port) = settings.port {
+        flag("--port", port.to_string().into());
+    }
+    for address in &settings.listen {
+        flag("--listen", address.to_string().into());
+    }
+    if let Some(dir) = &settings.data_dir {
+        flag("--data-dir", dir.0.clone().into());
+    }
+    for (name, limit) in
+        [("--upload-limit", settings.upload_limit), ("--download-limit", settings.download_limit)]
+    {
+        if let Some(limit) = limit {
+            flag(name, limit.to_string().into());
+        }
+    }
+    flags
+}
+
+/// The sockets to ask: the one that was named, or all of this user.
+fn sockets(named: Option<&Path>) -> Result<Vec<PathBuf>> {
+    match named {
+        Some(named) => Ok(vec![std::path::absolute(named)?]),
+        None => Ok(Places::of_this_user().context(NO_PLACES)?.all_sockets()),
+    }
+}
+
+/// The socket of the daemon to start.
+fn own_socket(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(named) => Ok(std::path::absolute(named)?),
+        None => Ok(Places::of_this_user().context(NO_PLACES)?.socket()),
+    }
+}

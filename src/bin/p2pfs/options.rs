@@ -1,0 +1,97 @@
+//! `-o`: the options of `p2pfs mount` as mount(8) and fstab write them.
+
+use clap::Parser;
+
+use super::mount::Mount;
+use p2pfs::rpc::{ErrorKind, RpcError};
+
+/// The options of ours that `-o` knows, as `name` or `name=value`.
+const OURS: [&str; 16] = [
+    "socket",
+    "peer",
+    "port",
+    "listen",
+    "data-dir",
+    "on-demand",
+    "until-done",
+    "keep",
+    "select",
+    "timeout",
+    "read-timeout",
+    "no-seed",
+    "upload-limit",
+    "download-limit",
+    "foreground",
+    "cache",
+];
+
+/// The flags of ours among `-o` values, as command-line flags, and what is left for the mount.
+pub fn split(values: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut flags, mut rest) = (Vec::new(), Vec::new());
+    for option in values.iter().flat_map(|value| value.split(',')) {
+        let name = option.split('=').next().unwrap_or_default().replace('_', "-");
+        let value = option.split_once('=').map(|(_, value)| value);
+        match value {
+            _ if !OURS.contains(&name.as_str()) => rest.push(option.to_owned()),
+            Some(value) => flags.push(format!("--{name}={value}")),
+            None => flags.push(format!("--{name}")),
+        }
+    }
+    (flags, rest)
+}
+
+/// The words of `-o` alone, parsed as flags.
+#[derive(Parser)]
+#[command(name = "-o", no_binary_name = true, disable_help_flag = true)]
+struct Flags {
+    #[arg(long)]
+    socket: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    mount: Mount,
+}
+
+/// `mount` with the flags of ours that are among its `-o` values, and the socket if they name one.
+pub fn apply(mount: Mount) -> Result<(Mount, Option<std::path::PathBuf>), RpcError> {
+    let (flags, rest) = split(&mount.options);
+    let words = flags.iter().cloned().chain(["--".into(), mount.source.clone()]);
+    let words = words.map(std::ffi::OsString::from).chain([mount.dir.clone().into_os_string()]);
+    let said = Flags::try_parse_from(words).map_err(|error| {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        let line = line.strip_prefix("error: ").unwrap_or(line).replace("--", "");
+        RpcError::new(
+            ErrorKind::Usage,
+            format_args!("-o {}: {line}", flags.join(",").replace("--", "")),
+        )
+    })?;
+    let mut mount = mount.or(said.mount);
+    mount.options = rest;
+    Ok((mount, said.socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(options: &[&str]) -> Result<Mount, RpcError> {
+        let mut words = vec!["magnet:?", "/mnt", "--on-demand", "--port=2"];
+        options.iter().for_each(|option| words.extend(["-o", option]));
+        apply(Flags::try_parse_from(words).unwrap().mount).map(|(mount, _)| mount)
+    }
+
+    #[test]
+    fn our_options_are_taken_and_the_others_left() {
+        let mount = mount(&["ro,until_done,uid=5", "select=*.mkv,port=7"]).unwrap();
+        assert!(mount.until_done && mount.on_demand);
+        assert_eq!(mount.select, ["*.mkv"]);
+        assert_eq!(mount.network.settings.port, Some(2), "the flag wins");
+        assert_eq!(mount.options, ["ro", "uid=5"]);
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_line_of_usage() {
+        let error = mount(&["port=x"]).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Usage);
+        assert_eq!(error.message.lines().count(), 1);
+    }
+}

@@ -1,0 +1,57 @@
+//! `p2pfs seed`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use p2pfs::engine::Source;
+use p2pfs::rpc::{Request, SeedRequest, size};
+
+use super::source::{self, Network};
+use super::{daemon, mount, places};
+
+/// Check data that you have, and serve it where it is
+///
+/// Returns when the data is checked and served. It is never written to. `p2pfs status` lists what is
+/// seeded, `p2pfs stop PATH` ends it.
+#[derive(Debug, Args)]
+pub struct Seed {
+    /// .torrent file, or http(s) URL of one
+    torrent: String,
+    /// File or folder that it describes
+    path: PathBuf,
+    /// Tracker to announce to, beside the torrent's own, repeatable
+    #[arg(long = "tracker", value_name = "URL")]
+    trackers: Vec<String>,
+    /// Stay, and stop on SIGINT and SIGTERM: a daemon of its own for this one seed
+    #[arg(short, long)]
+    foreground: bool,
+    #[command(flatten)]
+    network: Network,
+}
+
+impl Seed {
+    pub async fn run(self, socket: Option<&Path>) -> Result<()> {
+        let (torrent, resolved) = source::check(&self.torrent).await?;
+        if let Some(Source::Magnet(_)) = resolved {
+            bail!("{}: only names a torrent; seeding needs its .torrent file", self.torrent);
+        }
+        let data = places::existing(&self.path)?;
+        let source = self.network.request(torrent, self.trackers, mount::TIMEOUT)?;
+        let settings = source.settings.clone();
+        let request = SeedRequest { source, data: data.clone().into() };
+        let request = Request::Seed(Box::new(request));
+        if self.foreground {
+            return daemon::become_daemon(socket, &settings, &request);
+        }
+        let seeding = daemon::ask_started(socket, &settings, request, |_| {}).await?;
+        eprintln!(
+            "p2pfs: {} ({} in {} files) is checked and seeded from {}",
+            seeding.name.escape_debug(),
+            size::show(seeding.bytes),
+            seeding.files,
+            data.display()
+        );
+        Ok(())
+    }
+}

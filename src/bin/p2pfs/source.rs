@@ -1,0 +1,68 @@
+//! SOURCE: which torrent is meant, checked as far as that needs no network.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use p2pfs::engine::{Source, resolve};
+use p2pfs::rpc::{ErrorKind, RpcError, Settings, SourceRequest};
+
+use super::places;
+
+/// What mount, seed and ls have in common.
+#[derive(Debug, Args)]
+pub struct Network {
+    /// Peer to connect to, as HOST:PORT, repeatable
+    #[arg(long = "peer", value_name = "ADDR")]
+    pub peers: Vec<String>,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl Network {
+    /// The request for `source`, for the daemon, which has another folder than we have.
+    pub fn request(
+        self,
+        source: String,
+        trackers: Vec<String>,
+        timeout: u64,
+    ) -> Result<SourceRequest> {
+        let mut peers = Vec::new();
+        for peer in &self.peers {
+            peers.extend(addresses(peer)?);
+        }
+        let mut settings = self.settings;
+        if let Some(dir) = &mut settings.data_dir {
+            dir.0 = places::absolute(dir)?;
+        }
+        Ok(SourceRequest { source, peers, trackers, timeout, settings })
+    }
+}
+
+/// The addresses of a peer.
+fn addresses(peer: &str) -> Result<Vec<SocketAddr>> {
+    let found = peer.to_socket_addrs().map_err(|error| {
+        RpcError::new(ErrorKind::Usage, format_args!("--peer {peer}: not a HOST:PORT ({error})"))
+    })?;
+    Ok(found.collect())
+}
+
+/// The source as the daemon understands it, refused now if it makes no sense, and what it is if
+/// that is known without asking the network.
+pub async fn check(source: &str) -> Result<(String, Option<Source>)> {
+    let begins = |scheme: &str| {
+        source.trim_start().get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme))
+    };
+    if begins("http://") || begins("https://") {
+        return Ok((source.to_owned(), None));
+    }
+    let resolved = resolve(source).await?;
+    let text = match resolved {
+        Source::Magnet(_) => source.to_owned(),
+        Source::Metainfo(_) => {
+            let path = places::absolute(source.as_ref())?.into_os_string().into_string();
+            path.ok().with_context(|| format!("{source}: its folder's name is not UTF-8"))?
+        }
+    };
+    Ok((text, Some(resolved)))
+}

@@ -1,0 +1,82 @@
+//! `p2pfs status`
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use p2pfs::rpc::{Request, Response, ShareKind, ShareStatus, size};
+
+use super::{daemon, places};
+
+/// Describe a mount, or all mounts and seeds
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Where the torrent is mounted (default: all)
+    dir: Option<PathBuf>,
+    /// As a JSON array with everything that is known
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub async fn run(self, socket: Option<&Path>) -> Result<()> {
+        let dir = self.dir.as_deref().map(places::in_mount).transpose()?;
+        let one = dir.is_some();
+        let request = Request::Status { dir: dir.map(Into::into) };
+        let mut shares = Vec::new();
+        let take = |event| {
+            if let Response::Share(share) = event {
+                shares.push(*share);
+            }
+        };
+        if one {
+            daemon::ask(socket, request, take).await?;
+        } else {
+            daemon::ask_all(socket, &request, take).await?;
+        }
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&shares)?)?;
+        } else if shares.is_empty() {
+            writeln!(out, "nothing is mounted or seeded")?;
+        }
+        for share in shares.iter().filter(|_| !self.json) {
+            describe(&mut out, share)?;
+        }
+        Ok(())
+    }
+}
+
+fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
+    let torrent = &share.torrent;
+    let kind = match share.kind {
+        ShareKind::Mount if share.detached => "detached",
+        ShareKind::Mount => "mount",
+        ShareKind::Seed => "seed",
+    };
+    let (path, name) = (share.path.display(), torrent.name.escape_debug());
+    writeln!(out, "{path}  {kind} of {name} ({})", torrent.info_hash)?;
+    writeln!(
+        out,
+        "  {}: {} of {} verified ({} %)",
+        torrent.state,
+        size::show(torrent.wanted_verified),
+        size::show(torrent.wanted),
+        size::percent(torrent.wanted_verified, torrent.wanted)
+    )?;
+    writeln!(
+        out,
+        "  {} peers ({} seeders, {} known), {}/s down, {}/s up, {} reads waiting",
+        torrent.peers,
+        torrent.seeders,
+        torrent.known_peers,
+        size::show(torrent.download_rate),
+        size::show(torrent.upload_rate),
+        torrent.waiting_reads
+    )?;
+    for problem in torrent.error.iter().chain(&share.problem) {
+        writeln!(out, "  problem: {problem}")?;
+    }
+    Ok(())
+}
