@@ -1,5 +1,6 @@
 //! The tracker driver against HTTP servers that are friendly, hostile or not trackers at all.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod tracker_server;
 

@@ -1,5 +1,6 @@
 //! Announces to a tracker that was not written here: opentracker, over HTTP and UDP.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

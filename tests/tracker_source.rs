@@ -1,5 +1,6 @@
 //! What can be named as the source of a torrent, and what is said about what cannot.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod tracker_server;
 

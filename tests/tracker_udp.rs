@@ -1,5 +1,6 @@
 //! The tracker driver against a UDP tracker of this file, over IPv6 and among forged datagrams.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -91,7 +91,7 @@ pub(super) async fn get(url: Url, max_len: usize, timeout: Duration) -> Result<R
     let https = url.scheme() == "https";
     let failed = |error: reqwest::Error| {
         let mut cause = describe(&error);
-        if https && !shared.has_roots && error.is_connect() {
+        if https && !shared.has_roots && cause.contains("certificate") {
             cause.push_str("; this machine has no root certificates, install ca-certificates");
         }
         HttpError::Failed(cause)
