@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(super) struct Ticket {
     direct: bool,
     pub(super) pid: u32,
     deadline: Option<Instant>,
+    /// The handle's flushes when the engine was last told that this read waits.
+    flushes: AtomicU32,
     /// Taken when it is answered.
     reply: Mutex<Option<Reply>>,
 }
@@ -76,6 +78,7 @@ impl Fs {
         let timeout = if request.direct { Some(DIRECT_TIMEOUT) } else { self.view.read_timeout };
         let ticket = Arc::new(Ticket {
             fs: Arc::clone(self),
+            flushes: AtomicU32::new(handle.flushes.load(Ordering::SeqCst)),
             handle,
             range: start..end,
             direct: request.direct,
@@ -159,6 +162,15 @@ impl Ticket {
     /// The program is to end: it shall have its signal.
     pub(super) fn interrupt(&self) {
         self.fail(Errno::EINTR, Some(self.pid));
+    }
+
+    /// Its reader lives. If a flush has withdrawn the demand, then because somebody else closed a
+    /// copy of the descriptor: asks again.
+    pub(super) fn renew(self: &Arc<Self>) {
+        let flushes = self.handle.flushes.load(Ordering::SeqCst);
+        if self.flushes.swap(flushes, Ordering::SeqCst) != flushes && self.is_waiting() {
+            self.serve();
+        }
     }
 
     fn fail(&self, errno: Errno, only: Option<u32>) {

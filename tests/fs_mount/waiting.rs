@@ -180,6 +180,21 @@ fn a_file_opens_a_second_time_while_its_first_reader_waits() {
 }
 
 #[test]
+fn a_reader_whose_descriptor_is_closed_by_another_stays_urgent() {
+    let content = StandIn::new(vec![file("f", noise(1 << 20))]);
+    let mounted = content.mount();
+    let mut f = File::open(mounted.path("f")).unwrap();
+    let copy = f.try_clone().unwrap();
+    let reader = thread::spawn(move || f.read(&mut [0; 4096]));
+    wait_for_reads(&content, 1);
+    drop(copy);
+    assert_eq!(content.state().flushed, 1);
+    wait_until("the read is urgent again", || content.state().urgent() > 0);
+    content.release_all();
+    assert_eq!(reader.join().unwrap().unwrap(), 4096);
+}
+
+#[test]
 fn a_killed_reader_leaves_the_file_usable() {
     let content = StandIn::new(vec![file("f", noise(1 << 20))]);
     let mounted = content.mount();
