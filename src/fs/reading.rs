@@ -86,8 +86,12 @@ impl Fs {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             reply: Mutex::new(Some(reply)),
         });
-        if ticket.serve() && ticket.pid != 0 {
+        if ticket.serve() {
             self.watch.add(self, ticket);
+            // The end may have come while the wait began.
+            if self.ending.load(Ordering::SeqCst) {
+                self.abort_reads();
+            }
         }
     }
 
@@ -101,10 +105,23 @@ impl Fs {
         }
     }
 
+    /// Reads of this mount that wait now.
+    pub fn waiting_reads(&self) -> usize {
+        self.watch.waiting().len()
+    }
+
+    /// Ends the waiting reads of this mount with `EIO`; how many there were. The torrent may have
+    /// other mounts: theirs go on.
+    pub fn abort_reads(&self) -> usize {
+        let waiting = self.watch.waiting();
+        waiting.iter().for_each(|ticket| ticket.abort());
+        waiting.len()
+    }
+
     /// From now on nothing waits: what is not here is `EIO`. Ends the reads that wait now.
     pub fn end_reads(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        self.content.abort_reads();
+        self.abort_reads();
     }
 
     /// Reads may wait again.
@@ -130,10 +147,6 @@ impl Ticket {
         let wait = Wait(Some(Arc::clone(self)));
         let waiter = Box::new(move |result| wait.over(result));
         fs.content.read_later(self.handle.id, file, start, length, timeout, waiter);
-        // The end may have come between the look at it above and the wait.
-        if fs.ending.load(Ordering::SeqCst) {
-            fs.content.abort_reads();
-        }
         true
     }
 
@@ -157,6 +170,12 @@ impl Ticket {
             Err(ReadError::TimedOut) if self.direct => self.answer(Err(Errno::EINTR)),
             Err(_) => self.fail(Errno::EIO, None),
         }
+    }
+
+    /// The read has been given up; what it asked for is not urgent any more.
+    fn abort(&self) {
+        self.fail(Errno::EIO, None);
+        self.fs.content.flushed(self.handle.id);
     }
 
     /// The program is to end: it shall have its signal.

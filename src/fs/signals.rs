@@ -58,6 +58,12 @@ impl Watch {
         }
     }
 
+    /// Those that have not been answered.
+    pub(super) fn waiting(&self) -> Vec<Arc<Ticket>> {
+        let watched = lock(&self.0);
+        watched.tickets.iter().filter(|ticket| ticket.is_waiting()).cloned().collect()
+    }
+
     /// Waits a moment and looks; false when nothing waits any more.
     fn look(&self) -> bool {
         thread::sleep(TICK);
@@ -90,6 +96,10 @@ enum Reader {
 }
 
 fn reader(thread: u32) -> Reader {
+    if thread == 0 {
+        // Of another namespace of processes: nothing is known of it.
+        return Reader::Waiting;
+    }
     match std::fs::read_to_string(format!("/proc/{thread}/status")) {
         Ok(status) => become_of(&status),
         Err(_) => Reader::Gone,

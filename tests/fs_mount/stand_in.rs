@@ -151,6 +151,11 @@ impl StandIn {
         self.wake();
     }
 
+    /// Reads that wait here.
+    pub fn waiting_reads(&self) -> usize {
+        self.state().waiting.len()
+    }
+
     /// Drops the waiters as an engine does that ends without a word.
     pub fn drop_waiters(&self) {
         let waiting = std::mem::take(&mut self.state().waiting);
@@ -271,18 +276,6 @@ impl Content for StandIn {
 
     fn closed(&self, _: ReadHandle) {
         self.state().closed += 1;
-    }
-
-    fn waiting_reads(&self) -> usize {
-        self.state().waiting.len()
-    }
-
-    fn abort_reads(&self) -> usize {
-        let tickets = std::mem::take(&mut self.state().waiting);
-        self.0.changed.notify_all();
-        let count = tickets.len();
-        tickets.into_values().for_each(|ticket| (ticket.waiter)(Err(ReadError::Aborted)));
-        count
     }
 
     fn verified_bytes(&self, file: Option<usize>) -> u64 {
