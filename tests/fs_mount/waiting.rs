@@ -189,7 +189,8 @@ fn a_reader_whose_descriptor_is_closed_by_another_stays_urgent() {
     let reader = thread::spawn(move || f.read(&mut [0; 4096]));
     wait_for_reads(&content, 1);
     drop(copy);
-    assert_eq!(content.state().flushed, 1);
+    // And whenever another test starts a process, which closes its copies too.
+    assert!(content.state().flushed >= 1);
     wait_until("the read is urgent again", || content.state().urgent() > 0);
     content.release_all();
     assert_eq!(reader.join().unwrap().unwrap(), 4096);
