@@ -40,12 +40,6 @@ pub trait Content: Send + Sync + 'static {
     /// The handle is gone for good.
     fn closed(&self, handle: ReadHandle);
 
-    /// Reads that wait now.
-    fn waiting_reads(&self) -> usize;
-
-    /// Ends all waiting reads; how many there were.
-    fn abort_reads(&self) -> usize;
-
     /// Verified bytes of one file, or of the whole torrent.
     fn verified_bytes(&self, file: Option<usize>) -> u64;
 }
@@ -85,14 +79,6 @@ impl Content for Torrent {
 
     fn closed(&self, handle: ReadHandle) {
         Torrent::closed(self, handle);
-    }
-
-    fn waiting_reads(&self) -> usize {
-        Torrent::waiting_reads(self)
-    }
-
-    fn abort_reads(&self) -> usize {
-        Torrent::abort_reads(self)
     }
 
     fn verified_bytes(&self, file: Option<usize>) -> u64 {

@@ -1,7 +1,7 @@
 //! Open files.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::lock;
@@ -22,6 +22,8 @@ pub struct Handle {
     pub size: u64,
     /// What its reads so far say about the next ones.
     pub window: Mutex<ReadWindow>,
+    /// How often its demand has been withdrawn.
+    pub flushes: AtomicU32,
 }
 
 /// The open files of one mount.
@@ -35,7 +37,7 @@ impl Handles {
     pub fn open(&self, file: usize, size: u64, budget: u64) -> Arc<Handle> {
         let id = ReadHandle(NEXT.fetch_add(1, Ordering::Relaxed));
         let window = Mutex::new(ReadWindow::new(size, budget));
-        let handle = Arc::new(Handle { id, file, size, window });
+        let handle = Arc::new(Handle { id, file, size, window, flushes: AtomicU32::new(0) });
         lock(&self.open).insert(id.0, Arc::clone(&handle));
         handle
     }

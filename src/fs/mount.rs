@@ -223,12 +223,12 @@ impl Mount {
 
     /// Reads that wait for data.
     pub fn waiting_reads(&self) -> usize {
-        self.fs.content.waiting_reads()
+        self.fs.waiting_reads()
     }
 
     /// Ends the waiting reads with `EIO`; how many there were.
     pub fn abort_reads(&self) -> usize {
-        self.fs.content.abort_reads()
+        self.fs.abort_reads()
     }
 
     /// Takes the mount away. Fine if somebody else has done so already.

@@ -1,7 +1,7 @@
 //! What each operation on metadata means. Nothing here waits. Reads are in [`super::reading`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -207,13 +207,15 @@ impl Fs {
     }
 
     /// A descriptor of the handle was closed, perhaps because its process was killed: nothing is
-    /// urgent any more. Others may share the handle, so its reads go on.
+    /// urgent any more. Others may share the handle, so its reads go on, and those of programs that
+    /// still live are soon urgent again ([`super::signals`]).
     pub fn flush(&self, handle: u64) -> Result<(), Errno> {
         let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
         if super::lock(&handle.window).withdraw() {
             self.content.read_ahead(handle.id, handle.file, 0, 0);
         }
         self.content.flushed(handle.id);
+        handle.flushes.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(super) struct Ticket {
     direct: bool,
     pub(super) pid: u32,
     deadline: Option<Instant>,
+    /// The handle's flushes when the engine was last told that this read waits.
+    flushes: AtomicU32,
     /// Taken when it is answered.
     reply: Mutex<Option<Reply>>,
 }
@@ -76,6 +78,7 @@ impl Fs {
         let timeout = if request.direct { Some(DIRECT_TIMEOUT) } else { self.view.read_timeout };
         let ticket = Arc::new(Ticket {
             fs: Arc::clone(self),
+            flushes: AtomicU32::new(handle.flushes.load(Ordering::SeqCst)),
             handle,
             range: start..end,
             direct: request.direct,
@@ -83,8 +86,12 @@ impl Fs {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             reply: Mutex::new(Some(reply)),
         });
-        if ticket.serve() && ticket.pid != 0 {
+        if ticket.serve() {
             self.watch.add(self, ticket);
+            // The end may have come while the wait began.
+            if self.ending.load(Ordering::SeqCst) {
+                self.abort_reads();
+            }
         }
     }
 
@@ -98,10 +105,23 @@ impl Fs {
         }
     }
 
+    /// Reads of this mount that wait now.
+    pub fn waiting_reads(&self) -> usize {
+        self.watch.waiting().len()
+    }
+
+    /// Ends the waiting reads of this mount with `EIO`; how many there were. The torrent may have
+    /// other mounts: theirs go on.
+    pub fn abort_reads(&self) -> usize {
+        let waiting = self.watch.waiting();
+        waiting.iter().for_each(|ticket| ticket.abort());
+        waiting.len()
+    }
+
     /// From now on nothing waits: what is not here is `EIO`. Ends the reads that wait now.
     pub fn end_reads(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        self.content.abort_reads();
+        self.abort_reads();
     }
 
     /// Reads may wait again.
@@ -127,10 +147,6 @@ impl Ticket {
         let wait = Wait(Some(Arc::clone(self)));
         let waiter = Box::new(move |result| wait.over(result));
         fs.content.read_later(self.handle.id, file, start, length, timeout, waiter);
-        // The end may have come between the look at it above and the wait.
-        if fs.ending.load(Ordering::SeqCst) {
-            fs.content.abort_reads();
-        }
         true
     }
 
@@ -156,9 +172,24 @@ impl Ticket {
         }
     }
 
+    /// The read has been given up; what it asked for is not urgent any more.
+    fn abort(&self) {
+        self.fail(Errno::EIO, None);
+        self.fs.content.flushed(self.handle.id);
+    }
+
     /// The program is to end: it shall have its signal.
     pub(super) fn interrupt(&self) {
         self.fail(Errno::EINTR, Some(self.pid));
+    }
+
+    /// Its reader lives. If a flush has withdrawn the demand, then because somebody else closed a
+    /// copy of the descriptor: asks again.
+    pub(super) fn renew(self: &Arc<Self>) {
+        let flushes = self.handle.flushes.load(Ordering::SeqCst);
+        if self.flushes.swap(flushes, Ordering::SeqCst) != flushes && self.is_waiting() {
+            self.serve();
+        }
     }
 
     fn fail(&self, errno: Errno, only: Option<u32>) {

@@ -1,11 +1,12 @@
-//! Lets signals through to programs whose reads wait.
+//! Looks after the programs whose reads wait.
 //!
 //! A program that waits for a page of a file sees a signal that it handles itself (`dd`, Python,
 //! `rsync` and Ctrl-C) only when the read is answered, and where the page is read by itself (after
-//! an error, past the page cache, in some mappings) not even `SIGKILL` comes through. The kernel
-//! tells us of neither. But it says who reads, and `/proc` says what signals wait for whom. So while
-//! reads wait, and only then, this looks now and then, and answers `EINTR` where a signal that is to
-//! end the program waits too.
+//! an error, past the page cache, in some mappings) not even `SIGKILL` comes through. And when a
+//! descriptor is closed, it may be that a waiting reader was killed, or that another process closed
+//! its copy. The kernel tells us none of this. But it says who reads, and `/proc` says what has
+//! become of them. So while reads wait, and only then, this looks now and then: it answers `EINTR`
+//! where a signal that is to end the program waits too, and renews the demand of those who live.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -57,6 +58,12 @@ impl Watch {
         }
     }
 
+    /// Those that have not been answered.
+    pub(super) fn waiting(&self) -> Vec<Arc<Ticket>> {
+        let watched = lock(&self.0);
+        watched.tickets.iter().filter(|ticket| ticket.is_waiting()).cloned().collect()
+    }
+
     /// Waits a moment and looks; false when nothing waits any more.
     fn look(&self) -> bool {
         thread::sleep(TICK);
@@ -65,20 +72,48 @@ impl Watch {
         watched.running = !watched.tickets.is_empty();
         let tickets = watched.tickets.clone();
         drop(watched);
-        let mut ending = HashMap::new();
+        let mut readers = HashMap::new();
         for ticket in &tickets {
-            if *ending.entry(ticket.pid).or_insert_with(|| is_to_end(ticket.pid)) {
-                ticket.interrupt();
+            match readers.entry(ticket.pid).or_insert_with(|| reader(ticket.pid)) {
+                Reader::Gone => {}
+                Reader::Waiting => ticket.renew(),
+                Reader::Ending => ticket.interrupt(),
             }
         }
         !tickets.is_empty()
     }
 }
 
-/// Whether a signal that is to end this thread waits for it.
-fn is_to_end(thread: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{thread}/status"))
-        .is_ok_and(|status| pending(&status) & ENDING != 0)
+/// What has become of a thread that reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// It has ended.
+    Gone,
+    /// It waits for its read.
+    Waiting,
+    /// A signal that is to end it waits for it.
+    Ending,
+}
+
+fn reader(thread: u32) -> Reader {
+    if thread == 0 {
+        // Of another namespace of processes: nothing is known of it.
+        return Reader::Waiting;
+    }
+    match std::fs::read_to_string(format!("/proc/{thread}/status")) {
+        Ok(status) => become_of(&status),
+        Err(_) => Reader::Gone,
+    }
+}
+
+fn become_of(status: &str) -> Reader {
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    match state.map(str::trim_start) {
+        None => Reader::Gone,
+        Some(state) if state.starts_with(['Z', 'X']) => Reader::Gone,
+        Some(_) if pending(status) & ENDING != 0 => Reader::Ending,
+        Some(_) => Reader::Waiting,
+    }
 }
 
 /// The signals, as bits, that wait and are neither blocked nor ignored (proc_pid_status(5)).
@@ -96,7 +131,7 @@ mod tests {
 
     fn status(thread: u64, process: u64, blocked: u64, ignored: u64) -> String {
         format!(
-            "Name:\tdd\nPid:\t7\nSigQ:\t1/63451\nSigPnd:\t{thread:016x}\nShdPnd:\t{process:016x}\n\
+            "Name:\tdd\nState:\tD (disk sleep)\nPid:\t7\nSigQ:\t1/63451\nSigPnd:\t{thread:016x}\nShdPnd:\t{process:016x}\n\
              SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t0000000000000202\n"
         )
     }
@@ -114,12 +149,21 @@ mod tests {
     #[test]
     fn a_timer_or_a_child_ends_nobody() {
         let others = bit(libc::SIGALRM) | bit(libc::SIGCHLD) | bit(libc::SIGURG);
-        assert_eq!(others & ENDING, 0);
+        assert_eq!(become_of(&status(others, others, 0, 0)), Reader::Waiting);
     }
 
     #[test]
-    fn nothing_waits_for_this_thread_or_for_one_that_does_not_exist() {
-        assert!(!is_to_end(nix::unistd::gettid().as_raw() as u32));
-        assert!(!is_to_end(u32::MAX));
+    fn an_interrupt_ends_unless_it_is_ignored() {
+        let int = bit(libc::SIGINT);
+        assert_eq!(become_of(&status(0, int, 0, 0)), Reader::Ending);
+        assert_eq!(become_of(&status(0, int, 0, int)), Reader::Waiting);
+    }
+
+    #[test]
+    fn a_reader_that_has_ended_is_gone() {
+        let dead = status(0, bit(libc::SIGKILL), 0, 0).replace("D (disk sleep)", "Z (zombie)");
+        assert_eq!(become_of(&dead), Reader::Gone);
+        assert_eq!(reader(u32::MAX), Reader::Gone);
+        assert_eq!(reader(nix::unistd::gettid().as_raw() as u32), Reader::Waiting);
     }
 }

@@ -81,6 +81,8 @@ pub struct State {
 }
 
 struct Ticket {
+    handle: ReadHandle,
+    urgent: bool,
     file: usize,
     offset: u64,
     length: usize,
@@ -149,6 +151,11 @@ impl StandIn {
         self.wake();
     }
 
+    /// Reads that wait here.
+    pub fn waiting_reads(&self) -> usize {
+        self.state().waiting.len()
+    }
+
     /// Drops the waiters as an engine does that ends without a word.
     pub fn drop_waiters(&self) {
         let waiting = std::mem::take(&mut self.state().waiting);
@@ -196,6 +203,11 @@ impl StandIn {
 }
 
 impl State {
+    /// Waiting reads whose demand was not withdrawn.
+    pub fn urgent(&self) -> usize {
+        self.waiting.values().filter(|ticket| ticket.urgent).count()
+    }
+
     fn is_here(&self, file: usize, offset: u64, length: usize) -> bool {
         let blocks = offset / BLOCK..(offset + length as u64).div_ceil(BLOCK);
         self.here[file][blocks.start as usize..blocks.end as usize].iter().all(|&here| here)
@@ -224,7 +236,7 @@ impl Content for StandIn {
 
     fn read_later(
         &self,
-        _: ReadHandle,
+        handle: ReadHandle,
         file: usize,
         offset: u64,
         length: usize,
@@ -234,7 +246,7 @@ impl Content for StandIn {
         let mut state = self.state();
         let id = state.next;
         state.next += 1;
-        state.waiting.insert(id, Ticket { file, offset, length, waiter });
+        state.waiting.insert(id, Ticket { handle, urgent: true, file, offset, length, waiter });
         if state.evictions > 0 {
             // Comes, and is gone again before it can be read.
             state.evictions -= 1;
@@ -255,24 +267,15 @@ impl Content for StandIn {
         self.state().ahead.push((offset, length));
     }
 
-    fn flushed(&self, _: ReadHandle) {
-        self.state().flushed += 1;
+    fn flushed(&self, handle: ReadHandle) {
+        let mut state = self.state();
+        state.flushed += 1;
+        let of_handle = state.waiting.values_mut().filter(|ticket| ticket.handle == handle);
+        of_handle.for_each(|ticket| ticket.urgent = false);
     }
 
     fn closed(&self, _: ReadHandle) {
         self.state().closed += 1;
-    }
-
-    fn waiting_reads(&self) -> usize {
-        self.state().waiting.len()
-    }
-
-    fn abort_reads(&self) -> usize {
-        let tickets = std::mem::take(&mut self.state().waiting);
-        self.0.changed.notify_all();
-        let count = tickets.len();
-        tickets.into_values().for_each(|ticket| (ticket.waiter)(Err(ReadError::Aborted)));
-        count
     }
 
     fn verified_bytes(&self, file: Option<usize>) -> u64 {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use p2pfs::fs::{Content, Unmount, UnmountError};
+use p2pfs::fs::{Unmount, UnmountError};
 
 use crate::stand_in::{Mounted, StandIn, file, noise, run, text, wait_until};
 
@@ -48,7 +48,7 @@ fn a_waiting_reader_keeps_it_and_force_ends_the_reader() {
     let ends = ends(&mounted);
     let path = mounted.path("f");
     let reader = thread::spawn(move || fs::read(path));
-    wait_until("a read waits", || content.waiting_reads() > 0);
+    wait_until("a read waits", || mounted.mount.waiting_reads() > 0);
 
     let error = mounted.mount.unmount(Unmount::Plain).unwrap_err();
     assert!(matches!(error, UnmountError::Busy { waiting: 1.., .. }), "{error:?}");

@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
-use p2pfs::fs::{Content, MountOptions};
+use p2pfs::fs::MountOptions;
 
 use crate::stand_in::{BLOCK, StandIn, file, noise, run, text, wait_until};
 
@@ -111,18 +111,19 @@ fn a_reader_of_single_pages_can_be_killed() {
     let content = StandIn::new(vec![file("f", noise(1 << 20))]);
     let mounted = content.mount();
     let path = mounted.path("f");
-    let first = spawn("cat", &[text(&path)]);
-    wait_for_reads(&content, 1);
-    mounted.mount.abort_reads();
-    let mut first = first;
-    wait_until("the first ends", || first.try_wait().unwrap().is_some());
+    let mut first = spawn("cat", &[text(&path)]);
+    wait_until("the first is aborted", || {
+        mounted.mount.abort_reads();
+        first.try_wait().unwrap().is_some()
+    });
+    let before = content.waiting_reads();
     // The kernel's second attempt fails at once for a second; then a read waits again.
     let mut child = spawn("cat", &[text(&path)]);
     wait_until("a read of a page waits", || {
         if child.try_wait().unwrap().is_some() {
             child = spawn("cat", &[text(&path)]);
         }
-        content.waiting_reads() > 0
+        content.waiting_reads() > before
     });
     let took = end(child, Signal::SIGKILL);
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -177,6 +178,22 @@ fn a_file_opens_a_second_time_while_its_first_reader_waits() {
     assert!(second.join().unwrap() == content.data(0)[(1 << 20) - 4096..]);
     content.release_all();
     assert_eq!(first.join().unwrap().unwrap(), 4096);
+}
+
+#[test]
+fn a_reader_whose_descriptor_is_closed_by_another_stays_urgent() {
+    let content = StandIn::new(vec![file("f", noise(1 << 20))]);
+    let mounted = content.mount();
+    let mut f = File::open(mounted.path("f")).unwrap();
+    let copy = f.try_clone().unwrap();
+    let reader = thread::spawn(move || f.read(&mut [0; 4096]));
+    wait_for_reads(&content, 1);
+    drop(copy);
+    // And whenever another test starts a process, which closes its copies too.
+    assert!(content.state().flushed >= 1);
+    wait_until("the read is urgent again", || content.state().urgent() > 0);
+    content.release_all();
+    assert_eq!(reader.join().unwrap().unwrap(), 4096);
 }
 
 #[test]
@@ -238,13 +255,29 @@ fn an_aborted_read_fails_and_a_later_one_succeeds() {
         let path = path.clone();
         move || fs::read(path)
     });
-    wait_for_reads(&content, 1);
+    wait_until("a read waits", || mounted.mount.waiting_reads() > 0);
     assert!(mounted.mount.abort_reads() >= 1);
     let took = wait_until("the reader has ended", || reader.is_finished());
     assert!(took < Duration::from_millis(500), "{took:?}");
     assert_eq!(reader.join().unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));
     content.release_all();
     assert!(fs::read(path).unwrap() == content.data(0));
+}
+
+#[test]
+fn an_abort_leaves_other_mounts_of_the_torrent_alone() {
+    let content = StandIn::new(vec![file("f", noise(1 << 20))]);
+    let (one, other) = (content.mount(), content.mount());
+    let reader = |path| thread::spawn(move || fs::read(path));
+    let (first, second) = (reader(one.path("f")), reader(other.path("f")));
+    wait_until("both wait", || [&one, &other].iter().all(|m| m.mount.waiting_reads() > 0));
+    one.mount.abort_reads();
+    wait_until("the one has ended", || first.is_finished());
+    assert!(first.join().unwrap().is_err());
+    assert!(other.mount.waiting_reads() > 0);
+    content.release_all();
+    assert!(second.join().unwrap().unwrap() == content.data(0));
+    assert_eq!(other.mount.waiting_reads(), 0);
 }
 
 #[test]
