@@ -26,6 +26,7 @@ pub async fn ask(
     mut on_event: impl FnMut(Response),
 ) -> Result<Outcome> {
     let mut not_here = None;
+    let about = subject(&request);
     for socket in sockets(socket)? {
         let client = match Client::connect(&socket).await {
             Ok(client) => client,
@@ -37,8 +38,22 @@ pub async fn ask(
             done => return Ok(done?),
         }
     }
-    let nothing = || RpcError::not_here("no daemon is running, so nothing is mounted or seeded");
+    let nothing = || {
+        RpcError::not_here(format_args!("{about}neither mounted nor seeded: no daemon is running"))
+    };
     Err(not_here.unwrap_or_else(nothing).into())
+}
+
+/// What a request is about, to begin a line with.
+fn subject(request: &Request) -> String {
+    let path = match request {
+        Request::Umount { dir, .. } | Request::Abort { dir } | Request::Wait { dir } => Some(dir),
+        Request::Status { dir } => dir.as_ref(),
+        Request::Prefetch { path } => Some(path),
+        Request::Stop { what } => Some(what),
+        Request::Mount(_) | Request::Seed(_) | Request::List(_) | Request::Shutdown => None,
+    };
+    path.map(|path| format!("{}: ", path.display())).unwrap_or_default()
 }
 
 /// Asks every running daemon.

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // One line, whatever the error is made of.
             let line = RpcError::failed(format_args!("{error:#}"));
-            eprintln!("p2pfs: {line}");
+            eprintln!("p2pfs: {}", without_number(&line.message));
             ExitCode::from(error.downcast_ref::<RpcError>().map_or(1, RpcError::exit_code))
         }
     }
@@ -66,6 +66,14 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Stop(verb) => verb.run(socket).await,
             Verb::Man => manual::print(),
         }
+    })
+}
+
+/// The message without the system's number for the error at its end, which says nothing more.
+fn without_number(message: &str) -> &str {
+    message.rsplit_once(" (os error ").map_or(message, |(text, number)| match number {
+        number if number.ends_with(')') && number.len() < 6 => text,
+        _ => message,
     })
 }
 

@@ -39,17 +39,11 @@ fn section(page: &mut Vec<u8>, verb: &Command) -> Result<()> {
     man.render_options_section(&mut text)?;
     writeln!(page, ".SH \"{}\"", verb.get_name().to_uppercase())?;
     let text = String::from_utf8(text)?;
-    for line in text.lines().filter(|line| !is_heading(line)) {
-        writeln!(page, "{line}")?;
+    for line in text.lines().filter(|line| !line.starts_with(".ie") && !line.starts_with(".el")) {
+        // The parts speak for themselves; a heading each would bury the verbs.
+        writeln!(page, "{}", if line.starts_with(".SH ") { ".PP" } else { line })?;
     }
     Ok(())
-}
-
-/// Whether a line only names a part that speaks for itself.
-fn is_heading(line: &str) -> bool {
-    matches!(line, ".SH SYNOPSIS" | ".SH DESCRIPTION" | ".SH OPTIONS")
-        || line.starts_with(".ie")
-        || line.starts_with(".el")
 }
 
 /// What the definition does not say.
