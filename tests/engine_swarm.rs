@@ -1,5 +1,7 @@
 //! Two sessions of the engine over loopback: what one seeds the other reads.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;

@@ -46,7 +46,6 @@ pub(crate) enum Command {
     ReadAhead(ReadHandle, Range<u64>),
     Flushed(ReadHandle),
     Closed(ReadHandle),
-    Abort,
     Prefetch(Vec<usize>),
     Peers(Vec<SocketAddr>, PeerSource),
     Incoming(TcpStream, SocketAddr, Handshake),
@@ -109,6 +108,8 @@ pub(super) struct Task {
     progress: watch::Sender<Progress>,
     announce: watch::Sender<AnnounceStats>,
     published: Timestamp,
+    /// Something may have changed since.
+    unpublished: bool,
 }
 
 impl Task {
@@ -137,6 +138,7 @@ impl Task {
             progress,
             announce,
             published: Timestamp::ZERO,
+            unpublished: true,
         }
     }
 
@@ -145,7 +147,10 @@ impl Task {
         let clock = self.shared.clock;
         let mut events = Vec::new();
         loop {
-            let next = self.machine.poll_timeout();
+            let mut next = self.machine.poll_timeout();
+            if self.unpublished {
+                next = next.min(self.published + PUBLISH_INTERVAL);
+            }
             tokio::select! {
                 () = self.cancel.cancelled() => return,
                 Some(command) = self.commands.recv() => {
@@ -192,7 +197,6 @@ impl Task {
             }
             Command::Flushed(handle) => self.machine.flushed(HandleId(handle.0)),
             Command::Closed(handle) => self.machine.closed(HandleId(handle.0)),
-            Command::Abort => drop(self.machine.abort_reads()),
             Command::Prefetch(files) => {
                 if let Some(info) = self.machine.info() {
                     self.want(super::select::pieces_of(info, &files), Priority::Prefetch);
@@ -448,7 +452,8 @@ impl Task {
 
     fn publish(&mut self) {
         let now = self.shared.clock.now();
-        if now.since(self.published) < PUBLISH_INTERVAL {
+        self.unpublished = now.since(self.published) < PUBLISH_INTERVAL;
+        if self.unpublished {
             return;
         }
         self.published = now;

@@ -118,13 +118,6 @@ impl Torrent {
         self.inner.waiting.load(Ordering::Relaxed)
     }
 
-    /// Ends all waiting reads with [`ReadError::Aborted`]; returns how many there were.
-    pub fn abort_reads(&self) -> usize {
-        let waiting = self.waiting_reads();
-        self.tell(Command::Abort);
-        waiting
-    }
-
     /// Verified bytes of file `file`, and of the whole torrent with `None`.
     pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
         self.inner.store.verified_bytes(file)

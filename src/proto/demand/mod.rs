@@ -75,9 +75,10 @@ impl Demand {
         }
     }
 
-    /// `handle` is gone.
-    pub fn closed(&mut self, handle: HandleId) {
+    /// `handle` is gone; returns the reads of it that still waited.
+    pub fn closed(&mut self, handle: HandleId) -> Vec<Ticket> {
         self.windows.remove(&handle);
+        self.end(|w| w.handle == handle)
     }
 
     /// Reads that wait.
@@ -108,17 +109,6 @@ impl Demand {
     /// Ends the reads whose time is over.
     pub fn expired(&mut self, now: Timestamp) -> Vec<Ticket> {
         self.end(|w| w.expires <= now)
-    }
-
-    /// Ends all reads.
-    pub fn abort(&mut self) -> Vec<Ticket> {
-        self.end(|_| true)
-    }
-
-    /// Ends the reads that touch `piece`.
-    pub fn abort_piece(&mut self, geometry: &Geometry, piece: PieceIndex) -> Vec<Ticket> {
-        let at = geometry.piece_range(piece);
-        self.end(|w| w.range.start < at.end && at.start < w.range.end)
     }
 
     fn end(&mut self, over: impl Fn(&Wait) -> bool) -> Vec<Ticket> {

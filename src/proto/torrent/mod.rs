@@ -63,7 +63,7 @@ pub enum ReadEnd {
     Ready,
     /// Its time is over.
     TimedOut,
-    /// Aborted by a command.
+    /// Its handle was closed, or there is no torrent to read from.
     Aborted,
 }
 
@@ -276,22 +276,13 @@ impl Torrent {
         }
     }
 
-    /// A handle is gone.
+    /// A handle is gone, and whatever still waited through it ends.
     pub fn closed(&mut self, handle: HandleId) {
         if let Some(active) = &mut self.active {
-            active.demand.closed(handle);
+            let ended = active.demand.closed(handle);
             active.demand_changed();
+            self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Aborted)));
         }
-    }
-
-    /// Ends all waiting reads; returns how many there were.
-    pub fn abort_reads(&mut self) -> usize {
-        let Some(active) = &mut self.active else { return 0 };
-        let ended = active.demand.abort();
-        active.demand_changed();
-        let count = ended.len();
-        self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Aborted)));
-        count
     }
 
     // ---- time

@@ -437,7 +437,7 @@ fn hints_that_are_wrong_are_fetched_again() {
 }
 
 #[test]
-fn a_read_ends_when_its_time_is_over_or_it_is_aborted() {
+fn a_read_ends_when_its_time_is_over_or_its_handle_is_closed() {
     let mut world = World::new(10, 2 * BLOCK_LEN);
     let node = world.leech();
     let expires = world.now + Duration::from_secs(2);
@@ -445,7 +445,7 @@ fn a_read_ends_when_its_time_is_over_or_it_is_aborted() {
     world.read(node, 2, 0..10);
     world.run(LONG, |w| w.now >= expires);
     assert_eq!(world.nodes[node].replies[&Ticket(1)], (ReadEnd::TimedOut, expires));
-    assert_eq!(world.nodes[node].machine.abort_reads(), 1);
+    world.nodes[node].machine.closed(HandleId(1));
     world.settle(node);
     assert_eq!(world.nodes[node].replies[&Ticket(2)].0, ReadEnd::Aborted);
 }

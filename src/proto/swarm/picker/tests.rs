@@ -17,7 +17,9 @@ fn picker() -> Picker {
 
 fn holds(pieces: &[u32]) -> Holds {
     let mut bits = Bitfield::empty(PIECES);
-    pieces.iter().for_each(|i| drop(bits.insert(geometry().piece(i % PIECES).unwrap())));
+    for i in pieces {
+        bits.insert(geometry().piece(i % PIECES).unwrap());
+    }
     Holds::Some(bits)
 }
 
