@@ -1,6 +1,6 @@
-//! A web server with fixed answers, on loopback.
+//! A web server with fixed answers, and a client for the RPC of other programs; both on loopback.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -71,4 +71,22 @@ fn answer(mut stream: TcpStream, status: &str, body: &[u8]) -> std::io::Result<S
     )?;
     stream.write_all(body)?;
     Ok(first.split(' ').nth(1).unwrap_or("").to_owned())
+}
+
+/// Posts JSON with these extra header lines (each ended by CRLF); head and body of the answer, or
+/// `None` while nobody answers.
+pub fn post(to: SocketAddr, path: &str, headers: &str, body: &str) -> Option<(String, String)> {
+    let mut stream = TcpStream::connect(to).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    write!(
+        stream,
+        "POST {path} HTTP/1.0\r\n{headers}Content-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.to_owned(), body.to_owned()))
 }

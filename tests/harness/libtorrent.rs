@@ -77,22 +77,32 @@ impl Libtorrent {
 
     /// 1.0 only when all of it is there and checked.
     pub fn progress(&self) -> f64 {
-        self.latest.lock().unwrap()["progress"].as_f64().unwrap_or(0.0)
+        self.said("progress").as_f64().unwrap_or(0.0)
     }
 
-    /// Payload bytes it has sent.
+    /// Pieces that are there and checked.
+    pub fn pieces(&self) -> u64 {
+        self.said("pieces").as_u64().unwrap_or(0)
+    }
+
+    /// Payload bytes it has sent; libtorrent counts once a second.
     pub fn uploaded(&self) -> u64 {
-        self.latest.lock().unwrap()["uploaded"].as_u64().unwrap_or(0)
+        self.said("uploaded").as_u64().unwrap_or(0)
     }
 
     /// Bytes it received that failed the hash check.
     pub fn wasted(&self) -> u64 {
-        self.latest.lock().unwrap()["wasted"].as_u64().unwrap_or(0)
+        self.said("wasted").as_u64().unwrap_or(0)
     }
 
     /// Peers it is connected to.
     pub fn peers(&self) -> u64 {
-        self.latest.lock().unwrap()["peers"].as_u64().unwrap_or(0)
+        self.said("peers").as_u64().unwrap_or(0)
+    }
+
+    /// A field of the last line of lt.py.
+    fn said(&self, field: &str) -> Value {
+        self.latest.lock().unwrap()[field].clone()
     }
 
     #[track_caller]

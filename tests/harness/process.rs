@@ -139,18 +139,18 @@ impl Process {
         sent.elapsed()
     }
 
-    /// Waits until it sleeps in a system call that reads, with nothing read in between.
+    /// Waits until it sleeps in a system call that reads and stays there for a while.
     #[track_caller]
     pub fn wait_until_blocked_in_read(&mut self) {
         let pid = self.pid();
         let what = format!("{} waits in a read", self.name);
-        let mut before = None;
+        let (mut before, mut same) = (None, 0);
         wait_until(&what, PATIENCE, || {
             assert!(!self.has_ended(), "{} ended: {}", self.name, self.stderr());
             let now = blocked_read(pid);
-            let blocked = now.is_some() && now == before;
+            same = if now.is_some() && now == before { same + 1 } else { 0 };
             before = now;
-            blocked
+            same >= LOOKS
         });
     }
 }
@@ -173,6 +173,9 @@ fn prepare(scratch: &Scratch, command: &mut Command) -> (PathBuf, PathBuf, Strin
     command.stderr(File::create(&err).unwrap()).process_group(0);
     (out, err, name)
 }
+
+/// Looks at a process, a poll of [`wait_until`] apart, after which a read counts as waiting.
+const LOOKS: u32 = 10;
 
 #[cfg(target_arch = "x86_64")]
 const READS: [i64; 6] = [0, 17, 19, 40, 275, 326];

@@ -1,14 +1,13 @@
 //! transmission-daemon as a peer, told what to do through its RPC.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Process, Scratch, Torrent, free_port, wait_for, wait_until};
+use super::http::post;
+use super::{PATIENCE, Process, Scratch, Torrent, free_port, wait_until};
 
 /// A running transmission-daemon. Like aria2 it cannot be told of a peer.
 pub struct Transmission {
@@ -82,26 +81,12 @@ impl Transmission {
 
     /// One call; `None` while nobody answers.
     fn call(&self, method: &str, arguments: Value) -> Option<Value> {
+        const PATH: &str = "/transmission/rpc";
         let body = json!({ "method": method, "arguments": arguments }).to_string();
-        let first = self.post(&body, "")?;
         // The first answer is 409 with the session id that the next request has to carry.
-        let id = first.lines().find_map(|line| line.strip_prefix("X-Transmission-Session-Id: "))?;
-        let answer = self.post(&body, id)?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-    }
-
-    fn post(&self, body: &str, session: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.rpc).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        write!(
-            stream,
-            "POST /transmission/rpc HTTP/1.0\r\nX-Transmission-Session-Id: {session}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
+        let (head, _) = post(self.rpc, PATH, "", &body)?;
+        let id = head.lines().find(|line| line.starts_with("X-Transmission-Session-Id: "))?;
+        let (_, answer) = post(self.rpc, PATH, &format!("{id}\r\n"), &body)?;
+        serde_json::from_str(&answer).ok()
     }
 }

@@ -57,6 +57,12 @@ impl Tree {
         assert!(before.is_none(), "twice in one tree: {path:?}");
     }
 
+    /// The same without files of 0 bytes, which transmission does not create.
+    pub fn without_empty_files(mut self) -> Self {
+        self.nodes.retain(|_, node| !matches!(node, Node::File { length: 0, .. }));
+        self
+    }
+
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.nodes.keys().map(PathBuf::as_path)
     }

@@ -3,9 +3,9 @@
 
     lt.py SOURCE SAVE_PATH [options]      SOURCE is a .torrent file or a magnet link
 
-Every line is an object. The first is {"port": N}; then one line whenever the state changes:
-state, progress (0-1), uploaded and downloaded (payload bytes), wasted (bytes that failed the
-hash check), peers, banned (addresses). On stdin it takes "connect HOST:PORT"; end of file ends
+Every line is an object, one whenever something changes: port, state, progress (0-1), uploaded
+and downloaded (payload bytes, a second late), wasted (bytes that failed the hash check), pieces, peers,
+banned (addresses), error, tracker_error. On stdin it takes "connect HOST:PORT"; end of file ends
 the process, so it cannot outlive the test that started it.
 """
 
@@ -34,7 +34,8 @@ def settings(args):
         "listen_interfaces": f"{host}:{args.port}",
         "alert_mask": lt.alert.category_t.status_notification
         | lt.alert.category_t.error_notification
-        | lt.alert.category_t.peer_notification,
+        | lt.alert.category_t.peer_notification
+        | lt.alert.category_t.tracker_notification,
         "allow_multiple_connections_per_ip": True,
         "enable_dht": False,
         "enable_lsd": False,
@@ -48,6 +49,9 @@ def settings(args):
         "upload_rate_limit": args.upload_limit,
         "download_rate_limit": args.download_limit,
     }
+    if args.seed_mode:
+        # Seed mode alone still checks a piece the first time it is asked for.
+        chosen["disable_hash_checks"] = True
     if args.plaintext:
         chosen["out_enc_policy"] = int(lt.enc_policy.disabled)
     if args.announce_ip:
@@ -97,21 +101,27 @@ def listen_to_stdin(handle):
 
 def report(session, handle):
     banned = []
+    tracker_error = ""
     last = None
     while True:
         session.wait_for_alert(POLL_MS)
         for alert in session.pop_alerts():
             if isinstance(alert, lt.peer_ban_alert):
                 banned.append(str(alert.ip))
+            elif isinstance(alert, lt.tracker_error_alert):
+                tracker_error = alert.message()
         status = handle.status()
         now = {
+            "port": session.listen_port(),
             "state": str(status.state),
             "progress": 1.0 if status.is_seeding else min(status.progress, 0.999999),
             "uploaded": status.total_payload_upload,
             "downloaded": status.total_payload_download,
             "wasted": status.total_failed_bytes,
+            "pieces": status.num_pieces,
             "peers": status.num_peers,
             "banned": banned,
+            "tracker_error": tracker_error,
             "error": status.errc.message() if status.errc.value() else "",
         }
         if now != last:
@@ -140,7 +150,6 @@ def main():
     handle = session.add_torrent(parameters(args))
     for peer in args.connect:
         handle.connect_peer(endpoint(peer))
-    say({"port": session.listen_port()})
     threading.Thread(target=listen_to_stdin, args=(handle,), daemon=True).start()
     report(session, handle)
 
