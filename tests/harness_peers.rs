@@ -114,7 +114,7 @@ fn transmission_seeds_to_libtorrent() {
 }
 
 #[test]
-fn libtorrent_seeds_to_transmission_by_magnet_over_a_udp_tracker() {
+fn libtorrent_finds_libtorrent_over_a_udp_tracker() {
     let scratch = Scratch::new();
     let content = Content::album();
     let bare = Torrent::new(&scratch, &content);
@@ -122,8 +122,21 @@ fn libtorrent_seeds_to_transmission_by_magnet_over_a_udp_tracker() {
     let torrent = Torrent::with_trackers(&scratch, &content, &[&tracker.udp()]);
     let _seeder = Libtorrent::seed(&scratch, &torrent);
     let save = scratch.dir("save");
+    let magnet = torrent.magnet_with_trackers(&[&tracker.udp()]);
+    Libtorrent::start(&scratch, &magnet, &save, &[]).wait_until_complete();
+    assert_eq!(Tree::read(&save.join("album")), content.tree());
+}
+
+#[test]
+fn transmission_takes_metadata_and_data_from_a_peer_that_connects() {
+    let scratch = Scratch::new();
+    let content = Content::album();
+    let torrent = Torrent::new(&scratch, &content);
+    let mut seeder = Libtorrent::seed(&scratch, &torrent);
+    let save = scratch.dir("save");
     let leecher = Transmission::start(&scratch, &save);
-    leecher.add(&torrent.magnet_with_trackers(&[&tracker.udp()]));
+    leecher.add(&torrent.magnet());
+    seeder.connect(leecher.address);
     leecher.wait_until_complete();
     assert_eq!(Tree::read(&save.join("album")), content.tree().without_empty_files());
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::http::post;
 use super::{PATIENCE, Process, Scratch, Torrent, free_port, wait_until};
 
-/// A running transmission-daemon. Like aria2 it cannot be told of a peer.
+/// A running transmission-daemon. It cannot be told of a peer, and never connects to 127/8 itself
+/// (it holds such addresses for wrong): the other has to connect to it.
 pub struct Transmission {
     process: Process,
     rpc: SocketAddr,
