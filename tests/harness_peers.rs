@@ -1,6 +1,7 @@
 //! The peers of the harness against each other: when these fail, the harness is wrong or a program
 //! is missing, not p2pfs.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
 use harness::*;

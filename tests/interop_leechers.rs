@@ -1,5 +1,6 @@
 //! p2pfs as the only seeder of each client, by .torrent file and by magnet link; and a mount as one.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
 use harness::*;

@@ -1,5 +1,6 @@
 //! Each client as the only seeder of a mount, by .torrent file and by magnet link.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
 use std::net::SocketAddr;

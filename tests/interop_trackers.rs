@@ -1,5 +1,6 @@
 //! Finding peers through a real tracker, and being told no by one.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
 use harness::*;

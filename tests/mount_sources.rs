@@ -1,5 +1,6 @@
 //! Everything that SOURCE may be.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
 use harness::*;

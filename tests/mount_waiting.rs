@@ -1,5 +1,6 @@
 //! Reads that wait: for a swarm with nobody in it, unless a test says otherwise.
 #![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
 use std::process::Command;

@@ -4,7 +4,7 @@
 //! Rules: everything talks to loopback only, every wait has a bound and names what it waits for,
 //! and nothing (process, mount, file) outlives the test. Every test starts with a [`Scratch`];
 //! what is declared after it is dropped before it.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 mod aria2;
 mod content;

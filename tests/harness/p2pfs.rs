@@ -71,21 +71,38 @@ impl<'a> P2pfs<'a> {
 
     /// `p2pfs VERB --socket …` in the environment of this daemon.
     pub fn command(&self, verb: &str) -> Command {
-        let home = self.scratch.path(&format!("{}-home", self.name));
+        let mut command = self.command_alone(verb);
+        command.arg("--socket").arg(self.home().join("socket"));
+        command
+    }
+
+    /// `p2pfs VERB`, for those that need no daemon.
+    pub fn command_alone(&self, verb: &str) -> Command {
+        let mut command = self.as_same_user(&self.program);
+        command.arg(verb);
+        command
+    }
+
+    /// Any program as the user of this daemon, with an environment of its own.
+    pub fn as_same_user(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = if self.as_nobody {
             let mut command = Command::new("setpriv");
             command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")]);
-            command.arg("--clear-groups").arg(&self.program);
+            command.arg("--clear-groups").arg(program);
             command
         } else {
-            Command::new(&self.program)
+            Command::new(program)
         };
-        command.arg(verb).arg("--socket").arg(home.join("socket"));
         for variable in ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
             command.env_remove(variable);
         }
+        let home = self.home();
         command.env("HOME", &home).env("LC_ALL", "C.UTF-8").current_dir(&home);
         command
+    }
+
+    fn home(&self) -> PathBuf {
+        self.scratch.path(&format!("{}-home", self.name))
     }
 
     /// A command that may be the one to start the daemon: with all of the daemon's settings.
