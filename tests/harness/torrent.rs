@@ -90,8 +90,7 @@ fn metainfo(info: &[u8], trackers: &[&str]) -> Vec<u8> {
 
 fn info(content: &Content) -> Vec<u8> {
     let stream = content.stream();
-    let pieces: Vec<u8> =
-        stream.chunks(content.piece_length).flat_map(Sha1::digest).collect();
+    let pieces: Vec<u8> = stream.chunks(content.piece_length).flat_map(Sha1::digest).collect();
     let mut out = b"d".to_vec();
     if content.single {
         text(&mut out, b"length");
