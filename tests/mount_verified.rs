@@ -20,11 +20,9 @@ fn beside_an_honest_seeder_a_lying_one_is_banned_and_nothing_wrong_is_read() {
     let p2pfs = P2pfs::new(&scratch);
     let (one, two) = (liar.address.to_string(), honest.address.to_string());
     let mount = p2pfs.mount(torrent.magnet(), &["--peer", &one, "--peer", &two]);
+    // Which also shows that it is the honest one who was not banned.
     assert_eq!(mount.tree(), content.tree());
-    wait_until("the liar is banned", PATIENCE, || {
-        mount.status().banned().contains(&liar.address.ip().to_string())
-    });
-    assert!(!mount.status().banned().contains(&format!(":{}", honest.address.port())));
+    wait_until("the liar is banned", PATIENCE, || mount.status().number("banned") == 1);
     let sent = || liar.uploaded();
     wait_until("libtorrent has counted what the liar sent", PATIENCE, || sent() > 0);
     // Half a torrent from a liar would mean that it was believed again and again.

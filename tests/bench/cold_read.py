@@ -26,7 +26,17 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lab import Peer, Watch, end, make_torrent, p2pfs_status, unmount, wait_until  # noqa: E402
+from lab import (  # noqa: E402
+    Peer,
+    Watch,
+    end,
+    free_port,
+    listens,
+    make_torrent,
+    p2pfs_status,
+    unmount,
+    wait_until,
+)
 
 READERS = 64
 LOOKS = 1000
@@ -59,7 +69,7 @@ class Lab:
                 out.write(block)
         self.sha256 = digest.hexdigest()
         self.torrent = work / "film.torrent"
-        self.info_hash = make_torrent(self.data, self.torrent, args.piece_kib << 10)
+        make_torrent(self.data, self.torrent, args.piece_kib << 10)
         os.sync()
         self.seeder = Peer(self.torrent, origin)
         self.seeder.wait_until_complete(600)
@@ -86,7 +96,7 @@ def measured(size, seconds, watch, read=None):
 
 def libtorrent(lab):
     save = lab.fresh("libtorrent")
-    peer = Peer(lab.torrent, save)
+    peer = Peer(lab.torrent, save, "--plaintext")
     watch = Watch(peer.process.pid)
     begin = time.monotonic()
     peer.connect(lab.seeder.address)
@@ -139,15 +149,19 @@ def btfs(lab):
     folder = lab.fresh("btfs")
     mount = folder / "mount"
     mount.mkdir()
-    magnet = f"magnet:?xt=urn:btih:{lab.info_hash}&x.pe={lab.seeder.address}"
+    port = free_port()
     begin = time.monotonic()
-    command = ["btfs", "-f", f"--data-directory={folder}", magnet, mount]
+    command = ["btfs", "-f", f"--data-directory={folder}", f"--min-port={port}"]
+    command += [f"--max-port={port}", lab.torrent, mount]
     # Its own output is of no use here, and it has no terminal to ask.
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     watch = Watch(process.pid)
     limit = lab.args.btfs_seconds
     try:
+        # It cannot be told of a peer: the seeder goes to it.
+        wait_until("btfs listens", limit, lambda: listens(port))
+        lab.seeder.connect(f"127.0.0.1:{port}")
         film = mount / "film.bin"
         wait_until("btfs lists the file", limit, film.exists)
         got_before = lab.seeder.uploaded()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,14 +25,27 @@ def wait_until(what, seconds, condition):
         time.sleep(0.005)
 
 
+def free_port():
+    """A TCP port of loopback that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def listens(port):
+    """Whether somebody listens on a TCP port, by the kernel's table: a try would look like a peer."""
+    table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = (line.split() for line in table)
+    return any(one[1].endswith(f":{port:04X}") and one[3] == "0A" for one in fields)
+
+
 def make_torrent(path, torrent, piece_length):
-    """Writes a v1 torrent of a file or folder; its info hash as hex."""
+    """Writes a v1 torrent of a file or folder."""
     files = lt.file_storage()
     lt.add_files(files, str(path))
     creator = lt.create_torrent(files, piece_size=piece_length, flags=V1_ONLY)
     lt.set_piece_hashes(creator, str(path.parent))
     torrent.write_bytes(lt.bencode(creator.generate()))
-    return str(lt.torrent_info(str(torrent)).info_hashes().v1)
 
 
 class Peer:

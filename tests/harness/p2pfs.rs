@@ -300,12 +300,6 @@ impl Status {
         self.0[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.0))
     }
 
-    /// Peers that were caught with wrong data, as text: addresses.
-    #[track_caller]
-    pub fn banned(&self) -> String {
-        self.0.get("banned").unwrap_or_else(|| panic!("no banned in {}", self.0)).to_string()
-    }
-
     /// Everything, for tests that look for a word somewhere in it.
     pub fn json(&self) -> String {
         self.0.to_string()
