@@ -27,7 +27,7 @@ fn a_bad_magnet() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);
     let finished = p2pfs.try_mount("magnet:?xt=urn:btih:12345", &p2pfs.mount_point(), &[]);
-    one_line(&scratch, finished, &["magnet"]);
+    one_line(&scratch, finished, &["12345", "info hash"]);
 }
 
 #[test]
@@ -218,9 +218,23 @@ fn umount_of_what_is_no_mount() {
 fn status_wait_and_abort_of_what_is_no_mount() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);
+    let _mount = p2pfs.mount(&Torrent::new(&scratch, &Content::album()).file, &[]);
     let dir = p2pfs.mount_point();
     for verb in ["status", "wait", "abort", "prefetch"] {
+        let refused = p2pfs.run(verb, &[dir.to_str().unwrap()]).failure();
+        assert_eq!(refused.stderr.lines().count(), 1, "{verb}: {}", refused.stderr);
+        assert!(refused.stderr.contains(dir.to_str().unwrap()), "{verb}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn wait_and_abort_without_a_daemon() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let dir = p2pfs.mount_point();
+    for verb in ["wait", "abort", "prefetch"] {
         let finished = p2pfs.run(verb, &[dir.to_str().unwrap()]);
-        one_line(&scratch, finished, &[dir.to_str().unwrap()]);
+        one_line(&scratch, finished, &["p2pfs"]);
+        assert_eq!(scratch.processes(), [], "{verb} started a daemon");
     }
 }

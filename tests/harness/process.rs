@@ -56,7 +56,7 @@ impl Finished {
     }
 
     fn said(&self) -> String {
-        let out: String = self.stdout().chars().take(2000).collect();
+        let out: String = self.stdout().escape_debug().take(2000).collect();
         format!("stdout: {out}\nstderr: {}", self.stderr)
     }
 }
