@@ -1,0 +1,73 @@
+# `make demo` and `make test` do all their own set-up on a Debian machine with a Rust toolchain.
+
+CARGO ?= cargo
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+# Tests wait more than they compute.
+TEST_THREADS ?= 4
+# Seconds for each fuzz target; minutes of soaking.
+FUZZ_SECONDS ?= 60
+SOAK_MINUTES ?= 30
+PREFIX ?= /usr/local
+
+.PHONY: help demo test deps lint pure doc bench fuzz soak install clean
+
+help:
+	@echo 'make demo      mounts a small torrent that it makes, on loopback'
+	@echo 'make test      installs what the tests need, then checks and tests everything'
+	@echo 'make bench     cold sequential read: p2pfs beside libtorrent and btfs'
+	@echo 'make fuzz      every parser for FUZZ_SECONDS'
+	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
+	@echo 'make install   p2pfs, p2pfs-mountd (cargo install) and the man pages (below PREFIX)'
+
+demo:
+	@sh tests/install-deps --mount
+	$(CARGO) build --release
+	@sh tests/demo "$(TARGET)/release/p2pfs"
+
+test: deps lint pure
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --no-fail-fast
+	@$(MAKE) --no-print-directory doc
+
+deps:
+	@sh tests/install-deps
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+# The protocol core builds alone, without runtime, mount or mapping. Its test (tests/purity.rs)
+# looks for clocks, sockets, files and threads in it.
+pure:
+	$(CARGO) check --no-default-features --lib
+
+doc:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib
+
+bench:
+	@sh tests/install-deps --bench
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/cold_read.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
+
+fuzz:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@for target in $$($(CARGO) +nightly fuzz list); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		$(CARGO) +nightly fuzz run "$$target" -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -print_final_stats=0 || exit 1; \
+	done
+
+soak:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/soak.py "$(TARGET)/release/p2pfs" --minutes $(SOAK_MINUTES)
+
+install:
+	$(CARGO) install --locked --path .
+	@for page in man/*.[1-8]; do \
+		[ -e "$$page" ] || continue; \
+		install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || \
+			{ echo "no man pages installed: give a PREFIX that you may write to" >&2; break; }; \
+	done
+
+clean:
+	$(CARGO) clean

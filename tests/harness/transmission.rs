@@ -1,0 +1,93 @@
+//! transmission-daemon as a peer, told what to do through its RPC.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::http::post;
+use super::{PATIENCE, Process, Scratch, Torrent, free_port, wait_until};
+
+/// A running transmission-daemon. It cannot be told of a peer, and never connects to 127/8 itself
+/// (it holds such addresses for wrong): the other has to connect to it.
+pub struct Transmission {
+    process: Process,
+    rpc: SocketAddr,
+    pub address: SocketAddr,
+}
+
+impl Transmission {
+    /// Seeds a torrent; returns when it has checked the data.
+    pub fn seed(scratch: &Scratch, torrent: &Torrent) -> Self {
+        let peer = Self::start(scratch, &torrent.save_path);
+        peer.add(torrent.file.to_str().unwrap());
+        peer.wait_until_complete();
+        peer
+    }
+
+    /// A daemon without torrents that saves into `save_path`.
+    pub fn start(scratch: &Scratch, save_path: &Path) -> Self {
+        let (port, rpc_port) = (free_port(), free_port());
+        let config = scratch.dir(&format!("transmission-{port}"));
+        let settings = json!({
+            "bind-address-ipv4": "127.0.0.1", "bind-address-ipv6": "::1",
+            "rpc-bind-address": "127.0.0.1", "rpc-port": rpc_port, "rpc-whitelist-enabled": false,
+            "rpc-host-whitelist-enabled": false, "rpc-authentication-required": false,
+            "peer-port": port, "peer-port-random-on-start": false, "port-forwarding-enabled": false,
+            "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
+            "encryption": 0, "download-dir": save_path, "incomplete-dir-enabled": false,
+            "rename-partial-files": false, "start-added-torrents": true, "umask": 18,
+            "ratio-limit-enabled": false, "idle-seeding-limit-enabled": false,
+        });
+        std::fs::write(config.join("settings.json"), settings.to_string()).unwrap();
+        let mut command = Command::new("transmission-daemon");
+        command.args(["--foreground", "--log-error", "--config-dir"]).arg(&config);
+        // Its caches go by HOME.
+        command.env("HOME", &config);
+        let process = Process::spawn(scratch, &mut command);
+        let rpc = ([127, 0, 0, 1], rpc_port).into();
+        let peer = Self { process, rpc, address: ([127, 0, 0, 1], port).into() };
+        wait_until("transmission's RPC answers", PATIENCE, || {
+            peer.call("session-get", json!({})).is_some()
+        });
+        peer
+    }
+
+    /// Adds a .torrent file or magnet link.
+    #[track_caller]
+    pub fn add(&self, source: &str) {
+        let answer = self.call("torrent-add", json!({ "filename": source })).unwrap();
+        assert_eq!(answer["result"], "success", "{answer}");
+    }
+
+    /// 0 to 1 of its only torrent; 0 while it is being checked or has no metadata.
+    pub fn progress(&self) -> f64 {
+        const FIELDS: [&str; 4] =
+            ["percentDone", "status", "metadataPercentComplete", "leftUntilDone"];
+        const SEEDING: u64 = 6;
+        let answer = self.call("torrent-get", json!({ "fields": FIELDS })).unwrap();
+        let torrent = &answer["arguments"]["torrents"][0];
+        let complete = torrent["status"] == SEEDING
+            && torrent["metadataPercentComplete"] == 1.0
+            && torrent["leftUntilDone"] == 0;
+        let done = torrent["percentDone"].as_f64().unwrap_or(0.0);
+        if complete { 1.0 } else { done.min(0.999) }
+    }
+
+    #[track_caller]
+    pub fn wait_until_complete(&self) {
+        wait_until("transmission has all of it", PATIENCE, || self.progress() == 1.0);
+    }
+
+    /// One call; `None` while nobody answers.
+    fn call(&self, method: &str, arguments: Value) -> Option<Value> {
+        const PATH: &str = "/transmission/rpc";
+        let body = json!({ "method": method, "arguments": arguments }).to_string();
+        // The first answer is 409 with the session id that the next request has to carry.
+        let (head, _) = post(self.rpc, PATH, "", &body)?;
+        let id = head.lines().find(|line| line.starts_with("X-Transmission-Session-Id: "))?;
+        let (_, answer) = post(self.rpc, PATH, &format!("{id}\r\n"), &body)?;
+        serde_json::from_str(&answer).ok()
+    }
+}

@@ -1,0 +1,158 @@
+#!/usr/bin/python3
+"""A libtorrent peer for tests: one torrent, one session, JSON lines on stdout.
+
+    lt.py SOURCE SAVE_PATH [options]      SOURCE is a .torrent file or a magnet link
+
+Every line is an object, one whenever something changes: port, state, progress (0-1), uploaded
+and downloaded (payload bytes, a second late), wasted (bytes that failed the hash check), pieces, peers,
+banned (addresses), error, tracker_error. On stdin it takes "connect HOST:PORT"; end of file ends
+the process, so it cannot outlive the test that started it.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+
+import libtorrent as lt
+
+ALL_V4 = ("0.0.0.0", "255.255.255.255")
+ALL_V6 = ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
+POLL_MS = 50
+
+
+def endpoint(text):
+    """'HOST:PORT' or '[V6]:PORT' as the pair that libtorrent takes."""
+    host, port = text.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
+def settings(args):
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    chosen = {
+        "listen_interfaces": f"{host}:{args.port}",
+        "alert_mask": lt.alert.category_t.status_notification
+        | lt.alert.category_t.error_notification
+        | lt.alert.category_t.peer_notification
+        | lt.alert.category_t.tracker_notification,
+        "allow_multiple_connections_per_ip": True,
+        "enable_dht": False,
+        "enable_lsd": False,
+        "enable_natpmp": False,
+        "enable_upnp": False,
+        "enable_incoming_utp": False,
+        "enable_outgoing_utp": False,
+        # A tracker of a test appears after the peer as often as before it.
+        "tracker_backoff": 10,
+        "min_reconnect_time": 1,
+        "upload_rate_limit": args.upload_limit,
+        "download_rate_limit": args.download_limit,
+    }
+    if args.seed_mode:
+        # Seed mode alone still checks a piece the first time it is asked for.
+        chosen["disable_hash_checks"] = True
+    if args.plaintext:
+        chosen["out_enc_policy"] = int(lt.enc_policy.disabled)
+    if args.announce_ip:
+        chosen["announce_ip"] = args.announce_ip
+    return chosen
+
+
+def limit_loopback_too(session):
+    """Without this, rate limits do not hold on 127.0.0.1: put everyone in the global class."""
+    everyone = lt.ip_filter()
+    everyone.add_rule(*ALL_V4, 1)
+    everyone.add_rule(*ALL_V6, 1)
+    session.set_peer_class_filter(everyone)
+
+
+def parameters(args):
+    if args.source.startswith("magnet:"):
+        params = lt.parse_magnet_uri(args.source)
+    else:
+        params = lt.add_torrent_params()
+        params.ti = lt.torrent_info(args.source)
+        if args.flat:
+            for index in range(params.ti.num_files()):
+                params.ti.rename_file(index, f"{index:06}")
+    params.save_path = args.save_path
+    params.flags &= ~lt.torrent_flags.auto_managed
+    params.flags &= ~lt.torrent_flags.paused
+    if args.seed_mode:
+        params.flags |= lt.torrent_flags.seed_mode
+    if args.sequential:
+        params.flags |= lt.torrent_flags.sequential_download
+    return params
+
+
+def say(line):
+    print(json.dumps(line), flush=True)
+
+
+def listen_to_stdin(handle):
+    """Runs in its own thread; leaves the process at end of file."""
+    for line in sys.stdin:
+        verb, _, rest = line.strip().partition(" ")
+        if verb == "connect":
+            handle.connect_peer(endpoint(rest))
+    os._exit(0)
+
+
+def report(session, handle):
+    banned = []
+    tracker_error = ""
+    last = None
+    while True:
+        session.wait_for_alert(POLL_MS)
+        for alert in session.pop_alerts():
+            if isinstance(alert, lt.peer_ban_alert):
+                banned.append(str(alert.ip))
+            elif isinstance(alert, lt.tracker_error_alert):
+                tracker_error = alert.message()
+        status = handle.status()
+        now = {
+            "port": session.listen_port(),
+            "state": str(status.state),
+            "progress": 1.0 if status.is_seeding else min(status.progress, 0.999999),
+            "uploaded": status.total_payload_upload,
+            "downloaded": status.total_payload_download,
+            "wasted": status.total_failed_bytes,
+            "pieces": status.num_pieces,
+            "peers": status.num_peers,
+            "banned": banned,
+            "tracker_error": tracker_error,
+            "error": status.errc.message() if status.errc.value() else "",
+        }
+        if now != last:
+            say(now)
+            last = dict(now, banned=list(banned))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("save_path")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="0 for any free one")
+    parser.add_argument("--connect", action="append", default=[], metavar="HOST:PORT")
+    parser.add_argument("--seed-mode", action="store_true", help="serve without checking")
+    parser.add_argument("--flat", action="store_true", help="files are named 000000, 000001, …")
+    parser.add_argument("--sequential", action="store_true")
+    parser.add_argument("--plaintext", action="store_true", help="no encryption outwards")
+    parser.add_argument("--announce-ip", default="")
+    parser.add_argument("--upload-limit", type=int, default=0, help="bytes/s, 0 for none")
+    parser.add_argument("--download-limit", type=int, default=0, help="bytes/s, 0 for none")
+    args = parser.parse_args()
+
+    session = lt.session(settings(args))
+    limit_loopback_too(session)
+    handle = session.add_torrent(parameters(args))
+    for peer in args.connect:
+        handle.connect_peer(endpoint(peer))
+    threading.Thread(target=listen_to_stdin, args=(handle,), daemon=True).start()
+    report(session, handle)
+
+
+if __name__ == "__main__":
+    main()
