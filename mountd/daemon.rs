@@ -228,10 +228,11 @@ impl Lease {
     /// What is told about it once it is here.
     pub fn outcome(&self) -> Outcome {
         let info = self.torrent.info();
+        let files = || info.files.iter().filter(|file| !file.pad && file.symlink.is_none());
         Outcome {
             name: String::from_utf8_lossy(&info.name).into_owned(),
-            files: self.torrent.layout().entries.len() as u64,
-            bytes: info.files.iter().filter(|file| !file.pad).map(|file| file.length).sum(),
+            files: files().count() as u64,
+            bytes: files().map(|file| file.length).sum(),
             reads: 0,
         }
     }
@@ -260,7 +261,7 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Whether the folder asked for, if any, is our own.
 fn same_dir(asked: Option<&Path>, own: Option<&Path>) -> bool {
     let Some(asked) = asked else { return true };
-    asked.canonicalize().as_deref().ok() == own
+    Some(asked) == own || asked.canonicalize().as_deref().ok() == own
 }
 
 fn shown(at: &AddProgress, checking: bool) -> Progress {

@@ -132,16 +132,25 @@ async fn carry_out(
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal of a daemon in the foreground was closed.
+    hang_up: Signal,
 }
 
 impl Stop {
     fn new() -> Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
     async fn wait(&mut self) {
-        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `p2pfs create`: what it makes, and that it always makes the same.
 
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};

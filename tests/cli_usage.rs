@@ -1,6 +1,8 @@
 //! What the command says when it is used wrongly: one line, and an exit code that is not 0. And
 //! that its manual pages say what it says.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

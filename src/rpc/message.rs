@@ -235,8 +235,7 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let people = |peers: usize| match peers {
             0 => "no peers yet".to_string(),
-            1 => "1 peer".to_string(),
-            n => format!("{n} peers"),
+            n => size::count(n as u64, "peer"),
         };
         match *self {
             Self::Metadata { peers, size: 0, .. } => {

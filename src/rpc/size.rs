@@ -41,6 +41,11 @@ pub fn show(bytes: u64) -> String {
     format!("{value:.places$} {}", UNITS[unit])
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub fn count(n: u64, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
 /// `part` of `whole` in per cent, rounded down; all of nothing is 100.
 pub fn percent(part: u64, whole: u64) -> u64 {
     if whole == 0 { 100 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
@@ -73,6 +78,7 @@ mod tests {
         assert_eq!(show(1023), "1023 B");
         assert_eq!(show(1536 << 10), "1.50 MiB");
         assert_eq!(show(u64::MAX), "16.0 EiB");
+        assert_eq!((count(1, "file"), count(2, "file")), ("1 file".into(), "2 files".into()));
         assert_eq!((percent(1, 3), percent(0, 0), percent(u64::MAX, u64::MAX)), (33, 100, 100));
     }
 

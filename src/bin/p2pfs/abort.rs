@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use p2pfs::rpc::Request;
+use p2pfs::rpc::{Request, size};
 
 use super::{daemon, places};
 
@@ -19,7 +19,7 @@ impl Abort {
     pub async fn run(self, socket: Option<&Path>) -> Result<()> {
         let dir = places::in_mount(&self.dir)?.into();
         let done = daemon::ask(socket, Request::Abort { dir }, |_| {}).await?;
-        eprintln!("p2pfs: {} waiting reads were ended", done.reads);
+        eprintln!("p2pfs: ended {}", size::count(done.reads, "waiting read"));
         Ok(())
     }
 }

@@ -82,10 +82,10 @@ impl Mount {
         }
         let mounted = daemon::ask_started(socket, &settings, request, |_| {}).await?;
         eprintln!(
-            "p2pfs: {} ({} in {} files) is mounted on {}",
+            "p2pfs: {} ({} in {}) is mounted on {}",
             mounted.name.escape_debug(),
             size::show(mounted.bytes),
-            mounted.files,
+            size::count(mounted.files, "file"),
             dir.display()
         );
         Ok(())

@@ -19,7 +19,8 @@ impl Prefetch {
     pub async fn run(self, socket: Option<&Path>) -> Result<()> {
         let path = places::existing(&self.path)?.into();
         let done = daemon::ask(socket, Request::Prefetch { path }, |_| {}).await?;
-        eprintln!("p2pfs: {} in {} files will be fetched", size::show(done.bytes), done.files);
+        let (bytes, files) = (size::show(done.bytes), size::count(done.files, "file"));
+        eprintln!("p2pfs: {bytes} in {files} will be fetched");
         Ok(())
     }
 }

@@ -46,10 +46,10 @@ impl Seed {
         }
         let seeding = daemon::ask_started(socket, &settings, request, |_| {}).await?;
         eprintln!(
-            "p2pfs: {} ({} in {} files) is checked and seeded from {}",
+            "p2pfs: {} ({} in {}) is checked and seeded from {}",
             seeding.name.escape_debug(),
             size::show(seeding.bytes),
-            seeding.files,
+            size::count(seeding.files, "file"),
             data.display()
         );
         Ok(())

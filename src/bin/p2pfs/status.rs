@@ -67,13 +67,13 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "  {} peers ({} seeders, {} known), {}/s down, {}/s up, {} reads waiting",
-        torrent.peers,
-        torrent.seeders,
+        "  {} ({}, {} known), {}/s down, {}/s up, {} waiting",
+        size::count(torrent.peers as u64, "peer"),
+        size::count(torrent.seeders as u64, "seeder"),
         torrent.known_peers,
         size::show(torrent.download_rate),
         size::show(torrent.upload_rate),
-        torrent.waiting_reads
+        size::count(torrent.waiting_reads as u64, "read")
     )?;
     for problem in torrent.error.iter().chain(&share.problem) {
         writeln!(out, "  problem: {problem}")?;

@@ -9,7 +9,7 @@ use clap::Args;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use p2pfs::fs::mountinfo::{FS_TYPE, mount_at};
-use p2pfs::rpc::{ErrorKind, Request, RpcError, Unmounting};
+use p2pfs::rpc::{ErrorKind, Request, RpcError, Unmounting, size};
 
 use super::{daemon, places};
 
@@ -39,7 +39,7 @@ impl Umount {
         let request = Request::Umount { dir: dir.clone().into(), how };
         let error = match daemon::ask(socket, request, |_| {}).await {
             Ok(done) if done.reads > 0 && self.force => {
-                eprintln!("p2pfs: {} waiting reads were ended", done.reads);
+                eprintln!("p2pfs: ended {}", size::count(done.reads, "waiting read"));
                 return Ok(());
             }
             Ok(_) => return Ok(()),
