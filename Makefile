@@ -49,6 +49,8 @@ bench:
 	/usr/bin/python3 tests/bench/cold_read.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
 
 fuzz:
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || \
+		rustup toolchain install nightly --profile minimal
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
 	@for target in $$($(CARGO) +nightly fuzz list); do \
 		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
