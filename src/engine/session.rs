@@ -392,18 +392,29 @@ impl Starting<'_> {
         add: AddTorrent,
         commands: mpsc::UnboundedSender<Command>,
         mut watcher: watch::Receiver<Progress>,
-        announce: watch::Receiver<AnnounceStats>,
+        mut announce: watch::Receiver<AnnounceStats>,
     ) -> Result<Torrent, AddError> {
-        let trackers = self.find_peers(&add, &commands, announce);
-        let info = match &add.source {
-            Source::Metainfo(metainfo) => metainfo.info.clone(),
-            Source::Magnet(magnet) => self.metadata(magnet, &add, &mut watcher, &trackers).await?,
+        let (info, looking) = match self.known_info(&add.source)? {
+            Some(info) => (info, None),
+            None => {
+                let trackers = self.find_peers(&add, &commands, announce.clone());
+                (self.metadata(&add, &mut watcher, &trackers).await?, Some(trackers))
+            }
         };
         let layout = Arc::new(Layout::new(&info));
         let wanted = wanted(&add, &info, &layout)?;
         let store = self.open_store(&add, &info, &layout).await?;
         let activate = Command::Activate { info: info.clone(), store: store.clone(), wanted };
         commands.send(activate).map_err(|_| AddError::Stopping)?;
+        let trackers = match looking {
+            Some(trackers) => trackers,
+            None => {
+                // Peers and trackers are told what we have, so it has to be known first.
+                let ready = announce.wait_for(|stats| stats.left.is_some()).await;
+                drop(ready.map_err(|_| AddError::Stopping)?);
+                self.find_peers(&add, &commands, announce.clone())
+            }
+        };
         self.done = true;
         let waiting = Arc::default();
         let trackers = Arc::new(trackers);
@@ -445,22 +456,25 @@ impl Starting<'_> {
         Trackers::spawn(config, stats, found, self.cancel.clone())
     }
 
-    /// The info dictionary: from the cache, or from peers in time.
+    /// The info dictionary, if the source or the cache has it.
+    fn known_info(&self, source: &Source) -> Result<Option<Arc<Info>>, AddError> {
+        match source {
+            Source::Metainfo(metainfo) => Ok(Some(metainfo.info.clone())),
+            Source::Magnet(magnet) => {
+                let saved = self.session.shared.store.saved_info(&self.hash);
+                saved.map(|raw| parse_info(magnet, &raw)).transpose()
+            }
+        }
+    }
+
+    /// The info dictionary, from peers in time.
     async fn metadata(
         &self,
-        magnet: &Magnet,
         add: &AddTorrent,
         watcher: &mut watch::Receiver<Progress>,
         trackers: &Trackers,
     ) -> Result<Arc<Info>, AddError> {
-        let name = magnet.name.clone().unwrap_or_else(|| magnet.info_hash.to_string());
-        let parse = |raw: &[u8]| {
-            let parsed = Info::parse(raw);
-            parsed.map(Arc::new).map_err(|error| AddError::Info { name: name.clone(), error })
-        };
-        if let Some(raw) = self.session.shared.store.saved_info(&self.hash) {
-            return parse(&raw);
-        }
+        let Source::Magnet(magnet) = &add.source else { return Err(AddError::Stopping) };
         let fetch = async {
             loop {
                 let progress = watcher.borrow_and_update().clone();
@@ -479,12 +493,12 @@ impl Starting<'_> {
             }
         };
         match tokio::time::timeout(add.metadata_timeout, fetch).await {
-            Ok(Some(raw)) => parse(&raw),
+            Ok(Some(raw)) => parse_info(magnet, &raw),
             Ok(None) => Err(AddError::Stopping),
             Err(_) => Err(AddError::NoMetadata {
-                name,
+                name: name_of(magnet),
                 seconds: add.metadata_timeout.as_secs(),
-                cause: no_metadata(&watcher.borrow().clone(), add, magnet, trackers),
+                cause: no_metadata(&watcher.borrow(), add, magnet, trackers),
             }),
         }
     }
@@ -508,6 +522,15 @@ impl Starting<'_> {
         });
         open.await.unwrap_or(Err(AddError::Stopping))
     }
+}
+
+fn name_of(magnet: &Magnet) -> String {
+    magnet.name.clone().unwrap_or_else(|| magnet.info_hash.to_string())
+}
+
+fn parse_info(magnet: &Magnet, raw: &[u8]) -> Result<Arc<Info>, AddError> {
+    let parsed = Info::parse(raw).map(Arc::new);
+    parsed.map_err(|error| AddError::Info { name: name_of(magnet), error })
 }
 
 /// Hashes all data in place, on all workers.
@@ -534,10 +557,10 @@ fn check_all(
     let Some(first) = bad.iter().min() else { return Ok(()) };
     let start = info.geometry.piece_range(*first).start;
     let file = info.files.iter().rposition(|f| f.offset <= start && f.length > 0 && !f.pad);
-    Err(AddError::DataMismatch { file: name_of(layout, file), bad: bad.len(), pieces })
+    Err(AddError::DataMismatch { file: path_of(layout, file), bad: bad.len(), pieces })
 }
 
-fn name_of(layout: &Layout, file: Option<usize>) -> String {
+fn path_of(layout: &Layout, file: Option<usize>) -> String {
     use crate::proto::metainfo::layout::EntryKind;
     let entry =
         layout.entries.iter().find(|e| matches!(e.kind, EntryKind::File(i) if Some(i) == file));

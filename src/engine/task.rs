@@ -232,6 +232,8 @@ impl Task {
         }
         self.store.send_replace(Some(store));
         self.progress.send_modify(|p| p.wanted = wanted);
+        // Whoever added the torrent waits to hear how much is left.
+        self.published = Timestamp::ZERO;
     }
 
     fn want(&mut self, pieces: Bitfield, priority: Priority) {
@@ -458,11 +460,7 @@ impl Task {
         }
         self.published = now;
         let stats = self.machine.stats(now);
-        let left = self.machine.info().map(|info| {
-            let missing = info.geometry.piece_count() - stats.pieces_announced;
-            (u64::from(missing) * u64::from(info.geometry.piece_length()))
-                .min(info.geometry.total())
-        });
+        let left = self.machine.bytes_left();
         let announce = AnnounceStats {
             uploaded: stats.uploaded,
             downloaded: stats.downloaded,

@@ -19,19 +19,7 @@ const CLIENT: &str = concat!("p2pfs ", env!("CARGO_PKG_VERSION"));
 impl Torrent {
     /// The first words on a new connection: extended handshake, then what we have.
     pub(super) fn greet(&mut self, key: PeerKey, now: Timestamp) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        if peer.extended {
-            let ours = ExtendedHandshake {
-                listen_port: Some(self.options.port).filter(|p| *p != 0),
-                client: Some(CLIENT.to_owned()),
-                reqq: Some(UPLOAD_QUEUE as u32),
-                metadata_size: self.active.as_ref().map(|a| a.info.raw.len() as u32),
-                yourip: Some(peer.addr.ip()),
-                upload_only: self.active.as_ref().is_some_and(|a| a.announced.is_full()),
-                ..ExtendedHandshake::ours(false)
-            };
-            self.send(key, Message::Extended(extended::HANDSHAKE_ID, ours.encode()), now);
-        }
+        self.offer_metadata(key, now);
         self.open_haves(key, now);
         if let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key))
             && peer.settle_early(&active.geometry).is_ok()
@@ -39,6 +27,22 @@ impl Torrent {
         {
             active.picker.peer_came(holds);
         }
+    }
+
+    /// The extended handshake. It is said again when the metadata has come (BEP 10 allows that), so
+    /// that peers know that we can give it to them.
+    pub(super) fn offer_metadata(&mut self, key: PeerKey, now: Timestamp) {
+        let Some(peer) = self.peers.get(&key).filter(|p| p.extended) else { return };
+        let ours = ExtendedHandshake {
+            listen_port: Some(self.options.port).filter(|p| *p != 0),
+            client: Some(CLIENT.to_owned()),
+            reqq: Some(UPLOAD_QUEUE as u32),
+            metadata_size: self.active.as_ref().map(|a| a.info.raw.len() as u32),
+            yourip: Some(peer.addr.ip()),
+            upload_only: self.active.as_ref().is_some_and(|a| a.announced.is_full()),
+            ..ExtendedHandshake::ours(false)
+        };
+        self.send(key, Message::Extended(extended::HANDSHAKE_ID, ours.encode()), now);
     }
 
     /// A message from a peer. Blocks come through [`Self::block_arrived`] instead.

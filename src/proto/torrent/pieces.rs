@@ -69,6 +69,7 @@ impl Torrent {
                 if let Some(holds) = &peer.holds {
                     active.picker.peer_came(holds);
                 }
+                self.offer_metadata(key, now);
                 self.late_haves(key, now);
                 self.update_interest(key, now);
             }

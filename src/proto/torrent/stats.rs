@@ -53,6 +53,13 @@ pub struct Stats {
 }
 
 impl Torrent {
+    /// Bytes that are not at rest, as announces want it; `None` until the metadata is known.
+    pub fn bytes_left(&self) -> Option<u64> {
+        let active = self.active.as_ref()?;
+        let missing = active.geometry.pieces().filter(|p| !active.announced.contains(*p));
+        Some(missing.map(|p| u64::from(active.geometry.piece_len(p))).sum())
+    }
+
     /// The state at `now`.
     pub fn stats(&mut self, now: Timestamp) -> Stats {
         let active = self.active.as_ref();
