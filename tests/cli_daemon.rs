@@ -207,6 +207,37 @@ fn settings_that_are_not_the_daemons_are_refused() {
     }
 }
 
+#[test]
+fn kept_files_never_replace_what_is_there_and_nothing_stays_mounted() {
+    let place = Place::new();
+    let at = |name: &str| place.dir.path().join(name);
+    std::fs::write(at("data"), b"new").unwrap();
+    std::fs::create_dir(at("kept")).unwrap();
+    std::fs::write(at("kept/data"), b"old").unwrap();
+    assert!(place.p2pfs(&["create", "data"]).status.success());
+    let refused = place.p2pfs(&[
+        "mount",
+        "data.torrent",
+        "mnt",
+        "--until-done",
+        "--keep",
+        "kept",
+        "--data-dir",
+        "cache",
+        "--listen",
+        "127.0.0.1",
+    ]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("kept/data") && said.lines().count() == 1, "{said}");
+    assert_eq!(std::fs::read(at("kept/data")).unwrap(), b"old");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(at("mnt").to_str().unwrap()));
+    until("the daemon that was started for it leaves", || {
+        UnixStream::connect(place.socket()).is_err()
+    });
+}
+
 /// A port that no daemon listens on.
 struct UnusedPort(u16);
 
