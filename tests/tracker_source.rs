@@ -115,7 +115,7 @@ async fn an_unreadable_file_is_said_to_be_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.torrent");
     std::fs::write(&path, torrent()).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     let resolved = resolve(path.to_str().unwrap()).await;
     // Permissions do not stop root.
     match nix::unistd::geteuid().is_root() {

@@ -75,6 +75,11 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
         size::show(torrent.upload_rate),
         size::count(torrent.waiting_reads as u64, "read")
     )?;
+    for tracker in &torrent.trackers {
+        if let Some(error) = &tracker.error {
+            writeln!(out, "  tracker {}: {error}", tracker.url)?;
+        }
+    }
     for problem in torrent.error.iter().chain(&share.problem) {
         writeln!(out, "  problem: {problem}")?;
     }

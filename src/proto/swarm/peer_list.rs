@@ -45,6 +45,8 @@ struct Known {
     failures: u32,
     next_try: Timestamp,
     state: State,
+    /// Was last seen to have everything.
+    seed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +77,13 @@ impl PeerList {
         if self.known.len() >= MAX_KNOWN && !self.make_room() {
             return false;
         }
-        let known = Known { source, failures: 0, next_try: Timestamp::ZERO, state: State::Idle };
+        let known = Known {
+            source,
+            failures: 0,
+            next_try: Timestamp::ZERO,
+            state: State::Idle,
+            seed: false,
+        };
         self.known.insert(addr, known);
         true
     }
@@ -111,9 +119,9 @@ impl PeerList {
             || self.known.get(&addr).is_some_and(|k| k.state == State::Banned)
     }
 
-    /// The next address to connect to, which is then counted as connecting. The best are those a
-    /// person named, then those that failed least.
-    pub fn next_to_connect(&mut self, now: Timestamp) -> Option<SocketAddr> {
+    /// The next address to connect to, which is then counted as connecting. The best are those that
+    /// failed least, and of these those a person named. Who `seeding` does not look for seeds.
+    pub fn next_to_connect(&mut self, seeding: bool, now: Timestamp) -> Option<SocketAddr> {
         if self.connecting >= MAX_CONNECTING {
             return None;
         }
@@ -121,16 +129,11 @@ impl PeerList {
             .known
             .iter_mut()
             .filter(|(_, k)| k.state == State::Idle && k.next_try <= now)
+            .filter(|(_, k)| !(seeding && k.seed))
             .min_by_key(|(_, k)| (k.failures, k.source, k.next_try))?;
         known.state = State::Connecting;
         self.connecting += 1;
         Some(*addr)
-    }
-
-    /// When the next attempt is due, if nothing else happens.
-    pub fn next_attempt(&self) -> Option<Timestamp> {
-        let idle = self.known.values().filter(|k| k.state == State::Idle);
-        idle.map(|k| k.next_try).min()
     }
 
     /// A connection to or from `addr` (its listening address, where known) stands.
@@ -138,6 +141,13 @@ impl PeerList {
         if let Some(known) = self.known.get_mut(&addr) {
             self.connecting -= usize::from(known.state == State::Connecting);
             known.state = State::Connected;
+        }
+    }
+
+    /// `addr` has everything.
+    pub fn is_seed(&mut self, addr: SocketAddr) {
+        if let Some(known) = self.known.get_mut(&addr) {
+            known.seed = true;
         }
     }
 
@@ -168,6 +178,7 @@ impl PeerList {
             failures: 0,
             next_try: Timestamp::ZERO,
             state: State::Idle,
+            seed: false,
         });
         if known.state != State::Banned {
             self.connecting -= usize::from(known.state == State::Connecting);
@@ -204,14 +215,12 @@ mod tests {
         let mut now = at(0);
         let mut tries = 0;
         while !list.is_empty() {
-            assert_eq!(list.next_to_connect(now), Some(addr(1)));
-            assert_eq!(list.next_to_connect(now), None);
+            assert_eq!(list.next_to_connect(false, now), Some(addr(1)));
+            assert_eq!(list.next_to_connect(false, now), None);
             list.disconnected(addr(1), false, now);
             tries += 1;
-            if let Some(next) = list.next_attempt() {
-                assert!(next.since(now) >= FIRST_RETRY);
-                now = next;
-            }
+            assert_eq!(list.next_to_connect(false, now + FIRST_RETRY / 2), None);
+            now = now + LAST_RETRY;
         }
         assert_eq!(tries, MAX_FAILURES + 1);
     }
@@ -223,11 +232,20 @@ mod tests {
         list.add(addr(2), PeerSource::Tracker);
         list.ban(addr(1));
         assert!(!list.add(addr(1), PeerSource::Tracker));
-        assert_eq!(list.next_to_connect(at(1)), Some(addr(2)));
+        assert_eq!(list.next_to_connect(false, at(1)), Some(addr(2)));
         list.ban(addr(3));
         list.ban(addr(4));
         assert!(list.is_banned(addr(2)));
         assert_eq!(list.banned(), 3);
+    }
+
+    #[test]
+    fn a_seeder_does_not_look_for_seeds() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Tracker);
+        list.is_seed(addr(1));
+        assert_eq!(list.next_to_connect(true, at(1)), None);
+        assert_eq!(list.next_to_connect(false, at(1)), Some(addr(1)));
     }
 
     #[test]

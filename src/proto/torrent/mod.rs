@@ -130,6 +130,8 @@ pub struct Torrent {
     active: Option<Active>,
     outputs: VecDeque<Output>,
     last_tick: Timestamp,
+    /// The peer list changed, or time has passed.
+    look_for_peers: bool,
     totals: stats::Totals,
 }
 
@@ -147,6 +149,7 @@ impl Torrent {
             active: None,
             outputs: VecDeque::new(),
             last_tick: Timestamp::ZERO,
+            look_for_peers: false,
             totals: stats::Totals::default(),
         }
     }
@@ -173,6 +176,7 @@ impl Torrent {
         for addr in addrs {
             self.list.add(*addr, source);
         }
+        self.look_for_peers = true;
     }
 
     /// Whether a connection from `addr` is welcome.
@@ -187,6 +191,7 @@ impl Torrent {
         } else {
             self.list.disconnected(addr, false, now);
         }
+        self.look_for_peers = true;
     }
 
     /// A connection stands and handshakes were exchanged.
@@ -201,6 +206,7 @@ impl Torrent {
         let Some(mut peer) = self.peers.remove(&key) else { return };
         let useful = peer.down.total() + peer.up.total() > 0;
         self.list.disconnected(peer.known_addr(), useful, now);
+        self.look_for_peers = true;
         if let Some(fetch) = &mut self.fetch {
             fetch.peer_gone(key.0);
         }
@@ -296,9 +302,17 @@ impl Torrent {
         }
         self.poll_metadata(now);
         self.plan_requests(now);
+        if std::mem::take(&mut self.look_for_peers) {
+            self.plan_connections(now);
+        }
+    }
+
+    /// Connects to more peers. A complete torrent does so only to serve them.
+    fn plan_connections(&mut self, now: Timestamp) {
+        let seeding = !self.wants_peers();
         while self.peers.len() < MAX_PEERS
-            && self.wants_peers()
-            && let Some(addr) = self.list.next_to_connect(now)
+            && (!seeding || self.options.upload)
+            && let Some(addr) = self.list.next_to_connect(seeding, now)
         {
             self.outputs.push_back(Output::Connect(addr));
         }
@@ -319,6 +333,7 @@ impl Torrent {
     }
 
     fn housekeeping(&mut self, now: Timestamp) {
+        self.look_for_peers = true;
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
@@ -335,7 +350,7 @@ impl Torrent {
         }
     }
 
-    /// Whether more connections would be of use.
+    /// Whether there is anything to get from more peers.
     pub fn wants_peers(&self) -> bool {
         self.active.as_ref().is_none_or(|a| !a.announced.is_full())
     }

@@ -274,6 +274,7 @@ impl Torrent {
         let Some(holds) = &peer.holds else { return };
         let missing_nothing = active.announced.is_full();
         if missing_nothing && holds.is_full() {
+            self.list.is_seed(peer.known_addr());
             self.disconnect(key, Disconnect::BothSeeds, now);
             return;
         }
