@@ -41,7 +41,7 @@ pure:
 	$(CARGO) check --no-default-features --lib
 
 doc:
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --document-private-items
 
 bench:
 	@sh tests/install-deps --bench

@@ -201,17 +201,16 @@ def latency(lab):
     files = sorted(mount.iterdir())
     readers = [subprocess.Popen(["cat", file], stdout=subprocess.DEVNULL) for file in files]
     try:
-        state = lambda reader: Path(f"/proc/{reader.pid}/stat").read_text().rsplit(") ", 1)[1][0]
-        wait_until("all readers wait", 30, lambda: all(state(reader) == "D" for reader in readers))
-        probes = {
-            "readdir": lambda index: len(os.listdir(mount)),
-            "stat": lambda index: os.stat(files[index % READERS]),
-            "statvfs": lambda index: os.statvfs(mount),
-            "ls -l (the program)": lambda index: subprocess.run(
-                ["ls", "-l", mount], stdout=subprocess.DEVNULL, check=True
+        wait_until("all readers wait", 30, lambda: all(map(asleep_in_a_read, readers)))
+        show = ["ls", "-l", mount]
+        return {
+            "readdir": timed(LOOKS, lambda _: os.listdir(mount)),
+            "stat": timed(LOOKS, lambda index: os.stat(files[index % READERS])),
+            "statvfs": timed(LOOKS, lambda _: os.statvfs(mount)),
+            "ls -l (the program)": timed(
+                LOOKS // 10, lambda _: subprocess.run(show, stdout=subprocess.DEVNULL, check=True)
             ),
         }
-        return {name: timed(probe) for name, probe in probes.items()}
     finally:
         for reader in readers:
             end(reader)
@@ -220,21 +219,30 @@ def latency(lab):
         shutil.rmtree(folder)
 
 
-def timed(probe):
+def asleep_in_a_read(reader):
+    stat = Path(f"/proc/{reader.pid}/stat").read_text()
+    return stat.rsplit(") ", 1)[1].startswith("D")
+
+
+def timed(looks, probe):
     """Quantiles of a call in milliseconds."""
     took = []
-    for index in range(LOOKS if probe.__code__.co_names[:1] != ("subprocess",) else LOOKS // 10):
+    for index in range(looks):
         begin = time.monotonic()
         probe(index)
         took.append((time.monotonic() - begin) * 1000)
     took.sort()
-    pick = lambda share: round(took[min(len(took) - 1, int(len(took) * share))], 3)
-    return {"p50 ms": pick(0.5), "p99 ms": pick(0.99), "max ms": round(took[-1], 3)}
+
+    def quantile(share):
+        return round(took[min(looks - 1, int(looks * share))], 3)
+
+    return {"p50 ms": quantile(0.5), "p99 ms": quantile(0.99), "max ms": round(took[-1], 3)}
 
 
 def medians(rounds):
     numbers = [key for key, value in rounds[0].items() if isinstance(value, (int, float))]
-    return {key: round(statistics.median(one[key] for one in rounds), 3) for key in numbers}
+    middle = {key: statistics.median(one[key] for one in rounds) for key in numbers}
+    return {key: round(value, 3) if value % 1 else int(value) for key, value in middle.items()}
 
 
 def table(rows):
