@@ -24,11 +24,17 @@ use daemon::Daemon;
 use flags::Flags;
 use idle::Linger;
 
+/// Piece buffers and reply buffers come and go by the hundred megabyte: glibc's arenas would keep
+/// what they once held, this allocator gives it back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     if flags.man {
         return print_manual();
     }
+    raise_descriptor_limit();
     let ready = flags.detach.then(|| detach(&flags));
     let outcome = tokio::runtime::Runtime::new().context("cannot start").and_then(|runtime| {
         let code = runtime.block_on(run(flags, ready.is_some()))?;
@@ -46,6 +52,15 @@ fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Allows as many descriptors as the system lets us have: every connection and cached file is one.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Without it there are fewer connections, and nothing worse.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }
 

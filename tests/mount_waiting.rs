@@ -32,10 +32,14 @@ fn a_waiting_cat_dies_of_each_signal() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);
     let mount = p2pfs.mount(&dead(&scratch).file, &[]);
-    // Not SIGQUIT: the kernel wakes nobody from a buffered read to dump core.
-    for signal in
-        [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGKILL]
-    {
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGKILL,
+    ] {
         waiting_cat(&scratch, &mount).dies_of(signal, AT_ONCE);
     }
     mount.umount();
@@ -47,8 +51,8 @@ fn a_waiting_dd_dies_of_a_signal() {
     let p2pfs = P2pfs::new(&scratch);
     let mount = p2pfs.mount(&dead(&scratch).file, &[]);
     let input = format!("if={}", mount.path("film.bin").display());
-    // dd catches the first SIGINT, and what a process catches cannot end a buffered read.
-    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGKILL] {
+    // dd catches SIGINT itself, so the kernel alone would not end its read.
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         let mut command = Command::new("dd");
         let mut dd = Process::spawn(&scratch, command.args([&input, "of=/dev/null", "bs=1M"]));
         dd.wait_until_blocked_in_read();

@@ -1,8 +1,8 @@
 //! The tokio shell around the machines: it owns sockets, timers and tasks, and decides nothing.
 //!
 //! A [`Session`] holds what all torrents share: the listening port, the cache, the choker and the
-//! rate limits. Each torrent lives in a task of its own ([`task`]), each connection in two
-//! ([`peer`]): one that reads, one that writes. [`Torrent`] is the handle for everybody else.
+//! rate limits. Each torrent lives in a task of its own (`task.rs`), each connection in two
+//! (`peer.rs`): one that reads, one that writes. [`Torrent`] is the handle for everybody else.
 
 mod clock;
 mod http;

@@ -208,7 +208,7 @@ impl Fs {
 
     /// A descriptor of the handle was closed, perhaps because its process was killed: nothing is
     /// urgent any more. Others may share the handle, so its reads go on, and those of programs that
-    /// still live are soon urgent again ([`super::signals`]).
+    /// still live are soon urgent again (`signals.rs`).
     pub fn flush(&self, handle: u64) -> Result<(), Errno> {
         let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
         if super::lock(&handle.window).withdraw() {

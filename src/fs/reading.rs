@@ -3,7 +3,7 @@
 //!
 //! A waiting read ends in one of these ways: its bytes; `EIO` after the mount's read timeout, an
 //! abort, or when the torrent or its disk is gone; `EINTR` for a direct read after
-//! [`DIRECT_TIMEOUT`], and when its program is to end ([`super::signals`]); `EIO` when the mount is
+//! [`DIRECT_TIMEOUT`], and when its program is to end (`signals.rs`); `EIO` when the mount is
 //! ended by force.
 
 use std::collections::VecDeque;

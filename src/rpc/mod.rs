@@ -3,7 +3,7 @@
 //! One connection carries one request. The daemon speaks first, with a [`Hello`]; the client sends
 //! a [`Call`]; any number of [`Response`]s follow, the last one [`Response::Done`] or
 //! [`Response::Error`]. A client that hangs up earlier cancels what it asked for. Each message is a
-//! [frame](frame) of JSON, and both sides name their [`VERSION`] before anything else is read.
+//! [`frame`] of JSON, and both sides name their [`VERSION`] before anything else is read.
 //!
 //! Both ends look at the other's credentials: a daemon serves its own user and root, a client
 //! trusts daemons of its own user and of root.

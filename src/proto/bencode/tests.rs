@@ -193,3 +193,38 @@ proptest! {
         }
     }
 }
+
+/// Any value, as another implementation has it.
+fn their_value() -> impl Strategy<Value = serde_bencode::value::Value> {
+    use serde_bencode::value::Value as Theirs;
+    let bytes = || proptest::collection::vec(any::<u8>(), 0..20);
+    let leaf = prop_oneof![any::<i64>().prop_map(Theirs::Int), bytes().prop_map(Theirs::Bytes)];
+    leaf.prop_recursive(6, 64, 8, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..8).prop_map(Theirs::List),
+            proptest::collection::hash_map(bytes(), inner, 0..8).prop_map(Theirs::Dict),
+        ]
+    })
+}
+
+fn as_theirs(value: Value<'_>) -> serde_bencode::value::Value {
+    use serde_bencode::value::Value as Theirs;
+    if let Some(int) = value.as_int() {
+        Theirs::Int(int)
+    } else if let Some(bytes) = value.as_bytes() {
+        Theirs::Bytes(bytes.to_vec())
+    } else if let Some(list) = value.as_list() {
+        Theirs::List(list.map(as_theirs).collect())
+    } else {
+        let entries = value.as_dict().unwrap().iter();
+        Theirs::Dict(entries.map(|(k, v)| (k.to_vec(), as_theirs(v))).collect())
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_serde_bencode_writes_is_read_as_it_was_meant(theirs in their_value()) {
+        let bytes = serde_bencode::to_bytes(&theirs).unwrap();
+        prop_assert_eq!(as_theirs(parse(&bytes).unwrap()), theirs);
+    }
+}
