@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 use super::lock;
 use super::ops::Fs;
@@ -75,9 +78,10 @@ impl Watch {
         let mut readers = HashMap::new();
         for ticket in &tickets {
             match readers.entry(ticket.pid).or_insert_with(|| reader(ticket.pid)) {
-                Reader::Gone => {}
                 Reader::Waiting => ticket.renew(),
-                Reader::Ending => ticket.interrupt(),
+                // The pages of a read whose reader has gone stay locked until it is answered, and
+                // whoever else comes to wait for them cannot be seen from here.
+                Reader::Ending | Reader::Gone => ticket.interrupt(),
             }
         }
         !tickets.is_empty()
@@ -102,7 +106,9 @@ fn reader(thread: u32) -> Reader {
     }
     match std::fs::read_to_string(format!("/proc/{thread}/status")) {
         Ok(status) => become_of(&status),
-        Err(_) => Reader::Gone,
+        // A /proc that hides other users' processes (hidepid) proves nothing.
+        Err(_) if kill(Pid::from_raw(thread as i32), None) == Err(Errno::ESRCH) => Reader::Gone,
+        Err(_) => Reader::Waiting,
     }
 }
 
@@ -163,7 +169,7 @@ mod tests {
     fn a_reader_that_has_ended_is_gone() {
         let dead = status(0, bit(libc::SIGKILL), 0, 0).replace("D (disk sleep)", "Z (zombie)");
         assert_eq!(become_of(&dead), Reader::Gone);
-        assert_eq!(reader(u32::MAX), Reader::Gone);
+        assert_eq!(reader(i32::MAX as u32), Reader::Gone);
         assert_eq!(reader(nix::unistd::gettid().as_raw() as u32), Reader::Waiting);
     }
 }
