@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ChildStdin, Command};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -43,8 +44,24 @@ impl Libtorrent {
         Self::seed_with(scratch, torrent, &corrupted, &[&["--seed-mode"], options].concat())
     }
 
-    /// Downloads from a .torrent file or magnet link into `save_path`; returns when it listens.
+    /// Downloads from a .torrent file or magnet link into `save_path`; returns when it listens. Once
+    /// in some hundred starts on a busy machine libtorrent says nothing at all: then another one is
+    /// started.
     pub fn start(scratch: &Scratch, source: &str, save_path: &Path, options: &[&str]) -> Self {
+        let attempts = [PATIENCE / 3, PATIENCE];
+        let started = attempts
+            .into_iter()
+            .find_map(|patience| Self::attempt(scratch, source, save_path, options, patience));
+        started.unwrap_or_else(|| panic!("lt.py does not listen"))
+    }
+
+    fn attempt(
+        scratch: &Scratch,
+        source: &str,
+        save_path: &Path,
+        options: &[&str],
+        patience: Duration,
+    ) -> Option<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/lt.py");
         let mut command = Command::new("/usr/bin/python3");
         command.arg(script).arg(source).arg(save_path).args(options);
@@ -60,14 +77,17 @@ impl Libtorrent {
             }
         });
         let v6 = options.windows(2).any(|pair| pair[0] == "--host" && pair[1] == "::1");
-        let listening = wait_for(PATIENCE, || latest.lock().unwrap()["port"].as_u64());
-        let port = listening.unwrap_or_else(|| panic!("lt.py: {}", process.stderr())) as u16;
+        let listening = wait_for(patience, || latest.lock().unwrap()["port"].as_u64());
+        if listening.is_none() {
+            eprintln!("lt.py says nothing: {}", process.stderr());
+        }
+        let port = listening? as u16;
         let address = if v6 {
             ([0, 0, 0, 0, 0, 0, 0, 1], port).into()
         } else {
             ([127, 0, 0, 1], port).into()
         };
-        Self { process, stdin, latest, address }
+        Some(Self { process, stdin, latest, address })
     }
 
     /// Connects to another peer.
