@@ -389,7 +389,10 @@ impl Task {
             }
             Output::Reply(ticket, end) => self.reply(ticket, end),
             Output::WantsUnchoke => self.shared.wants_unchoke.notify_one(),
-            Output::Complete => self.progress.send_modify(|p| p.complete = true),
+            Output::Complete => {
+                self.progress.send_modify(|p| p.complete = true);
+                self.published = Timestamp::ZERO;
+            }
         }
     }
 
