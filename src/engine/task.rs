@@ -107,7 +107,8 @@ pub(super) struct Task {
     last_ticket: u64,
     progress: watch::Sender<Progress>,
     announce: watch::Sender<AnnounceStats>,
-    published: Timestamp,
+    /// When what was learnt was last published.
+    published: Option<Timestamp>,
     /// Something may have changed since.
     unpublished: bool,
 }
@@ -137,7 +138,7 @@ impl Task {
             last_ticket: 0,
             progress,
             announce,
-            published: Timestamp::ZERO,
+            published: None,
             unpublished: true,
         }
     }
@@ -148,8 +149,8 @@ impl Task {
         let mut events = Vec::new();
         loop {
             let mut next = self.machine.poll_timeout();
-            if self.unpublished {
-                next = next.min(self.published + PUBLISH_INTERVAL);
+            if let Some(published) = self.published.filter(|_| self.unpublished) {
+                next = next.min(published + PUBLISH_INTERVAL);
             }
             tokio::select! {
                 () = self.cancel.cancelled() => return,
@@ -233,7 +234,7 @@ impl Task {
         self.store.send_replace(Some(store));
         self.progress.send_modify(|p| p.wanted = wanted);
         // Whoever added the torrent waits to hear how much is left.
-        self.published = Timestamp::ZERO;
+        self.published = None;
     }
 
     fn want(&mut self, pieces: Bitfield, priority: Priority) {
@@ -391,7 +392,7 @@ impl Task {
             Output::WantsUnchoke => self.shared.wants_unchoke.notify_one(),
             Output::Complete => {
                 self.progress.send_modify(|p| p.complete = true);
-                self.published = Timestamp::ZERO;
+                self.published = None;
             }
         }
     }
@@ -457,11 +458,11 @@ impl Task {
 
     fn publish(&mut self) {
         let now = self.shared.clock.now();
-        self.unpublished = now.since(self.published) < PUBLISH_INTERVAL;
+        self.unpublished = self.published.is_some_and(|at| now.since(at) < PUBLISH_INTERVAL);
         if self.unpublished {
             return;
         }
-        self.published = now;
+        self.published = Some(now);
         let stats = self.machine.stats(now);
         let left = self.machine.bytes_left();
         let announce = AnnounceStats {
