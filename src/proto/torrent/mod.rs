@@ -11,6 +11,8 @@
 //! claims from an earlier run is *hinted*: announced, but hashed again before its first use.
 
 mod active;
+#[cfg(test)]
+mod hostile;
 mod messages;
 mod metadata;
 mod pieces;
@@ -348,6 +350,7 @@ impl Torrent {
             }
             self.check_stall(key, now);
         }
+        self.free_suspicious();
     }
 
     /// Whether there is anything to get from more peers.

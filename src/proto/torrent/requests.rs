@@ -251,6 +251,17 @@ impl Torrent {
         false
     }
 
+    /// Gives up suspicious pieces whose only source left or serves them no longer, so that another
+    /// peer can be asked for all of their blocks.
+    pub(super) fn free_suspicious(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        for (piece, source) in active.picker.idle_suspicious() {
+            if !self.peers.get(&source).is_some_and(|p| p.serves(piece)) {
+                active.abandon(piece, &mut self.outputs);
+            }
+        }
+    }
+
     /// A peer that has been silent for too long loses its requests to others.
     pub(super) fn check_stall(&mut self, key: PeerKey, now: Timestamp) {
         let Some(peer) = self.peers.get_mut(&key) else { return };

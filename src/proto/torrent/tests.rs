@@ -48,7 +48,7 @@ struct World {
     latency: Duration,
 }
 
-fn info(pieces: u32, piece_length: u32) -> Arc<Info> {
+pub(super) fn info(pieces: u32, piece_length: u32) -> Arc<Info> {
     let total = u64::from(pieces) * u64::from(piece_length) - 5;
     let file = FileEntry {
         path: vec![b"f".to_vec()],
@@ -465,3 +465,4 @@ fn a_seed_that_leaves_in_the_middle_costs_only_what_was_under_way() {
     }
     world.run(LONG, |w| w.nodes[leech].complete);
 }
+

@@ -1,0 +1,187 @@
+//! One machine and peers that are played by hand: what they do wrong must cost nobody else.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::tests::info;
+use super::*;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::BLOCK_LEN;
+use crate::proto::swarm::Priority;
+use crate::proto::wire::extended::{self, ExtendedHandshake, MetadataMessage};
+
+const BUDGET: u64 = 1 << 20;
+
+struct Lone {
+    machine: Torrent,
+    now: Timestamp,
+    info: Arc<Info>,
+    last_key: u64,
+    asked: BTreeSet<(PeerKey, Block)>,
+    sent: Vec<(PeerKey, Message)>,
+    others: Vec<Output>,
+}
+
+impl Lone {
+    /// A machine that wants `wanted` of a torrent with `pieces` pieces of `blocks` blocks.
+    fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
+        let info = info(pieces, blocks * BLOCK_LEN);
+        let geometry = info.geometry;
+        let options = Options { on_demand: false, upload: true, buffer_budget: BUDGET, port: 6881 };
+        let mut machine = Torrent::new(info.info_hash, options, 1);
+        let mut set = Bitfield::empty(pieces);
+        for piece in geometry.pieces().filter(|p| wanted(p.get())) {
+            set.insert(piece);
+        }
+        let now = Timestamp::ZERO + Duration::from_secs(1);
+        machine.activate(info.clone(), Bitfield::empty(pieces), &set, now);
+        let (asked, sent, others) = (BTreeSet::new(), Vec::new(), Vec::new());
+        Self { machine, now, info, last_key: 0, asked, sent, others }
+    }
+
+    fn on_demand(pieces: u32, blocks: u32) -> Self {
+        Self::new(pieces, blocks, |_| false)
+    }
+
+    fn connect(&mut self, outgoing: bool, fast: bool) -> PeerKey {
+        self.last_key += 1;
+        let key = PeerKey(self.last_key);
+        let addr = SocketAddr::from(([192, 0, 2, 1], 1_000 + self.last_key as u16));
+        let session = PeerSession::new(addr, outgoing, fast, true, self.now);
+        self.machine.peer_connected(key, session, self.now);
+        key
+    }
+
+    /// A peer that has these pieces and lets us ask for them.
+    fn holder(&mut self, fast: bool, has: impl Fn(u32) -> bool) -> PeerKey {
+        let key = self.connect(true, fast);
+        let mut bits = Bitfield::empty(self.info.geometry.piece_count());
+        for piece in self.info.geometry.pieces().filter(|p| has(p.get())) {
+            bits.insert(piece);
+        }
+        self.say(key, Message::Bitfield(Bytes::copy_from_slice(bits.as_bytes())));
+        self.say(key, Message::Unchoke);
+        key
+    }
+
+    fn seed(&mut self) -> PeerKey {
+        self.holder(true, |_| true)
+    }
+
+    fn say(&mut self, key: PeerKey, message: Message) {
+        self.machine.message(key, message, self.now);
+    }
+
+    fn read(&mut self, piece: u32) {
+        let start = self.info.geometry.piece_range(self.piece(piece)).start;
+        let (ticket, handle) = (Ticket(u64::from(piece)), HandleId(1));
+        self.machine.read(ticket, handle, start..start + 1, self.now, Timestamp::FAR_FUTURE);
+    }
+
+    fn piece(&self, index: u32) -> PieceIndex {
+        self.info.geometry.piece(index).unwrap()
+    }
+
+    fn step(&mut self) {
+        self.machine.plan(self.now);
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Request(key, block) => drop(self.asked.insert((key, block))),
+                Output::Cancel(key, block) => drop(self.asked.remove(&(key, block))),
+                Output::Send(key, message) => self.sent.push((key, message)),
+                other => self.others.push(other),
+            }
+        }
+    }
+
+    fn asked_of(&self, key: PeerKey) -> Vec<Block> {
+        self.asked.iter().filter(|(k, _)| *k == key).map(|(_, b)| *b).collect()
+    }
+
+    fn give(&mut self, key: PeerKey, block: Block) {
+        self.asked.remove(&(key, block));
+        self.machine.block_arrived(key, block, true, self.now);
+    }
+
+    fn give_all(&mut self, key: PeerKey) {
+        for block in self.asked_of(key) {
+            self.give(key, block);
+        }
+    }
+
+    fn gone(&mut self, key: PeerKey) {
+        self.asked.retain(|(k, _)| *k != key);
+        self.machine.peer_disconnected(key, self.now);
+    }
+
+    /// Steps through `time`, letting `act` happen each time, until it is true.
+    fn within(&mut self, time: Duration, mut act: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.now + time;
+        while self.now < end {
+            self.step();
+            if act(self) {
+                return true;
+            }
+            self.now = self.now + Duration::from_millis(100);
+        }
+        false
+    }
+
+    fn verifies(&self, piece: u32) -> usize {
+        let is = |o: &&Output| matches!(o, Output::Verify { piece: p, .. } if p.get() == piece);
+        self.others.iter().filter(is).count()
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_suspicious_piece_outlives_the_peer_it_was_asked_of() {
+    let mut lone = Lone::on_demand(3, 40);
+    let (a, b) = (lone.seed(), lone.seed());
+    lone.read(0);
+    let failed = lone.within(MINUTE, |l| {
+        l.give_all(a);
+        l.give_all(b);
+        l.verifies(0) == 1
+    });
+    assert!(failed);
+    let digests = vec![[0; 20]; 40];
+    lone.machine.piece_failed(lone.piece(0), digests, lone.now);
+    lone.step();
+    let (sole, other) = if lone.asked_of(a).is_empty() { (b, a) } else { (a, b) };
+    assert!(lone.asked_of(other).is_empty(), "one peer at a time");
+    lone.give_all(sole);
+    lone.gone(sole);
+    let whole = lone.within(MINUTE, |l| {
+        l.give_all(other);
+        l.verifies(0) == 2
+    });
+    assert!(whole);
+}
+
+#[test]
+fn a_suspicious_piece_outlives_a_choke() {
+    let mut lone = Lone::on_demand(3, 40);
+    let (a, b) = (lone.seed(), lone.seed());
+    lone.read(0);
+    lone.within(MINUTE, |l| {
+        l.give_all(a);
+        l.give_all(b);
+        l.verifies(0) == 1
+    });
+    lone.machine.piece_failed(lone.piece(0), vec![[0; 20]; 40], lone.now);
+    lone.step();
+    let (sole, other) = if lone.asked_of(a).is_empty() { (b, a) } else { (a, b) };
+    lone.give_all(sole);
+    lone.say(sole, Message::Choke);
+    let whole = lone.within(MINUTE, |l| {
+        l.give_all(other);
+        l.verifies(0) == 2
+    });
+    assert!(whole);
+}
+
