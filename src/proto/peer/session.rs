@@ -1,6 +1,6 @@
 //! What the torrent knows of one connected peer.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -110,6 +110,8 @@ pub struct PeerSession {
     pub last_block: Timestamp,
     /// Pieces of its that failed a check while others had a part in them too.
     pub suspected: u32,
+    /// Pieces it refused again and again, and when: taken for missing there for a while.
+    pub refused: BTreeMap<PieceIndex, Timestamp>,
     unasked: u32,
     cancelled: u32,
     rejected: u32,
@@ -151,6 +153,7 @@ impl PeerSession {
             last_received: now,
             last_block: now,
             suspected: 0,
+            refused: BTreeMap::new(),
             unasked: 0,
             cancelled: 0,
             rejected: 0,
@@ -229,8 +232,8 @@ impl PeerSession {
         Ok(())
     }
 
-    /// A request was rejected while we were unchoked; whether to believe that the peer lacks the
-    /// piece.
+    /// A request was rejected while we were unchoked; whether to believe for now that the peer
+    /// lacks the piece.
     pub fn note_rejected(&mut self) -> bool {
         self.rejected += 1;
         self.rejected.is_multiple_of(3)

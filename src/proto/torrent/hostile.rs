@@ -185,3 +185,37 @@ fn a_suspicious_piece_outlives_a_choke() {
     assert!(whole);
 }
 
+#[test]
+fn a_peer_that_refused_a_piece_is_asked_for_it_again_later() {
+    let mut lone = Lone::on_demand(3, 8);
+    let seed = lone.seed();
+    lone.read(0);
+    lone.step();
+    for block in lone.asked_of(seed) {
+        lone.asked.remove(&(seed, block));
+        lone.say(seed, Message::Reject(block.into()));
+    }
+    let whole = lone.within(2 * MINUTE, |l| {
+        l.give_all(seed);
+        l.verifies(0) == 1
+    });
+    assert!(whole);
+}
+
+#[test]
+fn a_peer_that_refuses_everything_is_not_asked_in_a_loop() {
+    let mut lone = Lone::on_demand(3, 8);
+    let seed = lone.seed();
+    lone.read(0);
+    let mut refused = 0;
+    lone.within(MINUTE, |l| {
+        for block in l.asked_of(seed) {
+            l.asked.remove(&(seed, block));
+            l.say(seed, Message::Reject(block.into()));
+            refused += 1;
+        }
+        false
+    });
+    assert!(refused < 100, "{refused}");
+}
+

@@ -1,6 +1,7 @@
 //! What peers say.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,6 +16,9 @@ use crate::proto::wire::{Message, RawBlock};
 
 /// How we name ourselves in extended handshakes.
 const CLIENT: &str = concat!("p2pfs ", env!("CARGO_PKG_VERSION"));
+
+/// How long a peer that refused a piece is not asked for it.
+const REFUSAL: Duration = Duration::from_secs(30);
 
 impl Torrent {
     /// The first words on a new connection: extended handshake, then what we have.
@@ -80,7 +84,7 @@ impl Torrent {
                 self.cancelled(key, raw, now);
                 Ok(())
             }
-            Message::Reject(raw) => self.rejected(key, raw),
+            Message::Reject(raw) => self.rejected(key, raw, now),
             Message::AllowedFast(index) => self.allowed_fast(key, index),
             Message::Extended(id, payload) => self.extended(key, id, payload, now),
         };
@@ -146,9 +150,14 @@ impl Torrent {
         Ok(())
     }
 
-    /// A request is refused. While unchoked that means the peer lacks the piece after all, if it
-    /// happens again and again.
-    fn rejected(&mut self, key: PeerKey, raw: RawBlock) -> Result<(), Disconnect> {
+    /// A request is refused. If that happens again and again while unchoked, the peer counts as
+    /// lacking the piece; for a while only, since its queue may have been full or its disk slow.
+    fn rejected(
+        &mut self,
+        key: PeerKey,
+        raw: RawBlock,
+        now: Timestamp,
+    ) -> Result<(), Disconnect> {
         let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
             return Ok(());
         };
@@ -160,6 +169,9 @@ impl Torrent {
             return Ok(());
         }
         let lacks = !peer.peer_choking && peer.note_rejected();
+        if lacks {
+            peer.refused.insert(block.piece, now);
+        }
         active.release(block, key, &mut self.outputs);
         if lacks {
             self.peer_lacks(key, block.piece);
@@ -182,6 +194,21 @@ impl Torrent {
         let holds = Holds::Some(bits);
         active.picker.peer_came(&holds);
         peer.holds = Some(holds);
+    }
+
+    /// Asks again for pieces that were refused long enough ago.
+    pub(super) fn forgive_refusals(&mut self, key: PeerKey, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let over = |at: &Timestamp| now.since(*at) >= REFUSAL;
+        let pieces: Vec<_> =
+            peer.refused.iter().filter(|(_, at)| over(at)).map(|(p, _)| *p).collect();
+        for piece in pieces {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.refused.remove(&piece);
+            }
+            // It names a piece that exists, so it is no violation.
+            let _ = self.peer_has(key, piece.get(), now);
+        }
     }
 
     fn allowed_fast(&mut self, key: PeerKey, index: u32) -> Result<(), Disconnect> {
@@ -218,6 +245,9 @@ impl Torrent {
                 let index = extended::parse_donthave(&payload).map_err(|_| BAD)?;
                 let Some(active) = &self.active else { return Ok(()) };
                 let piece = piece(&active.geometry, index)?;
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.refused.remove(&piece);
+                }
                 self.peer_lacks(key, piece);
             }
             _ => {}

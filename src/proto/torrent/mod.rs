@@ -349,6 +349,7 @@ impl Torrent {
                 self.send(key, Message::KeepAlive, now);
             }
             self.check_stall(key, now);
+            self.forgive_refusals(key, now);
         }
         self.free_suspicious();
     }
