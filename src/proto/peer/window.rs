@@ -93,6 +93,12 @@ impl RequestWindow {
         self.size().saturating_sub(self.outstanding.len())
     }
 
+    /// Whether one more block may be asked for that a reader waits for: the window may be exceeded
+    /// by a quarter for it, but never what the peer is willing to queue.
+    pub fn has_room_for_readers(&self) -> bool {
+        self.outstanding.len() < (self.size() * 5 / 4 + 1).min(self.limit)
+    }
+
     /// Blocks asked for and not answered, oldest first.
     pub fn outstanding(&self) -> impl Iterator<Item = Block> + '_ {
         self.outstanding.iter().map(|(b, _)| *b)

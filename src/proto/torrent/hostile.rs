@@ -219,3 +219,19 @@ fn a_peer_that_refuses_everything_is_not_asked_in_a_loop() {
     assert!(refused < 100, "{refused}");
 }
 
+#[test]
+fn no_more_is_asked_of_a_peer_than_it_queues() {
+    let mut lone = Lone::on_demand(3, 60);
+    let seed = lone.seed();
+    let theirs = ExtendedHandshake { reqq: Some(20), ..ExtendedHandshake::ours(false) };
+    lone.say(seed, Message::Extended(extended::HANDSHAKE_ID, theirs.encode()));
+    lone.read(0);
+    let most = std::cell::Cell::new(0);
+    lone.within(MINUTE, |l| {
+        most.set(most.get().max(l.asked.len()));
+        l.give_all(seed);
+        l.verifies(0) == 1
+    });
+    assert!(most.get() > 10 && most.get() <= 20, "{}", most.get());
+}
+

@@ -70,7 +70,7 @@ impl Torrent {
     }
 
     /// Stripes the blocks of pieces that readers wait for over the peers that will deliver them
-    /// first. Their windows may be exceeded by a quarter for it.
+    /// first.
     fn ask_for_waiting(&mut self, order: &[Wanted], now: Timestamp) {
         for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
             while let Some(key) = self.fastest_for(wanted.piece) {
@@ -87,7 +87,7 @@ impl Torrent {
             return None;
         }
         let fits = |k: &PeerKey, p: &PeerSession| {
-            p.window.len() < p.window.size() * 5 / 4 + 1
+            p.window.has_room_for_readers()
                 && p.serves(piece)
                 && active.picker.is_open_to(piece, *k)
         };
