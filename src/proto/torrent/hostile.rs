@@ -235,3 +235,22 @@ fn no_more_is_asked_of_a_peer_than_it_queues() {
     assert!(most.get() > 10 && most.get() <= 20, "{}", most.get());
 }
 
+#[test]
+fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
+    // With a walk over all pieces each time this takes minutes.
+    let mut lone = Lone::new(500_000, 1, |_| true);
+    let key = lone.connect(false, true);
+    lone.say(key, Message::HaveAll);
+    for _ in 0..2_000 {
+        let lacks = extended::encode_donthave(7);
+        lone.say(key, Message::Extended(extended::LT_DONTHAVE_ID, lacks));
+        let picker = &lone.machine.active.as_ref().unwrap().picker;
+        assert_eq!(picker.availability(lone.piece(7)), 0);
+        lone.say(key, Message::Have(7));
+    }
+    let picker = &lone.machine.active.as_ref().unwrap().picker;
+    assert_eq!(picker.availability(lone.piece(7)), 1);
+    lone.gone(key);
+    let picker = &lone.machine.active.as_ref().unwrap().picker;
+    assert!(lone.info.geometry.pieces().all(|p| picker.availability(p) == 0));
+}

@@ -123,10 +123,6 @@ impl Torrent {
         let full = bits.is_full();
         active.picker.peer_got(piece);
         peer.nothing_at = None;
-        if full && let Some(old) = peer.holds.replace(Holds::All) {
-            active.picker.peer_left(&old);
-            active.picker.peer_came(&Holds::All);
-        }
         if full || (!peer.am_interested && !active.announced.contains(piece)) {
             self.update_interest(key, now);
         }
@@ -179,21 +175,27 @@ impl Torrent {
         Ok(())
     }
 
-    /// A peer turns out not to have `piece`.
+    /// A peer turns out not to have `piece`. From then on its pieces are counted one by one, also
+    /// when it has all of them again: to and fro must not cost a walk over all pieces each time.
     fn peer_lacks(&mut self, key: PeerKey, piece: PieceIndex) {
         let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
             return;
         };
-        let Some(old) = peer.holds.take() else { return };
-        active.picker.peer_left(&old);
-        let mut bits = match old {
-            Holds::All => Bitfield::full(active.geometry.piece_count()),
-            Holds::Some(bits) => bits,
-        };
-        bits.remove(piece);
-        let holds = Holds::Some(bits);
-        active.picker.peer_came(&holds);
-        peer.holds = Some(holds);
+        match &mut peer.holds {
+            Some(Holds::Some(bits)) => {
+                if bits.remove(piece) {
+                    active.picker.peer_lost(piece);
+                }
+            }
+            Some(holds @ Holds::All) => {
+                active.picker.peer_left(holds);
+                let mut bits = Bitfield::full(active.geometry.piece_count());
+                bits.remove(piece);
+                *holds = Holds::Some(bits);
+                active.picker.peer_came(holds);
+            }
+            None => {}
+        }
     }
 
     /// Asks again for pieces that were refused long enough ago.
