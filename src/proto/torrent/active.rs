@@ -8,7 +8,7 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::demand::{Demand, Wanted};
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
 use crate::proto::metainfo::Info;
-use crate::proto::swarm::{Blame, PeerKey, Picker};
+use crate::proto::swarm::{Blame, PeerKey, Picker, Priority};
 use crate::proto::time::Timestamp;
 
 /// A torrent with metadata.
@@ -55,6 +55,12 @@ impl Active {
             self.order = Some(self.demand.order(&self.geometry, |p| !readable.contains(p)));
         }
         self.order.clone().unwrap_or_default()
+    }
+
+    /// Whether neither a reader nor the background wants `piece`.
+    pub fn is_unwanted(&self, piece: PieceIndex) -> bool {
+        let demanded = |order: &Vec<Wanted>| order.iter().any(|w| w.piece == piece);
+        self.picker.priority(piece) == Priority::None && !self.order.as_ref().is_some_and(demanded)
     }
 
     /// Counts the memory of a piece that is begun.

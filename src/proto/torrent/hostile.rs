@@ -236,6 +236,32 @@ fn no_more_is_asked_of_a_peer_than_it_queues() {
 }
 
 #[test]
+fn memory_of_a_reader_that_went_away_is_free_for_the_background() {
+    let mut lone = Lone::new(20, 16, |p| p >= 8);
+    lone.holder(true, |p| p < 4);
+    for p in 0..4 {
+        lone.read(p);
+        lone.step();
+    }
+    lone.within(MINUTE, |_| false);
+    lone.machine.closed(HandleId(1));
+    let other = lone.holder(true, |p| p >= 8);
+    let goes_on = lone.within(MINUTE, |l| !l.asked_of(other).is_empty());
+    assert!(goes_on);
+}
+
+#[test]
+fn a_piece_whose_holder_chokes_does_not_keep_the_memory() {
+    let mut lone = Lone::new(20, 32, |_| true);
+    let first = lone.holder(true, |p| p == 0);
+    lone.step();
+    lone.give_all(first);
+    lone.say(first, Message::Choke);
+    let other = lone.holder(true, |p| p > 0);
+    assert!(lone.within(MINUTE, |l| !l.asked_of(other).is_empty()));
+}
+
+#[test]
 fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     // With a walk over all pieces each time this takes minutes.
     let mut lone = Lone::new(500_000, 1, |_| true);

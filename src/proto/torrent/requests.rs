@@ -228,8 +228,8 @@ impl Torrent {
     }
 
     /// Whether `piece` may take memory. Readers may use the reserve. When memory is short, begun
-    /// pieces that nobody is being asked for are given up: any for a reader, and those that nobody
-    /// connected has for the background.
+    /// pieces that nobody is being asked for are given up: any for a reader; for the background
+    /// those that nobody wants any more, and those that nobody would send us now.
     fn has_memory_for(&mut self, piece: PieceIndex, demanded: bool) -> bool {
         let budget = self.options.buffer_budget;
         let Some(active) = &mut self.active else { return false };
@@ -241,7 +241,8 @@ impl Torrent {
             return true;
         }
         for idle in active.picker.idle_partials() {
-            if idle != piece && (demanded || active.picker.availability(idle) == 0) {
+            let useless = active.is_unwanted(idle) || !self.peers.values().any(|p| p.serves(idle));
+            if idle != piece && (demanded || useless) {
                 active.abandon(idle, &mut self.outputs);
             }
             if active.buffered_bytes + length <= usable {
