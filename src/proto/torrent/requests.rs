@@ -19,6 +19,10 @@ const HEDGE_SHARE: u64 = 25;
 /// Bytes that may be hedged before the share counts, so that the first piece can be.
 const HEDGE_ALLOWANCE: u64 = 1 << 20;
 
+/// When there is no memory to begin another piece, a block is asked of a second peer after this
+/// long at least: one block that does not come keeps the memory of its whole piece.
+const SLOW: Duration = Duration::from_secs(2);
+
 /// Hinted pieces hashed at once in the background.
 const BACKGROUND_CHECKS: usize = 2;
 
@@ -149,18 +153,20 @@ impl Torrent {
             // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
             .or_else(|| active.picker.pick_new(holds, &mut self.rng, |p| peer.serves(p)));
         match piece {
-            Some(piece) => self.ask(key, piece, false, now),
+            Some(piece) => self.ask(key, piece, false, now) || self.duplicate_any(key, SLOW, now),
             None => self.endgame(key, now),
         }
     }
 
     fn endgame(&mut self, key: PeerKey, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
-        if !active.picker.is_endgame() {
-            return false;
-        }
+        active.picker.is_endgame() && self.duplicate_any(key, Duration::ZERO, now)
+    }
+
+    fn duplicate_any(&mut self, key: PeerKey, patience: Duration, now: Timestamp) -> bool {
+        let Some(active) = &self.active else { return false };
         let pieces: Vec<_> = active.picker.partial_pieces().collect();
-        pieces.into_iter().any(|piece| self.duplicate(key, piece, Duration::ZERO, now))
+        pieces.into_iter().any(|piece| self.duplicate(key, piece, patience, now))
     }
 
     /// Asks `key` for a block that a reader waits for and that another peer is slow to send.
@@ -178,8 +184,8 @@ impl Torrent {
         false
     }
 
-    /// Asks for a block of `piece` a second time, if whoever was asked first has had it for longer
-    /// than `patience` and twice what this peer would need.
+    /// Asks for a block of `piece` a second time, if whoever was asked first is stalled, or has had
+    /// it for longer than `patience` and twice what this peer would need.
     fn duplicate(
         &mut self,
         key: PeerKey,
@@ -197,8 +203,8 @@ impl Torrent {
         let peers = &self.peers;
         let block = active.picker.take_duplicate(piece, key, |block, asked| {
             asked.iter().all(|k| {
-                let age = peers.get(k).and_then(|p| p.window.age_of(block, now));
-                age.is_none_or(|age| age > patience)
+                let Some(window) = peers.get(k).map(|p| &p.window) else { return true };
+                window.is_stalled() || window.age_of(block, now).is_none_or(|age| age > patience)
             })
         });
         let Some(block) = block else { return false };

@@ -466,3 +466,15 @@ fn a_seed_that_leaves_in_the_middle_costs_only_what_was_under_way() {
     world.run(LONG, |w| w.nodes[leech].complete);
 }
 
+#[test]
+fn a_silent_peer_does_not_hold_up_a_torrent_of_large_pieces() {
+    let mut world = World::new(20, 32 * BLOCK_LEN);
+    let (good, silent) = (world.seed(), world.seed());
+    world.nodes[silent].silent = true;
+    let leech = world.leech();
+    world.know(leech, good);
+    world.know(leech, silent);
+    let began = world.now;
+    world.run(LONG, |w| w.nodes[leech].complete);
+    assert!(world.now.since(began) < Duration::from_secs(60), "{:?}", world.now.since(began));
+}
