@@ -125,7 +125,7 @@ impl Torrent {
         }
         for other in others {
             if let Some(peer) = self.peers.get_mut(&other)
-                && peer.window.withdrawn(block)
+                && peer.window.beaten(block, now)
             {
                 peer.note_cancelled();
                 self.outputs.push_back(Output::Cancel(other, block));
@@ -138,6 +138,7 @@ impl Torrent {
         self.totals.wasted += u64::from(bytes);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.last_received = now;
+        peer.window.heard(now);
         if let Err(reason) = peer.note_unasked() {
             self.disconnect(key, reason, now);
         }

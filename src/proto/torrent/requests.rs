@@ -90,8 +90,11 @@ impl Torrent {
         if !active.picker.is_wanting(piece) {
             return None;
         }
+        let stalled = |p: &PeerSession| p.window.is_stalled();
+        let only_stalled = !self.peers.values().any(|p| p.serves(piece) && !stalled(p));
         let fits = |k: &PeerKey, p: &PeerSession| {
-            p.window.has_room_for_readers()
+            stalled(p) == only_stalled
+                && p.window.has_room_for_readers()
                 && p.serves(piece)
                 && active.picker.is_open_to(piece, *k)
         };
@@ -111,8 +114,10 @@ impl Torrent {
         while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
             let Some(active) = &self.active else { return };
             let picker = &active.picker;
+            // Readers are not made to wait for those who do not answer.
             let demanded = order
                 .iter()
+                .filter(|_| !peer.window.is_stalled())
                 .map(|w| w.piece)
                 .find(|&p| picker.is_wanting(p) && picker.is_open_to(p, key) && peer.serves(p));
             if let Some(piece) = demanded
