@@ -262,6 +262,17 @@ fn a_piece_whose_holder_chokes_does_not_keep_the_memory() {
 }
 
 #[test]
+fn a_choke_without_the_fast_extension_withdraws_all_requests() {
+    let mut lone = Lone::new(10, 16, |_| true);
+    let seed = lone.holder(false, |_| true);
+    lone.step();
+    assert!(!lone.asked_of(seed).is_empty());
+    lone.say(seed, Message::Choke);
+    lone.step();
+    assert_eq!(lone.asked_of(seed), []);
+}
+
+#[test]
 fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     // With a walk over all pieces each time this takes minutes.
     let mut lone = Lone::new(500_000, 1, |_| true);

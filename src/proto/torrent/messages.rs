@@ -93,14 +93,15 @@ impl Torrent {
         }
     }
 
-    /// A choke without the fast extension drops all requests; with it each is rejected or still
-    /// answered (BEP 6).
+    /// A choke without the fast extension drops all requests, which the connection has to forget
+    /// too; with it each is rejected or still answered (BEP 6).
     fn choked(&mut self, key: PeerKey) -> Result<(), Disconnect> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         peer.peer_choking = true;
         if !peer.fast {
             let blocks = peer.window.clear();
             for block in blocks {
+                self.outputs.push_back(super::Output::Cancel(key, block));
                 if let Some(active) = &mut self.active {
                     active.release(block, key, &mut self.outputs);
                 }
