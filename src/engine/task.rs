@@ -102,6 +102,8 @@ pub(super) struct Task {
     links: BTreeMap<PeerKey, PeerLink>,
     last_key: u64,
     buffers: HashMap<PieceIndex, Arc<PieceBuffer>>,
+    /// Pieces to be written. One that the disk refused stays until it is written after all, or
+    /// the store gives it up.
     verified: HashMap<PieceIndex, VerifiedRange>,
     reads: HashMap<Ticket, Waiting>,
     last_ticket: u64,
@@ -295,6 +297,7 @@ impl Task {
                 }
             }
             Internal::Written(piece, Ok(())) => {
+                self.verified.remove(&piece);
                 self.progress.send_if_modified(|p| p.error.take().is_some());
                 self.machine.piece_written(piece, now);
             }
@@ -307,7 +310,10 @@ impl Task {
                 self.machine.write_failed(piece, now);
             }
             Internal::Checked(piece, good) => self.machine.checked_at_rest(piece, good, now),
-            Internal::Lost(piece) => self.machine.piece_lost(piece, now),
+            Internal::Lost(piece) => {
+                self.verified.remove(&piece);
+                self.machine.piece_lost(piece, now);
+            }
         }
     }
 
@@ -433,7 +439,7 @@ impl Task {
 
     fn write(&mut self, piece: PieceIndex) {
         let store = self.store.borrow().clone();
-        if let (Some(store), Some(range)) = (store, self.verified.remove(&piece)) {
+        if let (Some(store), Some(range)) = (store, self.verified.get(&piece).cloned()) {
             let answer = self.internal.0.clone();
             store.write(range, move |result| {
                 let _ = answer.send(Internal::Written(piece, result));

@@ -36,8 +36,11 @@ pub(super) struct Active {
     /// What readers want, in order; recomputed when `None`.
     pub order: Option<Vec<Wanted>>,
     pub complete: bool,
-    /// No background download before this: the disk is full.
-    pub paused_until: Option<Timestamp>,
+    /// Verified pieces that the disk refused. While there are any, nothing is downloaded in the
+    /// background.
+    pub unwritten: BTreeSet<PieceIndex>,
+    /// When the disk is tried again.
+    pub retry_write: Timestamp,
     /// Payload asked for a second time because a reader waited for a slow peer.
     pub hedged_bytes: u64,
 }

@@ -262,6 +262,55 @@ fn a_piece_whose_holder_chokes_does_not_keep_the_memory() {
 }
 
 #[test]
+fn a_piece_that_the_disk_refused_is_written_when_there_is_room() {
+    let mut lone = Lone::new(2, 1, |_| true);
+    let seed = lone.seed();
+    lone.within(MINUTE, |l| {
+        l.give_all(seed);
+        l.verifies(0) + l.verifies(1) == 2
+    });
+    for piece in 0..2 {
+        lone.machine.piece_verified(lone.piece(piece), None, lone.now);
+        lone.machine.write_failed(lone.piece(piece), lone.now);
+    }
+    lone.step();
+    lone.others.clear();
+    let complete = lone.within(2 * MINUTE, |l| {
+        for output in std::mem::take(&mut l.others) {
+            match output {
+                Output::Write(piece) => l.machine.piece_written(piece, l.now),
+                Output::Complete => return true,
+                _ => {}
+            }
+        }
+        false
+    });
+    assert!(complete);
+}
+
+#[test]
+fn nothing_is_downloaded_for_a_disk_that_is_full() {
+    let mut lone = Lone::new(500, 1, |_| true);
+    let seed = lone.seed();
+    let mut fetched = 0;
+    lone.within(5 * MINUTE, |l| {
+        l.give_all(seed);
+        for output in std::mem::take(&mut l.others) {
+            match output {
+                Output::Verify { piece, .. } => {
+                    fetched += 1;
+                    l.machine.piece_verified(piece, None, l.now);
+                }
+                Output::Write(piece) => l.machine.write_failed(piece, l.now),
+                _ => {}
+            }
+        }
+        false
+    });
+    assert!(fetched <= 64, "{fetched}");
+}
+
+#[test]
 fn a_choke_without_the_fast_extension_withdraws_all_requests() {
     let mut lone = Lone::new(10, 16, |_| true);
     let seed = lone.holder(false, |_| true);

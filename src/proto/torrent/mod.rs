@@ -96,7 +96,7 @@ pub enum Output {
     },
     /// Hash a hinted piece that is at rest.
     CheckAtRest(PieceIndex),
-    /// Write a verified piece to the cache.
+    /// Write a verified piece to the cache; again, if that failed before.
     Write(PieceIndex),
     /// Drop the buffer of a piece that was begun.
     Discard(PieceIndex),
@@ -352,6 +352,7 @@ impl Torrent {
             self.forgive_refusals(key, now);
         }
         self.free_suspicious();
+        self.retry_write(now);
     }
 
     /// Whether there is anything to get from more peers.

@@ -142,10 +142,9 @@ impl Torrent {
             return false;
         };
         let Some(holds) = &peer.holds else { return false };
-        if active.paused_until.is_some_and(|t| now < t) {
+        if !active.unwritten.is_empty() {
             return false;
         }
-        active.paused_until = None;
         let careful = peer.suspected;
         let allowed = |p: PieceIndex| {
             (!peer.peer_choking || peer.allowed_to_us.contains(&p))
