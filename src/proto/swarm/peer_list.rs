@@ -136,6 +136,16 @@ impl PeerList {
         Some(*addr)
     }
 
+    /// Whether there is anybody to connect to now.
+    pub fn has_candidate(&self, now: Timestamp) -> bool {
+        self.known.values().any(|k| k.state == State::Idle && k.next_try <= now)
+    }
+
+    /// Connection attempts under way.
+    pub fn connecting(&self) -> usize {
+        self.connecting
+    }
+
     /// A connection to or from `addr` (its listening address, where known) stands.
     pub fn connected(&mut self, addr: SocketAddr) {
         if let Some(known) = self.known.get_mut(&addr) {

@@ -322,6 +322,33 @@ fn a_choke_without_the_fast_extension_withdraws_all_requests() {
 }
 
 #[test]
+fn incoming_connections_leave_room_to_connect() {
+    let mut lone = Lone::new(10, 16, |_| true);
+    while lone.machine.accepts(SocketAddr::from(([192, 0, 2, 2], 1))) {
+        lone.connect(false, true);
+    }
+    let known = SocketAddr::from(([192, 0, 2, 3], 1));
+    lone.machine.peers_found(&[known], PeerSource::Tracker);
+    lone.step();
+    let connects = |o: &Output| matches!(o, Output::Connect(a) if *a == known);
+    assert!(lone.others.iter().any(connects));
+}
+
+#[test]
+fn peers_that_never_give_anything_make_room_for_others() {
+    let mut lone = Lone::new(10, 16, |_| true);
+    let peers: Vec<_> = (0..MAX_PEERS).map(|_| lone.connect(true, true)).collect();
+    let known = SocketAddr::from(([192, 0, 2, 3], 1));
+    lone.machine.peers_found(&[known], PeerSource::Tracker);
+    let connects = |o: &Output| matches!(o, Output::Connect(a) if *a == known);
+    let connected = lone.within(10 * MINUTE, |l| {
+        peers.iter().for_each(|p| l.say(*p, Message::KeepAlive));
+        l.others.iter().any(connects)
+    });
+    assert!(connected);
+}
+
+#[test]
 fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     // With a walk over all pieces each time this takes minutes.
     let mut lone = Lone::new(500_000, 1, |_| true);
