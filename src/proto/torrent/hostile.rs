@@ -349,6 +349,33 @@ fn peers_that_never_give_anything_make_room_for_others() {
 }
 
 #[test]
+fn pieces_of_a_former_run_are_checked_a_few_at_a_time() {
+    let info = info(100, BLOCK_LEN);
+    let mut lone = Lone::on_demand(100, 1);
+    let options = Options { on_demand: true, upload: true, buffer_budget: BUDGET, port: 0 };
+    lone.machine = Torrent::new(info.info_hash, options, 1);
+    lone.machine.activate(info, Bitfield::full(100), &Bitfield::empty(100), lone.now);
+    lone.step();
+    lone.others.clear();
+    let all: Vec<_> = lone.info.geometry.pieces().collect();
+    lone.machine.raise_priority(all.into_iter(), Priority::Normal);
+    let mut checked = 0;
+    let complete = lone.within(MINUTE, |l| {
+        let outputs = std::mem::take(&mut l.others);
+        let done = outputs.iter().any(|o| matches!(o, Output::Complete));
+        let checks: Vec<_> = outputs
+            .iter()
+            .filter_map(|o| if let Output::CheckAtRest(p) = o { Some(*p) } else { None })
+            .collect();
+        assert!(checks.len() <= 4, "{}", checks.len());
+        checked += checks.len();
+        checks.into_iter().for_each(|p| l.machine.checked_at_rest(p, true, l.now));
+        done
+    });
+    assert!(complete && checked == 100, "{checked}");
+}
+
+#[test]
 fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     // With a walk over all pieces each time this takes minutes.
     let mut lone = Lone::new(500_000, 1, |_| true);

@@ -90,11 +90,8 @@ impl Torrent {
                 continue;
             }
             active.unfinished.insert(piece);
-            let hinted = active.announced.contains(piece) && !active.readable.contains(piece);
-            if hinted && active.checking.insert(piece) {
-                self.outputs.push_back(Output::CheckAtRest(piece));
-            }
         }
+        active.next_check = 0;
         self.check_complete();
     }
 

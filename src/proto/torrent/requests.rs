@@ -50,7 +50,8 @@ impl Torrent {
         }
     }
 
-    /// Has hinted pieces hashed: first those that readers want, then the rest a few at a time.
+    /// Has hinted pieces hashed: first those that readers want, then the rest a few at a time (on
+    /// demand only those that are wanted in the background all the same).
     fn check_hinted(&mut self, order: &[Wanted]) {
         let on_demand = self.options.on_demand;
         let Some(active) = &mut self.active else { return };
@@ -59,13 +60,13 @@ impl Torrent {
                 self.outputs.push_back(Output::CheckAtRest(wanted.piece));
             }
         }
-        while !on_demand
-            && active.checking.len() < BACKGROUND_CHECKS
+        while active.checking.len() < BACKGROUND_CHECKS
             && let Some(piece) = active.geometry.piece(active.next_check)
         {
             active.next_check += 1;
             if active.announced.contains(piece)
                 && !active.readable.contains(piece)
+                && (!on_demand || active.unfinished.contains(piece))
                 && active.checking.insert(piece)
             {
                 self.outputs.push_back(Output::CheckAtRest(piece));
