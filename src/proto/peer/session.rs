@@ -22,6 +22,9 @@ pub const MAX_SERVED_BLOCK: u32 = 128 * 1024;
 /// `have` messages remembered before the metadata is known.
 const MAX_EARLY_HAVES: usize = 4_096;
 
+/// Bitfields (or `have all`, `have none`) taken from one peer: one is allowed.
+const MAX_OPENINGS: u32 = 4;
+
 /// Unasked blocks beyond those we cancelled, before the peer is dropped.
 const MAX_UNASKED: u32 = 64;
 
@@ -112,6 +115,7 @@ pub struct PeerSession {
     pub suspected: u32,
     /// Pieces it refused again and again, and when: taken for missing there for a while.
     pub refused: BTreeMap<PieceIndex, Timestamp>,
+    openings: u32,
     unasked: u32,
     cancelled: u32,
     rejected: u32,
@@ -154,6 +158,7 @@ impl PeerSession {
             last_block: now,
             suspected: 0,
             refused: BTreeMap::new(),
+            openings: 0,
             unasked: 0,
             cancelled: 0,
             rejected: 0,
@@ -178,6 +183,16 @@ impl PeerSession {
     /// Whether `piece` may be asked of this peer now.
     pub fn serves(&self, piece: PieceIndex) -> bool {
         (!self.peer_choking || self.allowed_to_us.contains(&piece)) && self.has(piece)
+    }
+
+    /// The peer said what it has as a whole; an error when it does so again and again. It may once,
+    /// at the beginning (BEP 3), and each time costs us a look at all pieces.
+    pub fn note_opening(&mut self) -> Result<(), Disconnect> {
+        self.openings += 1;
+        if self.openings > MAX_OPENINGS {
+            return Err(Disconnect::Protocol("too many bitfields"));
+        }
+        Ok(())
     }
 
     /// Remembers a statement about pieces made before the metadata is known.

@@ -376,6 +376,15 @@ fn pieces_of_a_former_run_are_checked_a_few_at_a_time() {
 }
 
 #[test]
+fn saying_again_and_again_what_one_has_is_a_violation() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let key = lone.connect(false, true);
+    (0..100).for_each(|_| lone.say(key, Message::HaveNone));
+    lone.step();
+    assert!(lone.others.iter().any(|o| matches!(o, Output::Disconnect(k, _) if *k == key)));
+}
+
+#[test]
 fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     // With a walk over all pieces each time this takes minutes.
     let mut lone = Lone::new(500_000, 1, |_| true);

@@ -132,6 +132,7 @@ impl Torrent {
 
     fn peer_holds(&mut self, key: PeerKey, said: Early, now: Timestamp) -> Result<(), Disconnect> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        peer.note_opening()?;
         peer.note_early(said)?;
         let Some(active) = &mut self.active else { return Ok(()) };
         if let Some(old) = peer.holds.take() {
