@@ -115,6 +115,8 @@ pub struct PeerSession {
     pub suspected: u32,
     /// Pieces it refused again and again, and when: taken for missing there for a while.
     pub refused: BTreeMap<PieceIndex, Timestamp>,
+    /// Pieces of the info dictionary that we sent it.
+    pub metadata_sent: usize,
     openings: u32,
     unasked: u32,
     cancelled: u32,
@@ -158,6 +160,7 @@ impl PeerSession {
             last_block: now,
             suspected: 0,
             refused: BTreeMap::new(),
+            metadata_sent: 0,
             openings: 0,
             unasked: 0,
             cancelled: 0,

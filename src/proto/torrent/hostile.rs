@@ -385,6 +385,24 @@ fn saying_again_and_again_what_one_has_is_a_violation() {
 }
 
 #[test]
+fn the_metadata_is_sent_a_few_times_and_no_more() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let key = lone.connect(false, true);
+    let theirs = ExtendedHandshake::ours(false);
+    lone.say(key, Message::Extended(extended::HANDSHAKE_ID, theirs.encode()));
+    let request = MetadataMessage::Request { piece: 0 }.encode();
+    for _ in 0..1_000 {
+        lone.say(key, Message::Extended(extended::UT_METADATA_ID, request.clone()));
+    }
+    lone.step();
+    let is_long = |(_, m): &&(PeerKey, Message)| {
+        matches!(m, Message::Extended(_, payload) if payload.len() > 16_000)
+    };
+    let answers = lone.sent.iter().filter(is_long).count();
+    assert!((3..=20).contains(&answers), "{answers}");
+}
+
+#[test]
 fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     // With a walk over all pieces each time this takes minutes.
     let mut lone = Lone::new(500_000, 1, |_| true);
