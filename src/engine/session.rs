@@ -12,6 +12,7 @@ use rand::RngExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
@@ -34,6 +35,9 @@ use crate::store::{Store, StoreError, TorrentStore};
 
 /// Memory for unverified and unwritten pieces of one torrent, in bytes.
 const BUFFER_BUDGET: u64 = 32 << 20;
+
+/// The choker looks for somebody to unchoke at most this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long trackers are given to hear that we stop.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -626,12 +630,16 @@ fn resolve_peers(names: Vec<String>, commands: mpsc::UnboundedSender<Command>) {
 async fn choke(shared: Arc<Shared>, upload_limit: Option<u64>) {
     let mut choker = Choker::new(rand::rng().random());
     let mut rounds = tokio::time::interval(CHOKE_INTERVAL);
+    let mut next_look = Instant::now();
     loop {
         let round = tokio::select! {
             () = shared.cancel.cancelled() => return,
             _ = rounds.tick() => true,
             () = shared.wants_unchoke.notified() => false,
         };
+        // A peer may change its mind as fast as it likes; we look at it only so often.
+        tokio::time::sleep_until(next_look).await;
+        next_look = Instant::now() + LOOK_INTERVAL;
         let torrents: Vec<_> =
             shared.torrents().values().map(|e| (e.id, e.commands.clone())).collect();
         let mut candidates = Vec::new();

@@ -403,6 +403,16 @@ fn the_metadata_is_sent_a_few_times_and_no_more() {
 }
 
 #[test]
+fn becoming_interested_counts_once() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let key = lone.connect(false, true);
+    (0..100).for_each(|_| lone.say(key, Message::Interested));
+    lone.step();
+    let wants = lone.others.iter().filter(|o| matches!(o, Output::WantsUnchoke)).count();
+    assert_eq!(wants, 1);
+}
+
+#[test]
 fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     // With a walk over all pieces each time this takes minutes.
     let mut lone = Lone::new(500_000, 1, |_| true);

@@ -64,8 +64,9 @@ impl Torrent {
                 Ok(())
             }
             Message::Interested => {
-                peer.peer_interested = true;
-                self.outputs.push_back(super::Output::WantsUnchoke);
+                if !std::mem::replace(&mut peer.peer_interested, true) {
+                    self.outputs.push_back(super::Output::WantsUnchoke);
+                }
                 Ok(())
             }
             Message::NotInterested => {
