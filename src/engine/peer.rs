@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -105,6 +105,7 @@ type Pending = Arc<Mutex<HashMap<RawBlock, (Block, Arc<PieceBuffer>)>>>;
 /// The torrent task's end of a connection.
 pub(super) struct PeerLink {
     pub peer_id: PeerId,
+    pub ip: IpAddr,
     pub outgoing: bool,
     commands: mpsc::Sender<Command>,
     pending: Pending,
@@ -181,6 +182,7 @@ pub(super) struct Connection {
     pub key: PeerKey,
     pub stream: TcpStream,
     pub peer_id: PeerId,
+    pub ip: IpAddr,
     pub outgoing: bool,
     /// Our handshake, where it has not been sent: on an incoming connection.
     pub greeting: Option<Handshake>,
@@ -194,7 +196,7 @@ pub(super) fn spawn(
     store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
     events: mpsc::Sender<Events>,
 ) -> PeerLink {
-    let Connection { key, stream, peer_id, outgoing, greeting } = connection;
+    let Connection { key, stream, peer_id, ip, outgoing, greeting } = connection;
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
     let pending: Pending = Arc::default();
     let cancel = CancellationToken::new();
@@ -216,7 +218,7 @@ pub(super) fn spawn(
         token.cancel();
         let _ = events.send((key, vec![Event::Closed(why)])).await;
     });
-    PeerLink { peer_id, outgoing, commands, pending, cancel }
+    PeerLink { peer_id, ip, outgoing, commands, pending, cancel }
 }
 
 struct Reader {

@@ -318,10 +318,12 @@ impl Task {
     }
 
     /// A connection stands. Of two with the same peer, both sides keep the one that the greater
-    /// peer id opened.
+    /// peer id opened. The same id from another address proves nothing: anybody can say it, and
+    /// would shut out the peer whose it is.
     fn connected(&mut self, stream: TcpStream, addr: SocketAddr, theirs: &Handshake, out: bool) {
         let now = self.shared.clock.now();
-        let twin = self.links.iter().find(|(_, l)| l.peer_id == theirs.peer_id);
+        let is_twin = |l: &PeerLink| l.peer_id == theirs.peer_id && l.ip == addr.ip();
+        let twin = self.links.iter().find(|(_, l)| is_twin(l));
         if let Some((&twin, link)) = twin {
             let young = self.machine.age(twin, now).is_some_and(|age| age < TIE_WINDOW);
             let ours_wins = self.shared.peer_id > theirs.peer_id;
@@ -341,9 +343,9 @@ impl Task {
             info_hash: theirs.info_hash,
             peer_id: self.shared.peer_id,
         });
-        let (peer_id, outgoing) = (theirs.peer_id, out);
+        let (peer_id, ip, outgoing) = (theirs.peer_id, addr.ip(), out);
         let link = peer::spawn(
-            Connection { key, stream, peer_id, outgoing, greeting },
+            Connection { key, stream, peer_id, ip, outgoing, greeting },
             self.shared.limits.clone(),
             self.store.subscribe(),
             self.events.0.clone(),
