@@ -4,7 +4,7 @@
 //! tells the torrent's task only their names. The writing half reads the blocks it uploads from
 //! the store, so nothing unverified can be sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
@@ -66,9 +67,14 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// How long to wait with these bytes, which are counted now.
+    fn take(&self, bucket: &Option<Arc<Mutex<TokenBucket>>>, bytes: usize) -> Duration {
+        let Some(bucket) = bucket else { return Duration::ZERO };
+        lock(bucket).take(bytes as u64, self.clock.now())
+    }
+
     async fn wait(&self, bucket: &Option<Arc<Mutex<TokenBucket>>>, bytes: usize) {
-        let Some(bucket) = bucket else { return };
-        let wait = lock(bucket).take(bytes as u64, self.clock.now());
+        let wait = self.take(bucket, bytes);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -304,22 +310,29 @@ impl Writer {
         mut commands: mpsc::Receiver<Command>,
     ) -> String {
         let mut batch = Vec::new();
+        let mut uploads = VecDeque::new();
+        // When the first upload may go, once it has been counted.
+        let mut held: Option<Instant> = None;
         let mut out = BytesMut::new();
         if let Some(greeting) = greeting {
             out.extend_from_slice(&greeting.encode());
         }
         loop {
-            if commands.recv_many(&mut batch, 256).await == 0 {
-                return "closed".to_owned();
+            // Messages do not wait for uploads that the limit holds back.
+            tokio::select! {
+                received = commands.recv_many(&mut batch, 256) => if received == 0 {
+                    return "closed".to_owned();
+                },
+                () = sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {}
             }
-            let mut uploads = Vec::new();
             for command in batch.drain(..) {
                 match command {
                     Command::Message(message) => codec::encode(&message, &mut out),
-                    Command::Upload(raw) => uploads.push(raw),
+                    Command::Upload(raw) => uploads.push_back(raw),
                 }
             }
-            let uploaded = self.append_uploads(uploads, &mut out).await;
+            let due = self.due(&mut uploads, &mut held);
+            let uploaded = self.append_uploads(due, &mut out).await;
             match tokio::time::timeout(WRITE_TIMEOUT, self.write.write_all_buf(&mut out)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => return e.to_string(),
@@ -329,6 +342,22 @@ impl Writer {
                 return "the torrent is gone".to_owned();
             }
         }
+    }
+
+    /// The uploads that the limit lets through now.
+    fn due(&self, uploads: &mut VecDeque<RawBlock>, held: &mut Option<Instant>) -> Vec<RawBlock> {
+        let mut due = Vec::new();
+        while let Some(raw) = uploads.front() {
+            let at = held.unwrap_or_else(|| {
+                Instant::now() + self.limits.take(&self.limits.up, raw.length as usize)
+            });
+            *held = Some(at).filter(|at| *at > Instant::now());
+            if held.is_some() {
+                break;
+            }
+            due.extend(uploads.pop_front());
+        }
+        due
     }
 
     /// Reads the blocks to upload, off the runtime, and appends them to `out`.
@@ -341,7 +370,6 @@ impl Writer {
         let mut events = Vec::new();
         for (raw, data) in blocks.await.unwrap_or_default() {
             if let Some(data) = &data {
-                self.limits.wait(&self.limits.up, data.len()).await;
                 codec::encode_piece_header(raw.piece, raw.begin, raw.length, out);
                 out.extend_from_slice(data);
             }
