@@ -40,6 +40,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Read from the socket at once, in bytes: sixteen blocks.
 const READ_CHUNK: usize = 256 * 1024;
 
+/// Events told to the torrent at once. What waits for it is bounded in batches, so these have to
+/// be: one read from the socket can hold 50,000 messages.
+const MAX_BATCH: usize = 256;
+
 /// Commands a connection may lag behind before it is closed.
 const MAX_COMMANDS: usize = 8_192;
 
@@ -256,21 +260,35 @@ impl Reader {
                 Ok(_) => {}
                 Err(e) => return e.to_string(),
             }
-            let mut batch = Vec::new();
-            let broken = loop {
-                match decoder.decode(&mut buffer) {
-                    Ok(Some(frame)) => batch.push(self.event(frame)),
-                    Ok(None) => break None,
-                    Err(e) => break Some(e.to_string()),
+            loop {
+                let mut batch = Vec::new();
+                let end = self.decode(&mut decoder, &mut buffer, &mut batch);
+                if !batch.is_empty() && self.events.send((self.key, batch)).await.is_err() {
+                    return "the torrent is gone".to_owned();
                 }
-            };
-            if !batch.is_empty() && self.events.send((self.key, batch)).await.is_err() {
-                return "the torrent is gone".to_owned();
-            }
-            if let Some(why) = broken {
-                return why;
+                match end {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(e) => return e.to_string(),
+                }
             }
         }
+    }
+
+    /// Takes frames off `buffer`, as many as a batch may have; whether that was all of them.
+    fn decode(
+        &self,
+        decoder: &mut Decoder,
+        buffer: &mut BytesMut,
+        batch: &mut Vec<Event>,
+    ) -> Result<bool, WireError> {
+        while batch.len() < MAX_BATCH {
+            match decoder.decode(buffer)? {
+                Some(frame) => batch.push(self.event(frame)),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     fn event(&self, frame: Frame) -> Event {
@@ -388,4 +406,38 @@ fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {
 /// Locks a mutex; what it guards is valid after every step, so a panic elsewhere does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_of_messages_comes_in_small_batches() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut flood = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, addr) = listener.accept().await.unwrap();
+        let (events, mut received) = mpsc::channel(4);
+        let peer_id = PeerId::new([b'x'; 20]);
+        let _link = spawn(
+            Connection {
+                key: PeerKey(1),
+                stream,
+                peer_id,
+                ip: addr.ip(),
+                outgoing: true,
+                greeting: None,
+            },
+            Limits { clock: Clock::start(), down: None, up: None },
+            tokio::sync::watch::channel(None).1,
+            events,
+        );
+        tokio::spawn(async move { flood.write_all(&[0; 4 * 100_000]).await });
+        let mut messages = 0;
+        while messages < 100_000 {
+            let (_, batch) = received.recv().await.unwrap();
+            assert!(batch.len() <= MAX_BATCH, "{}", batch.len());
+            messages += batch.len();
+        }
+    }
 }
