@@ -336,6 +336,12 @@ impl Task {
             self.links.remove(&twin);
             self.machine.peer_disconnected(twin, now);
         }
+        if !self.machine.has_room() {
+            if out {
+                self.machine.connect_failed(addr, false, now);
+            }
+            return;
+        }
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         let greeting = (!out).then(|| Handshake {

@@ -10,8 +10,9 @@ use crate::proto::time::Timestamp;
 /// are in use a banned one.
 const MAX_KNOWN: usize = 2_000;
 
-/// Connection attempts under way at once.
-const MAX_CONNECTING: usize = 20;
+/// Connection attempts under way at once: most known addresses are dead, and each of those takes
+/// ten seconds to show it.
+const MAX_CONNECTING: usize = 50;
 
 /// Proven liars of one address before the whole address is banned: several honest peers can stand
 /// behind one NAT.
@@ -142,11 +143,6 @@ impl PeerList {
     /// Whether there is anybody to connect to now.
     pub fn has_candidate(&self, now: Timestamp) -> bool {
         self.known.values().any(|k| k.state == State::Idle && k.next_try <= now)
-    }
-
-    /// Connection attempts under way.
-    pub fn connecting(&self) -> usize {
-        self.connecting
     }
 
     /// A connection to or from `addr` (its listening address, where known) stands.

@@ -198,6 +198,11 @@ impl Torrent {
         self.peers.len() < MAX_INCOMING && !self.list.is_banned(addr)
     }
 
+    /// Whether there may be one more connection: attempts under way are not counted beforehand.
+    pub fn has_room(&self) -> bool {
+        self.peers.len() < MAX_PEERS
+    }
+
     /// An attempt to connect failed; `ourselves` when the handshake showed our own peer id.
     pub fn connect_failed(&mut self, addr: SocketAddr, ourselves: bool, now: Timestamp) {
         if ourselves {
@@ -324,7 +329,7 @@ impl Torrent {
     /// Connects to more peers. A complete torrent does so only to serve them.
     fn plan_connections(&mut self, now: Timestamp) {
         let seeding = !self.wants_peers();
-        while self.peers.len() + self.list.connecting() < MAX_PEERS
+        while self.has_room()
             && (!seeding || self.options.upload)
             && let Some(addr) = self.list.next_to_connect(seeding, now)
         {
@@ -335,8 +340,7 @@ impl Torrent {
     /// When all connections are taken and other peers are known, the oldest one that has been of no
     /// use for long makes room.
     fn turn_over(&mut self, now: Timestamp) {
-        let full = self.peers.len() + self.list.connecting() >= MAX_PEERS;
-        if !full || !self.wants_peers() || now.since(self.last_turnover) < TURNOVER {
+        if self.has_room() || !self.wants_peers() || now.since(self.last_turnover) < TURNOVER {
             return;
         }
         self.last_turnover = now;
