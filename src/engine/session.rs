@@ -272,12 +272,13 @@ impl Session {
         let hash = info_hash(&add.source);
         let _adding = self.shared.adding(hash).await;
         if let Some(torrent) = self.running(&hash) {
-            torrent.tell(Command::Want(wanted(&add, torrent.info(), torrent.layout())?));
-            torrent.tell(Command::Peers(add.peers, PeerSource::Manual));
-            if let Some(entry) = self.shared.torrents().get_mut(&hash) {
-                entry.users += 1;
+            let wanted = wanted(&add, torrent.info(), torrent.layout())?;
+            // Unless its last user has given it back meanwhile.
+            if self.join(&hash) {
+                torrent.tell(Command::Want(wanted));
+                torrent.tell(Command::Peers(add.peers, PeerSource::Manual));
+                return Ok(torrent);
             }
-            return Ok(torrent);
         }
         let (commands, commands_rx) = mpsc::unbounded_channel();
         let cancel = self.shared.cancel.child_token();
@@ -318,6 +319,13 @@ impl Session {
 
     fn running(&self, hash: &InfoHash) -> Option<Torrent> {
         self.shared.torrents().get(hash)?.torrent.clone()
+    }
+
+    /// Counts one more user of a torrent that runs.
+    fn join(&self, hash: &InfoHash) -> bool {
+        let mut torrents = self.shared.torrents();
+        let entry = torrents.get_mut(hash);
+        entry.map(|e| e.users += 1).is_some()
     }
 
     /// Gives a torrent back; the last user's doing so ends it. Reads that wait end with an error.
