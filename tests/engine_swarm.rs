@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use p2pfs::engine::source::Source;
 use p2pfs::engine::{AddTorrent, DataPlace, ReadHandle, Session, SessionConfig, Torrent};
-use p2pfs::proto::metainfo::{BuildOptions, Builder, FileEntry, Magnet, Metainfo};
 use p2pfs::proto::ids::{InfoHash, PeerId};
+use p2pfs::proto::metainfo::{BuildOptions, Builder, FileEntry, Magnet, Metainfo};
 use p2pfs::proto::wire::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -153,10 +153,8 @@ async fn uploads_that_the_limit_holds_back_do_not_hold_back_our_requests() {
     let seeder = session(&dir.path().join("seeder")).await;
     let place = DataPlace::InPlace(dir.path().join("data.bin"));
     seeder.add(add(source(), vec![], place)).await.unwrap();
-    let on_demand = |peers| AddTorrent {
-        on_demand: true,
-        ..add(source(), peers, DataPlace::Cache)
-    };
+    let on_demand =
+        |peers| AddTorrent { on_demand: true, ..add(source(), peers, DataPlace::Cache) };
 
     let mut slow_config = config(&dir.path().join("slow"));
     slow_config.upload_limit = Some(5_000);

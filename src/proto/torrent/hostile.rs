@@ -395,9 +395,7 @@ fn the_metadata_is_sent_a_few_times_and_no_more() {
         lone.say(key, Message::Extended(extended::UT_METADATA_ID, request.clone()));
     }
     lone.step();
-    let is_long = |(_, m): &&(PeerKey, Message)| {
-        matches!(m, Message::Extended(_, payload) if payload.len() > 16_000)
-    };
+    let is_long = |(_, m): &&(PeerKey, Message)| matches!(m, Message::Extended(_, payload) if payload.len() > 16_000);
     let answers = lone.sent.iter().filter(is_long).count();
     assert!((3..=20).contains(&answers), "{answers}");
 }

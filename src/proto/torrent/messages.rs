@@ -151,12 +151,7 @@ impl Torrent {
 
     /// A request is refused. If that happens again and again while unchoked, the peer counts as
     /// lacking the piece; for a while only, since its queue may have been full or its disk slow.
-    fn rejected(
-        &mut self,
-        key: PeerKey,
-        raw: RawBlock,
-        now: Timestamp,
-    ) -> Result<(), Disconnect> {
+    fn rejected(&mut self, key: PeerKey, raw: RawBlock, now: Timestamp) -> Result<(), Disconnect> {
         let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
             return Ok(());
         };
@@ -185,10 +180,9 @@ impl Torrent {
             return;
         };
         match &mut peer.holds {
-            Some(Holds::Some(bits)) => {
-                if bits.remove(piece) {
-                    active.picker.peer_lost(piece);
-                }
+            Some(Holds::Some(bits)) if bits.contains(piece) => {
+                bits.remove(piece);
+                active.picker.peer_lost(piece);
             }
             Some(holds @ Holds::All) => {
                 active.picker.peer_left(holds);
@@ -197,7 +191,7 @@ impl Torrent {
                 *holds = Holds::Some(bits);
                 active.picker.peer_came(holds);
             }
-            None => {}
+            Some(Holds::Some(_)) | None => {}
         }
     }
 
