@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use p2pfs::engine::source::Source;
 use p2pfs::engine::{AddTorrent, DataPlace, ReadHandle, Session, SessionConfig, Torrent};
+use p2pfs::proto::ids::{InfoHash, PeerId};
 use p2pfs::proto::metainfo::{BuildOptions, Builder, FileEntry, Magnet, Metainfo};
+use p2pfs::proto::wire::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 /// Longer than anything here takes; a wait that ends by it has failed.
@@ -26,15 +30,18 @@ fn content(length: usize) -> Vec<u8> {
     std::iter::repeat_with(&mut next).take(length).collect()
 }
 
-async fn session(dir: &Path) -> Session {
-    let config = SessionConfig {
+fn config(dir: &Path) -> SessionConfig {
+    SessionConfig {
         cache_dir: dir.to_owned(),
         listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         port: Some(0),
         upload_limit: None,
         download_limit: None,
-    };
-    Session::start(config).await.unwrap()
+    }
+}
+
+async fn session(dir: &Path) -> Session {
+    Session::start(config(dir)).await.unwrap()
 }
 
 fn add(source: Source, peers: Vec<SocketAddr>, data: DataPlace) -> AddTorrent {
@@ -95,6 +102,83 @@ async fn read(torrent: &Torrent, offset: u64, length: usize) -> Vec<u8> {
     })
     .await
     .unwrap()
+}
+
+/// Says hello from `ip` with the peer id `ours`; the connection and the other side's peer id.
+async fn greet(to: SocketAddr, ip: [u8; 4], hash: InfoHash, ours: PeerId) -> (TcpStream, PeerId) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((ip, 0).into()).unwrap();
+    let mut stream = socket.connect(to).await.unwrap();
+    let ours = Handshake { reserved: Reserved::ours(), info_hash: hash, peer_id: ours };
+    stream.write_all(&ours.encode()).await.unwrap();
+    let mut theirs = [0; HANDSHAKE_LEN];
+    stream.read_exact(&mut theirs).await.unwrap();
+    (stream, Handshake::decode(&theirs).unwrap().peer_id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_shuts_out_a_seeder_by_using_its_peer_id() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), content(200_000));
+    let metainfo = torrent_of(&data, 65_536, dir.path());
+    let hash = metainfo.info.info_hash;
+    let source = || Source::Metainfo(Box::new(metainfo.clone()));
+    let leech = session(&dir.path().join("leech")).await;
+    let torrent = leech.add(add(source(), vec![], DataPlace::Cache)).await.unwrap();
+    let anybody = PeerId::new([b'x'; 20]);
+    let (_, leech_id) = greet(local(&leech), [127, 0, 0, 1], hash, anybody).await;
+
+    // The greater peer id decides which of two connections stays: here never ours.
+    let mut seeders = Vec::new();
+    let (seeder, seeder_id) = loop {
+        let seeder = session(&dir.path().join(format!("seeder-{}", seeders.len()))).await;
+        let place = DataPlace::InPlace(dir.path().join("data.bin"));
+        seeder.add(add(source(), vec![], place)).await.unwrap();
+        let (_, id) = greet(local(&seeder), [127, 0, 0, 1], hash, anybody).await;
+        seeders.push(seeder.clone());
+        if id > leech_id {
+            break (seeder, id);
+        }
+    };
+    let (_impostor, _) = greet(local(&leech), [127, 0, 0, 2], hash, seeder_id).await;
+    leech.add(add(source(), vec![local(&seeder)], DataPlace::Cache)).await.unwrap();
+    tokio::time::timeout(BOUND, torrent.wait_complete()).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_the_limit_holds_back_do_not_hold_back_our_requests() {
+    const PIECE: usize = 1 << 20;
+    let (dir, data) = (tempfile::tempdir().unwrap(), content(2 * PIECE));
+    let metainfo = torrent_of(&data, PIECE as u32, dir.path());
+    let source = || Source::Metainfo(Box::new(metainfo.clone()));
+    let seeder = session(&dir.path().join("seeder")).await;
+    let place = DataPlace::InPlace(dir.path().join("data.bin"));
+    seeder.add(add(source(), vec![], place)).await.unwrap();
+    let on_demand =
+        |peers| AddTorrent { on_demand: true, ..add(source(), peers, DataPlace::Cache) };
+
+    let mut slow_config = config(&dir.path().join("slow"));
+    slow_config.upload_limit = Some(5_000);
+    let slow = Session::start(slow_config).await.unwrap();
+    let first = slow.add(on_demand(vec![local(&seeder)])).await.unwrap();
+    read(&first, 0, 1).await;
+    let other = session(&dir.path().join("other")).await;
+    let second = other.add(on_demand(vec![local(&seeder)])).await.unwrap();
+    read(&second, PIECE as u64, 1).await;
+    seeder.shutdown().await;
+
+    // A minute's worth of uploads from the slow one is under way, and it wants something itself.
+    other.add(on_demand(vec![local(&slow)])).await.unwrap();
+    second.read_later(ReadHandle(2), 0, 0, 1, None, Box::new(|_| ()));
+    tokio::time::timeout(BOUND, async {
+        while first.status().uploaded == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let ten_seconds = Duration::from_secs(10);
+    let got = tokio::time::timeout(ten_seconds, read(&first, PIECE as u64, 1)).await.unwrap();
+    assert_eq!(got, data[PIECE..=PIECE]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

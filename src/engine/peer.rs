@@ -4,9 +4,9 @@
 //! tells the torrent's task only their names. The writing half reads the blocks it uploads from
 //! the store, so nothing unverified can be sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
@@ -38,6 +39,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Read from the socket at once, in bytes: sixteen blocks.
 const READ_CHUNK: usize = 256 * 1024;
+
+/// Events told to the torrent at once. What waits for it is bounded in batches, so these have to
+/// be: one read from the socket can hold 50,000 messages.
+const MAX_BATCH: usize = 256;
 
 /// Commands a connection may lag behind before it is closed.
 const MAX_COMMANDS: usize = 8_192;
@@ -66,9 +71,14 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// How long to wait with these bytes, which are counted now.
+    fn take(&self, bucket: &Option<Arc<Mutex<TokenBucket>>>, bytes: usize) -> Duration {
+        let Some(bucket) = bucket else { return Duration::ZERO };
+        lock(bucket).take(bytes as u64, self.clock.now())
+    }
+
     async fn wait(&self, bucket: &Option<Arc<Mutex<TokenBucket>>>, bytes: usize) {
-        let Some(bucket) = bucket else { return };
-        let wait = lock(bucket).take(bytes as u64, self.clock.now());
+        let wait = self.take(bucket, bytes);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -105,6 +115,7 @@ type Pending = Arc<Mutex<HashMap<RawBlock, (Block, Arc<PieceBuffer>)>>>;
 /// The torrent task's end of a connection.
 pub(super) struct PeerLink {
     pub peer_id: PeerId,
+    pub ip: IpAddr,
     pub outgoing: bool,
     commands: mpsc::Sender<Command>,
     pending: Pending,
@@ -181,6 +192,7 @@ pub(super) struct Connection {
     pub key: PeerKey,
     pub stream: TcpStream,
     pub peer_id: PeerId,
+    pub ip: IpAddr,
     pub outgoing: bool,
     /// Our handshake, where it has not been sent: on an incoming connection.
     pub greeting: Option<Handshake>,
@@ -194,7 +206,7 @@ pub(super) fn spawn(
     store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
     events: mpsc::Sender<Events>,
 ) -> PeerLink {
-    let Connection { key, stream, peer_id, outgoing, greeting } = connection;
+    let Connection { key, stream, peer_id, ip, outgoing, greeting } = connection;
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
     let pending: Pending = Arc::default();
     let cancel = CancellationToken::new();
@@ -216,7 +228,7 @@ pub(super) fn spawn(
         token.cancel();
         let _ = events.send((key, vec![Event::Closed(why)])).await;
     });
-    PeerLink { peer_id, outgoing, commands, pending, cancel }
+    PeerLink { peer_id, ip, outgoing, commands, pending, cancel }
 }
 
 struct Reader {
@@ -248,21 +260,35 @@ impl Reader {
                 Ok(_) => {}
                 Err(e) => return e.to_string(),
             }
-            let mut batch = Vec::new();
-            let broken = loop {
-                match decoder.decode(&mut buffer) {
-                    Ok(Some(frame)) => batch.push(self.event(frame)),
-                    Ok(None) => break None,
-                    Err(e) => break Some(e.to_string()),
+            loop {
+                let mut batch = Vec::new();
+                let end = self.decode(&mut decoder, &mut buffer, &mut batch);
+                if !batch.is_empty() && self.events.send((self.key, batch)).await.is_err() {
+                    return "the torrent is gone".to_owned();
                 }
-            };
-            if !batch.is_empty() && self.events.send((self.key, batch)).await.is_err() {
-                return "the torrent is gone".to_owned();
-            }
-            if let Some(why) = broken {
-                return why;
+                match end {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(e) => return e.to_string(),
+                }
             }
         }
+    }
+
+    /// Takes frames off `buffer`, as many as a batch may have; whether that was all of them.
+    fn decode(
+        &self,
+        decoder: &mut Decoder,
+        buffer: &mut BytesMut,
+        batch: &mut Vec<Event>,
+    ) -> Result<bool, WireError> {
+        while batch.len() < MAX_BATCH {
+            match decoder.decode(buffer)? {
+                Some(frame) => batch.push(self.event(frame)),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     fn event(&self, frame: Frame) -> Event {
@@ -302,22 +328,29 @@ impl Writer {
         mut commands: mpsc::Receiver<Command>,
     ) -> String {
         let mut batch = Vec::new();
+        let mut uploads = VecDeque::new();
+        // When the first upload may go, once it has been counted.
+        let mut held: Option<Instant> = None;
         let mut out = BytesMut::new();
         if let Some(greeting) = greeting {
             out.extend_from_slice(&greeting.encode());
         }
         loop {
-            if commands.recv_many(&mut batch, 256).await == 0 {
-                return "closed".to_owned();
+            // Messages do not wait for uploads that the limit holds back.
+            tokio::select! {
+                received = commands.recv_many(&mut batch, 256) => if received == 0 {
+                    return "closed".to_owned();
+                },
+                () = sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {}
             }
-            let mut uploads = Vec::new();
             for command in batch.drain(..) {
                 match command {
                     Command::Message(message) => codec::encode(&message, &mut out),
-                    Command::Upload(raw) => uploads.push(raw),
+                    Command::Upload(raw) => uploads.push_back(raw),
                 }
             }
-            let uploaded = self.append_uploads(uploads, &mut out).await;
+            let due = self.due(&mut uploads, &mut held);
+            let uploaded = self.append_uploads(due, &mut out).await;
             match tokio::time::timeout(WRITE_TIMEOUT, self.write.write_all_buf(&mut out)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => return e.to_string(),
@@ -327,6 +360,22 @@ impl Writer {
                 return "the torrent is gone".to_owned();
             }
         }
+    }
+
+    /// The uploads that the limit lets through now.
+    fn due(&self, uploads: &mut VecDeque<RawBlock>, held: &mut Option<Instant>) -> Vec<RawBlock> {
+        let mut due = Vec::new();
+        while let Some(raw) = uploads.front() {
+            let at = held.unwrap_or_else(|| {
+                Instant::now() + self.limits.take(&self.limits.up, raw.length as usize)
+            });
+            *held = Some(at).filter(|at| *at > Instant::now());
+            if held.is_some() {
+                break;
+            }
+            due.extend(uploads.pop_front());
+        }
+        due
     }
 
     /// Reads the blocks to upload, off the runtime, and appends them to `out`.
@@ -339,7 +388,6 @@ impl Writer {
         let mut events = Vec::new();
         for (raw, data) in blocks.await.unwrap_or_default() {
             if let Some(data) = &data {
-                self.limits.wait(&self.limits.up, data.len()).await;
                 codec::encode_piece_header(raw.piece, raw.begin, raw.length, out);
                 out.extend_from_slice(data);
             }
@@ -358,4 +406,38 @@ fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {
 /// Locks a mutex; what it guards is valid after every step, so a panic elsewhere does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_of_messages_comes_in_small_batches() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut flood = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, addr) = listener.accept().await.unwrap();
+        let (events, mut received) = mpsc::channel(4);
+        let peer_id = PeerId::new([b'x'; 20]);
+        let _link = spawn(
+            Connection {
+                key: PeerKey(1),
+                stream,
+                peer_id,
+                ip: addr.ip(),
+                outgoing: true,
+                greeting: None,
+            },
+            Limits { clock: Clock::start(), down: None, up: None },
+            tokio::sync::watch::channel(None).1,
+            events,
+        );
+        tokio::spawn(async move { flood.write_all(&[0; 4 * 100_000]).await });
+        let mut messages = 0;
+        while messages < 100_000 {
+            let (_, batch) = received.recv().await.unwrap();
+            assert!(batch.len() <= MAX_BATCH, "{}", batch.len());
+            messages += batch.len();
+        }
+    }
 }

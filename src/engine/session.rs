@@ -12,6 +12,7 @@ use rand::RngExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
@@ -34,6 +35,9 @@ use crate::store::{Store, StoreError, TorrentStore};
 
 /// Memory for unverified and unwritten pieces of one torrent, in bytes.
 const BUFFER_BUDGET: u64 = 32 << 20;
+
+/// The choker looks for somebody to unchoke at most this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long trackers are given to hear that we stop.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -268,12 +272,13 @@ impl Session {
         let hash = info_hash(&add.source);
         let _adding = self.shared.adding(hash).await;
         if let Some(torrent) = self.running(&hash) {
-            torrent.tell(Command::Want(wanted(&add, torrent.info(), torrent.layout())?));
-            torrent.tell(Command::Peers(add.peers, PeerSource::Manual));
-            if let Some(entry) = self.shared.torrents().get_mut(&hash) {
-                entry.users += 1;
+            let wanted = wanted(&add, torrent.info(), torrent.layout())?;
+            // Unless its last user has given it back meanwhile.
+            if self.join(&hash) {
+                torrent.tell(Command::Want(wanted));
+                torrent.tell(Command::Peers(add.peers, PeerSource::Manual));
+                return Ok(torrent);
             }
-            return Ok(torrent);
         }
         let (commands, commands_rx) = mpsc::unbounded_channel();
         let cancel = self.shared.cancel.child_token();
@@ -314,6 +319,13 @@ impl Session {
 
     fn running(&self, hash: &InfoHash) -> Option<Torrent> {
         self.shared.torrents().get(hash)?.torrent.clone()
+    }
+
+    /// Counts one more user of a torrent that runs.
+    fn join(&self, hash: &InfoHash) -> bool {
+        let mut torrents = self.shared.torrents();
+        let entry = torrents.get_mut(hash);
+        entry.map(|e| e.users += 1).is_some()
     }
 
     /// Gives a torrent back; the last user's doing so ends it. Reads that wait end with an error.
@@ -626,12 +638,16 @@ fn resolve_peers(names: Vec<String>, commands: mpsc::UnboundedSender<Command>) {
 async fn choke(shared: Arc<Shared>, upload_limit: Option<u64>) {
     let mut choker = Choker::new(rand::rng().random());
     let mut rounds = tokio::time::interval(CHOKE_INTERVAL);
+    let mut next_look = Instant::now();
     loop {
         let round = tokio::select! {
             () = shared.cancel.cancelled() => return,
             _ = rounds.tick() => true,
             () = shared.wants_unchoke.notified() => false,
         };
+        // A peer may change its mind as fast as it likes; we look at it only so often.
+        tokio::time::sleep_until(next_look).await;
+        next_look = Instant::now() + LOOK_INTERVAL;
         let torrents: Vec<_> =
             shared.torrents().values().map(|e| (e.id, e.commands.clone())).collect();
         let mut candidates = Vec::new();

@@ -102,6 +102,8 @@ pub(super) struct Task {
     links: BTreeMap<PeerKey, PeerLink>,
     last_key: u64,
     buffers: HashMap<PieceIndex, Arc<PieceBuffer>>,
+    /// Pieces to be written. One that the disk refused stays until it is written after all, or
+    /// the store gives it up.
     verified: HashMap<PieceIndex, VerifiedRange>,
     reads: HashMap<Ticket, Waiting>,
     last_ticket: u64,
@@ -296,6 +298,7 @@ impl Task {
                 }
             }
             Internal::Written(piece, Ok(())) => {
+                self.verified.remove(&piece);
                 self.progress.send_if_modified(|p| p.error.take().is_some());
                 self.machine.piece_written(piece, now);
             }
@@ -308,15 +311,20 @@ impl Task {
                 self.machine.write_failed(piece, now);
             }
             Internal::Checked(piece, good) => self.machine.checked_at_rest(piece, good, now),
-            Internal::Lost(piece) => self.machine.piece_lost(piece, now),
+            Internal::Lost(piece) => {
+                self.verified.remove(&piece);
+                self.machine.piece_lost(piece, now);
+            }
         }
     }
 
     /// A connection stands. Of two with the same peer, both sides keep the one that the greater
-    /// peer id opened.
+    /// peer id opened. The same id from another address proves nothing: anybody can say it, and
+    /// would shut out the peer whose it is.
     fn connected(&mut self, stream: TcpStream, addr: SocketAddr, theirs: &Handshake, out: bool) {
         let now = self.shared.clock.now();
-        let twin = self.links.iter().find(|(_, l)| l.peer_id == theirs.peer_id);
+        let is_twin = |l: &PeerLink| l.peer_id == theirs.peer_id && l.ip == addr.ip();
+        let twin = self.links.iter().find(|(_, l)| is_twin(l));
         if let Some((&twin, link)) = twin {
             let young = self.machine.age(twin, now).is_some_and(|age| age < TIE_WINDOW);
             let ours_wins = self.shared.peer_id > theirs.peer_id;
@@ -329,6 +337,12 @@ impl Task {
             self.links.remove(&twin);
             self.machine.peer_disconnected(twin, now);
         }
+        if !self.machine.has_room() {
+            if out {
+                self.machine.connect_failed(addr, false, now);
+            }
+            return;
+        }
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         let greeting = (!out).then(|| Handshake {
@@ -336,9 +350,9 @@ impl Task {
             info_hash: theirs.info_hash,
             peer_id: self.shared.peer_id,
         });
-        let (peer_id, outgoing) = (theirs.peer_id, out);
+        let (peer_id, ip, outgoing) = (theirs.peer_id, addr.ip(), out);
         let link = peer::spawn(
-            Connection { key, stream, peer_id, outgoing, greeting },
+            Connection { key, stream, peer_id, ip, outgoing, greeting },
             self.shared.limits.clone(),
             self.store.subscribe(),
             self.events.0.clone(),
@@ -437,7 +451,7 @@ impl Task {
 
     fn write(&mut self, piece: PieceIndex) {
         let store = self.store.borrow().clone();
-        if let (Some(store), Some(range)) = (store, self.verified.remove(&piece)) {
+        if let (Some(store), Some(range)) = (store, self.verified.get(&piece).cloned()) {
             let answer = self.internal.0.clone();
             store.write(range, move |result| {
                 let _ = answer.send(Internal::Written(piece, result));

@@ -1,6 +1,6 @@
 //! What the torrent knows of one connected peer.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -21,6 +21,9 @@ pub const MAX_SERVED_BLOCK: u32 = 128 * 1024;
 
 /// `have` messages remembered before the metadata is known.
 const MAX_EARLY_HAVES: usize = 4_096;
+
+/// Bitfields (or `have all`, `have none`) taken from one peer: one is allowed.
+const MAX_OPENINGS: u32 = 4;
 
 /// Unasked blocks beyond those we cancelled, before the peer is dropped.
 const MAX_UNASKED: u32 = 64;
@@ -110,6 +113,11 @@ pub struct PeerSession {
     pub last_block: Timestamp,
     /// Pieces of its that failed a check while others had a part in them too.
     pub suspected: u32,
+    /// Pieces it refused again and again, and when: taken for missing there for a while.
+    pub refused: BTreeMap<PieceIndex, Timestamp>,
+    /// Pieces of the info dictionary that we sent it.
+    pub metadata_sent: usize,
+    openings: u32,
     unasked: u32,
     cancelled: u32,
     rejected: u32,
@@ -151,6 +159,9 @@ impl PeerSession {
             last_received: now,
             last_block: now,
             suspected: 0,
+            refused: BTreeMap::new(),
+            metadata_sent: 0,
+            openings: 0,
             unasked: 0,
             cancelled: 0,
             rejected: 0,
@@ -175,6 +186,16 @@ impl PeerSession {
     /// Whether `piece` may be asked of this peer now.
     pub fn serves(&self, piece: PieceIndex) -> bool {
         (!self.peer_choking || self.allowed_to_us.contains(&piece)) && self.has(piece)
+    }
+
+    /// The peer said what it has as a whole; an error when it does so again and again. It may once,
+    /// at the beginning (BEP 3), and each time costs us a look at all pieces.
+    pub fn note_opening(&mut self) -> Result<(), Disconnect> {
+        self.openings += 1;
+        if self.openings > MAX_OPENINGS {
+            return Err(Disconnect::Protocol("too many bitfields"));
+        }
+        Ok(())
     }
 
     /// Remembers a statement about pieces made before the metadata is known.
@@ -229,8 +250,8 @@ impl PeerSession {
         Ok(())
     }
 
-    /// A request was rejected while we were unchoked; whether to believe that the peer lacks the
-    /// piece.
+    /// A request was rejected while we were unchoked; whether to believe for now that the peer
+    /// lacks the piece.
     pub fn note_rejected(&mut self) -> bool {
         self.rejected += 1;
         self.rejected.is_multiple_of(3)

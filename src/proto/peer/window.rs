@@ -36,6 +36,16 @@ const MIN_STALL: Duration = Duration::from_secs(4);
 /// The same, at most.
 const MAX_STALL: Duration = Duration::from_secs(30);
 
+/// A block that another peer sent first says something about this one when it was asked for at
+/// least this long ago.
+const BEATEN_AFTER: Duration = Duration::from_millis(150);
+
+/// So many such blocks in a row, and the peer counts as stalled.
+const MAX_BEATEN: u32 = 4;
+
+/// When a stalled peer that is asked for nothing counts as a newcomer again.
+const FORGIVE: Duration = Duration::from_secs(60);
+
 /// Requests outstanding at one peer and what is known of how it answers.
 #[derive(Clone, Debug)]
 pub struct RequestWindow {
@@ -48,6 +58,8 @@ pub struct RequestWindow {
     sample_bytes: u64,
     sample_since: Timestamp,
     last_progress: Timestamp,
+    /// Blocks that other peers sent first while this one sent nothing.
+    beaten: u32,
     stalled: bool,
 }
 
@@ -62,6 +74,7 @@ impl Default for RequestWindow {
             sample_bytes: 0,
             sample_since: Timestamp::ZERO,
             last_progress: Timestamp::ZERO,
+            beaten: 0,
             stalled: false,
         }
     }
@@ -91,6 +104,12 @@ impl RequestWindow {
     /// Blocks that may still be asked for now.
     pub fn room(&self) -> usize {
         self.size().saturating_sub(self.outstanding.len())
+    }
+
+    /// Whether one more block may be asked for that a reader waits for: the window may be exceeded
+    /// by a quarter for it, but never what the peer is willing to queue.
+    pub fn has_room_for_readers(&self) -> bool {
+        self.outstanding.len() < (self.size() * 5 / 4 + 1).min(self.limit)
     }
 
     /// Blocks asked for and not answered, oldest first.
@@ -143,8 +162,7 @@ impl RequestWindow {
     /// `block` arrived; false when it was not outstanding.
     pub fn arrived(&mut self, block: Block, now: Timestamp) -> bool {
         let Some(sent) = self.remove(block) else { return false };
-        self.last_progress = now;
-        self.stalled = false;
+        self.heard(now);
         let response = now.since(sent);
         self.rtt = Some(self.rtt.map_or(response, |rtt| rtt.min(response)));
         self.sample_bytes += u64::from(block.length);
@@ -154,6 +172,25 @@ impl RequestWindow {
             self.fold(self.sample_bytes as f64 / elapsed.as_secs_f64());
             self.sample_bytes = 0;
             self.sample_since = now;
+        }
+        true
+    }
+
+    /// Payload came, perhaps too late to be of use.
+    pub fn heard(&mut self, now: Timestamp) {
+        self.last_progress = now;
+        self.beaten = 0;
+        self.stalled = false;
+    }
+
+    /// Another peer sent `block` first; false when it was not outstanding here. Who is beaten a few
+    /// times without a sign of life counts as stalled: it would never come to a long silence, since
+    /// what it owes is taken from it.
+    pub fn beaten(&mut self, block: Block, now: Timestamp) -> bool {
+        let Some(sent) = self.remove(block) else { return false };
+        if self.last_progress <= sent && now.since(sent) > BEATEN_AFTER {
+            self.beaten += 1;
+            self.stalled |= self.beaten >= MAX_BEATEN;
         }
         true
     }
@@ -183,8 +220,13 @@ impl RequestWindow {
     }
 
     /// Whether the peer has been silent for too long with requests outstanding. From then on it is
-    /// asked for one block at a time, until one arrives.
+    /// asked for one block at a time, until one arrives; one that is asked for nothing is given
+    /// another chance after a minute.
     pub fn check_stall(&mut self, now: Timestamp) -> bool {
+        if self.outstanding.is_empty() && now.since(self.last_progress) > FORGIVE {
+            self.beaten = 0;
+            self.stalled = false;
+        }
         let patience = (self.expected_delay() * 4).clamp(MIN_STALL, MAX_STALL);
         if !self.outstanding.is_empty() && now.since(self.last_progress) > patience {
             self.stalled = true;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use crate::proto::time::Timestamp;
 
-/// Peers remembered of one torrent; beyond it the worst idle one makes room.
+/// Peers remembered of one torrent; beyond it the worst idle one makes room, and when all others
+/// are in use a banned one.
 const MAX_KNOWN: usize = 2_000;
 
-/// Connection attempts under way at once.
-const MAX_CONNECTING: usize = 20;
+/// Connection attempts under way at once: most known addresses are dead, and each of those takes
+/// ten seconds to show it.
+const MAX_CONNECTING: usize = 50;
 
 /// Proven liars of one address before the whole address is banned: several honest peers can stand
 /// behind one NAT.
@@ -92,8 +94,10 @@ impl PeerList {
         let worst = self
             .known
             .iter()
-            .filter(|(_, k)| k.state == State::Idle && k.source != PeerSource::Manual)
-            .max_by_key(|(_, k)| k.failures)
+            .filter(|(_, k)| matches!(k.state, State::Idle | State::Banned))
+            .filter(|(_, k)| k.source != PeerSource::Manual)
+            // What peers say of themselves goes before what trackers say.
+            .max_by_key(|(_, k)| (k.state == State::Idle, k.failures, k.source))
             .map(|(a, _)| *a);
         worst.is_some_and(|a| self.known.remove(&a).is_some())
     }
@@ -136,6 +140,11 @@ impl PeerList {
         Some(*addr)
     }
 
+    /// Whether there is anybody to connect to now.
+    pub fn has_candidate(&self, now: Timestamp) -> bool {
+        self.known.values().any(|k| k.state == State::Idle && k.next_try <= now)
+    }
+
     /// A connection to or from `addr` (its listening address, where known) stands.
     pub fn connected(&mut self, addr: SocketAddr) {
         if let Some(known) = self.known.get_mut(&addr) {
@@ -173,6 +182,12 @@ impl PeerList {
 
     /// `addr` is proven to have sent bad data.
     pub fn ban(&mut self, addr: SocketAddr) {
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&addr) {
+            self.make_room();
+        }
+        if self.liars.len() >= MAX_KNOWN && !self.liars.contains_key(&addr.ip()) {
+            self.liars.pop_first();
+        }
         let known = self.known.entry(addr).or_insert(Known {
             source: PeerSource::Incoming,
             failures: 0,
@@ -256,5 +271,24 @@ mod tests {
         }
         assert_eq!(list.len(), MAX_KNOWN);
         assert!(!list.add(addr(0), PeerSource::Tracker));
+    }
+
+    #[test]
+    fn bans_are_bounded_and_leave_room_for_others() {
+        let mut list = PeerList::default();
+        for n in 0..5_000u32 {
+            list.ban(SocketAddr::from((std::net::Ipv6Addr::from(u128::from(n) + 1), 1)));
+        }
+        assert!(list.len() <= MAX_KNOWN && list.liars.len() <= MAX_KNOWN);
+        assert!(list.add(addr(1), PeerSource::Tracker));
+    }
+
+    #[test]
+    fn what_peers_say_of_themselves_does_not_push_out_what_trackers_say() {
+        let mut list = PeerList::default();
+        (1..=1_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Tracker)));
+        (1_001..=5_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Incoming)));
+        let trackers = list.known.values().filter(|k| k.source == PeerSource::Tracker);
+        assert_eq!(trackers.count(), 1_000);
     }
 }

@@ -8,7 +8,7 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::demand::{Demand, Wanted};
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
 use crate::proto::metainfo::Info;
-use crate::proto::swarm::{Blame, PeerKey, Picker};
+use crate::proto::swarm::{Blame, PeerKey, Picker, Priority};
 use crate::proto::time::Timestamp;
 
 /// A torrent with metadata.
@@ -36,8 +36,11 @@ pub(super) struct Active {
     /// What readers want, in order; recomputed when `None`.
     pub order: Option<Vec<Wanted>>,
     pub complete: bool,
-    /// No background download before this: the disk is full.
-    pub paused_until: Option<Timestamp>,
+    /// Verified pieces that the disk refused. While there are any, nothing is downloaded in the
+    /// background.
+    pub unwritten: BTreeSet<PieceIndex>,
+    /// When the disk is tried again.
+    pub retry_write: Timestamp,
     /// Payload asked for a second time because a reader waited for a slow peer.
     pub hedged_bytes: u64,
 }
@@ -55,6 +58,12 @@ impl Active {
             self.order = Some(self.demand.order(&self.geometry, |p| !readable.contains(p)));
         }
         self.order.clone().unwrap_or_default()
+    }
+
+    /// Whether neither a reader nor the background wants `piece`.
+    pub fn is_unwanted(&self, piece: PieceIndex) -> bool {
+        let demanded = |order: &Vec<Wanted>| order.iter().any(|w| w.piece == piece);
+        self.picker.priority(piece) == Priority::None && !self.order.as_ref().is_some_and(demanded)
     }
 
     /// Counts the memory of a piece that is begun.

@@ -1,6 +1,7 @@
 //! What peers say.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,6 +16,9 @@ use crate::proto::wire::{Message, RawBlock};
 
 /// How we name ourselves in extended handshakes.
 const CLIENT: &str = concat!("p2pfs ", env!("CARGO_PKG_VERSION"));
+
+/// How long a peer that refused a piece is not asked for it.
+const REFUSAL: Duration = Duration::from_secs(30);
 
 impl Torrent {
     /// The first words on a new connection: extended handshake, then what we have.
@@ -60,8 +64,9 @@ impl Torrent {
                 Ok(())
             }
             Message::Interested => {
-                peer.peer_interested = true;
-                self.outputs.push_back(super::Output::WantsUnchoke);
+                if !std::mem::replace(&mut peer.peer_interested, true) {
+                    self.outputs.push_back(super::Output::WantsUnchoke);
+                }
                 Ok(())
             }
             Message::NotInterested => {
@@ -80,7 +85,7 @@ impl Torrent {
                 self.cancelled(key, raw, now);
                 Ok(())
             }
-            Message::Reject(raw) => self.rejected(key, raw),
+            Message::Reject(raw) => self.rejected(key, raw, now),
             Message::AllowedFast(index) => self.allowed_fast(key, index),
             Message::Extended(id, payload) => self.extended(key, id, payload, now),
         };
@@ -89,14 +94,15 @@ impl Torrent {
         }
     }
 
-    /// A choke without the fast extension drops all requests; with it each is rejected or still
-    /// answered (BEP 6).
+    /// A choke without the fast extension drops all requests, which the connection has to forget
+    /// too; with it each is rejected or still answered (BEP 6).
     fn choked(&mut self, key: PeerKey) -> Result<(), Disconnect> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         peer.peer_choking = true;
         if !peer.fast {
             let blocks = peer.window.clear();
             for block in blocks {
+                self.outputs.push_back(super::Output::Cancel(key, block));
                 if let Some(active) = &mut self.active {
                     active.release(block, key, &mut self.outputs);
                 }
@@ -119,10 +125,6 @@ impl Torrent {
         let full = bits.is_full();
         active.picker.peer_got(piece);
         peer.nothing_at = None;
-        if full && let Some(old) = peer.holds.replace(Holds::All) {
-            active.picker.peer_left(&old);
-            active.picker.peer_came(&Holds::All);
-        }
         if full || (!peer.am_interested && !active.announced.contains(piece)) {
             self.update_interest(key, now);
         }
@@ -131,6 +133,7 @@ impl Torrent {
 
     fn peer_holds(&mut self, key: PeerKey, said: Early, now: Timestamp) -> Result<(), Disconnect> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        peer.note_opening()?;
         peer.note_early(said)?;
         let Some(active) = &mut self.active else { return Ok(()) };
         if let Some(old) = peer.holds.take() {
@@ -146,9 +149,9 @@ impl Torrent {
         Ok(())
     }
 
-    /// A request is refused. While unchoked that means the peer lacks the piece after all, if it
-    /// happens again and again.
-    fn rejected(&mut self, key: PeerKey, raw: RawBlock) -> Result<(), Disconnect> {
+    /// A request is refused. If that happens again and again while unchoked, the peer counts as
+    /// lacking the piece; for a while only, since its queue may have been full or its disk slow.
+    fn rejected(&mut self, key: PeerKey, raw: RawBlock, now: Timestamp) -> Result<(), Disconnect> {
         let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
             return Ok(());
         };
@@ -160,6 +163,9 @@ impl Torrent {
             return Ok(());
         }
         let lacks = !peer.peer_choking && peer.note_rejected();
+        if lacks {
+            peer.refused.insert(block.piece, now);
+        }
         active.release(block, key, &mut self.outputs);
         if lacks {
             self.peer_lacks(key, block.piece);
@@ -167,21 +173,41 @@ impl Torrent {
         Ok(())
     }
 
-    /// A peer turns out not to have `piece`.
+    /// A peer turns out not to have `piece`. From then on its pieces are counted one by one, also
+    /// when it has all of them again: to and fro must not cost a walk over all pieces each time.
     fn peer_lacks(&mut self, key: PeerKey, piece: PieceIndex) {
         let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
             return;
         };
-        let Some(old) = peer.holds.take() else { return };
-        active.picker.peer_left(&old);
-        let mut bits = match old {
-            Holds::All => Bitfield::full(active.geometry.piece_count()),
-            Holds::Some(bits) => bits,
-        };
-        bits.remove(piece);
-        let holds = Holds::Some(bits);
-        active.picker.peer_came(&holds);
-        peer.holds = Some(holds);
+        match &mut peer.holds {
+            Some(Holds::Some(bits)) if bits.contains(piece) => {
+                bits.remove(piece);
+                active.picker.peer_lost(piece);
+            }
+            Some(holds @ Holds::All) => {
+                active.picker.peer_left(holds);
+                let mut bits = Bitfield::full(active.geometry.piece_count());
+                bits.remove(piece);
+                *holds = Holds::Some(bits);
+                active.picker.peer_came(holds);
+            }
+            Some(Holds::Some(_)) | None => {}
+        }
+    }
+
+    /// Asks again for pieces that were refused long enough ago.
+    pub(super) fn forgive_refusals(&mut self, key: PeerKey, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let over = |at: &Timestamp| now.since(*at) >= REFUSAL;
+        let pieces: Vec<_> =
+            peer.refused.iter().filter(|(_, at)| over(at)).map(|(p, _)| *p).collect();
+        for piece in pieces {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.refused.remove(&piece);
+            }
+            // It names a piece that exists, so it is no violation.
+            let _ = self.peer_has(key, piece.get(), now);
+        }
     }
 
     fn allowed_fast(&mut self, key: PeerKey, index: u32) -> Result<(), Disconnect> {
@@ -218,6 +244,9 @@ impl Torrent {
                 let index = extended::parse_donthave(&payload).map_err(|_| BAD)?;
                 let Some(active) = &self.active else { return Ok(()) };
                 let piece = piece(&active.geometry, index)?;
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.refused.remove(&piece);
+                }
                 self.peer_lacks(key, piece);
             }
             _ => {}

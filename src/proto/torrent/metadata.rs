@@ -4,8 +4,12 @@ use super::{Output, Torrent};
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
 use crate::proto::wire::Message;
-use crate::proto::wire::extended::MetadataMessage;
+use crate::proto::wire::extended::{METADATA_PIECE_LEN, MetadataMessage};
 use crate::proto::wire::metadata::MetadataOutput;
+
+/// How often a peer may have the info dictionary; what it asks for beyond that is rejected (BEP 9,
+/// flood protection).
+const MAX_COPIES: usize = 3;
 
 impl Torrent {
     /// A peer said how long the info dictionary is (0: it does not have it).
@@ -23,8 +27,12 @@ impl Torrent {
         now: Timestamp,
     ) {
         if let MetadataMessage::Request { piece } = message {
+            let Some(peer) = self.peers.get_mut(&key) else { return };
             let info = self.active.as_ref().map(|a| &a.info.raw[..]);
-            let answer = MetadataMessage::answer(info, piece);
+            let pieces = info.map_or(0, |i| i.len().div_ceil(METADATA_PIECE_LEN as usize));
+            let enough = peer.metadata_sent >= pieces * MAX_COPIES;
+            peer.metadata_sent += 1;
+            let answer = MetadataMessage::answer(info.filter(|_| !enough), piece);
             self.send_metadata(key, &answer, now);
         } else if let Some(fetch) = &mut self.fetch {
             fetch.on_message(key.0, message, now);

@@ -11,6 +11,8 @@
 //! claims from an earlier run is *hinted*: announced, but hashed again before its first use.
 
 mod active;
+#[cfg(test)]
+mod hostile;
 mod messages;
 mod metadata;
 mod pieces;
@@ -43,6 +45,16 @@ pub use stats::Stats;
 
 /// Connections of one torrent.
 pub const MAX_PEERS: usize = 50;
+
+/// Of these, connections that others may open to us: some stay free for peers we choose.
+const MAX_INCOMING: usize = 40;
+
+/// A connection through which nothing came or went for this long may have to make room for another
+/// peer, ...
+const USELESS_AFTER: Duration = Duration::from_secs(120);
+
+/// ... one connection each time that this has passed.
+const TURNOVER: Duration = Duration::from_secs(30);
 
 /// Silence after which a connection is closed (BEP 3: keep-alives come every two minutes).
 const SILENCE: Duration = Duration::from_secs(150);
@@ -94,7 +106,7 @@ pub enum Output {
     },
     /// Hash a hinted piece that is at rest.
     CheckAtRest(PieceIndex),
-    /// Write a verified piece to the cache.
+    /// Write a verified piece to the cache; again, if that failed before.
     Write(PieceIndex),
     /// Drop the buffer of a piece that was begun.
     Discard(PieceIndex),
@@ -130,6 +142,7 @@ pub struct Torrent {
     active: Option<Active>,
     outputs: VecDeque<Output>,
     last_tick: Timestamp,
+    last_turnover: Timestamp,
     /// The peer list changed, or time has passed.
     look_for_peers: bool,
     totals: stats::Totals,
@@ -149,6 +162,7 @@ impl Torrent {
             active: None,
             outputs: VecDeque::new(),
             last_tick: Timestamp::ZERO,
+            last_turnover: Timestamp::ZERO,
             look_for_peers: false,
             totals: stats::Totals::default(),
         }
@@ -181,7 +195,12 @@ impl Torrent {
 
     /// Whether a connection from `addr` is welcome.
     pub fn accepts(&self, addr: SocketAddr) -> bool {
-        self.peers.len() < MAX_PEERS && !self.list.is_banned(addr)
+        self.peers.len() < MAX_INCOMING && !self.list.is_banned(addr)
+    }
+
+    /// Whether there may be one more connection: attempts under way are not counted beforehand.
+    pub fn has_room(&self) -> bool {
+        self.peers.len() < MAX_PEERS
     }
 
     /// An attempt to connect failed; `ourselves` when the handshake showed our own peer id.
@@ -310,11 +329,28 @@ impl Torrent {
     /// Connects to more peers. A complete torrent does so only to serve them.
     fn plan_connections(&mut self, now: Timestamp) {
         let seeding = !self.wants_peers();
-        while self.peers.len() < MAX_PEERS
+        while self.has_room()
             && (!seeding || self.options.upload)
             && let Some(addr) = self.list.next_to_connect(seeding, now)
         {
             self.outputs.push_back(Output::Connect(addr));
+        }
+    }
+
+    /// When all connections are taken and other peers are known, the oldest one that has been of no
+    /// use for long makes room.
+    fn turn_over(&mut self, now: Timestamp) {
+        if self.has_room() || !self.wants_peers() || now.since(self.last_turnover) < TURNOVER {
+            return;
+        }
+        self.last_turnover = now;
+        let useless = self.peers.iter_mut().filter_map(|(key, p)| {
+            let idle = now.since(p.since.max(p.last_block)) > USELESS_AFTER;
+            (idle && p.up.per_second(now) < 1.0).then_some((p.since, *key))
+        });
+        let oldest = useless.min().map(|(_, key)| key);
+        if let Some(key) = oldest.filter(|_| self.list.has_candidate(now)) {
+            self.disconnect(key, Disconnect::TooMany, now);
         }
     }
 
@@ -347,7 +383,11 @@ impl Torrent {
                 self.send(key, Message::KeepAlive, now);
             }
             self.check_stall(key, now);
+            self.forgive_refusals(key, now);
         }
+        self.free_suspicious();
+        self.retry_write(now);
+        self.turn_over(now);
     }
 
     /// Whether there is anything to get from more peers.

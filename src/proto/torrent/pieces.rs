@@ -15,7 +15,7 @@ use crate::proto::swarm::{Blame, Digest, PeerKey, Picker, Priority};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::Message;
 
-/// Pause of the background download after the disk refused a piece.
+/// How long after the disk refused a piece it is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 
 impl Torrent {
@@ -50,7 +50,8 @@ impl Torrent {
             memory_epoch: 0,
             order: None,
             complete: false,
-            paused_until: None,
+            unwritten: BTreeSet::new(),
+            retry_write: Timestamp::ZERO,
             hedged_bytes: 0,
         });
         let keys: Vec<_> = self.peers.keys().copied().collect();
@@ -89,11 +90,8 @@ impl Torrent {
                 continue;
             }
             active.unfinished.insert(piece);
-            let hinted = active.announced.contains(piece) && !active.readable.contains(piece);
-            if hinted && active.checking.insert(piece) {
-                self.outputs.push_back(Output::CheckAtRest(piece));
-            }
         }
+        active.next_check = 0;
         self.check_complete();
     }
 
@@ -125,7 +123,7 @@ impl Torrent {
         }
         for other in others {
             if let Some(peer) = self.peers.get_mut(&other)
-                && peer.window.withdrawn(block)
+                && peer.window.beaten(block, now)
             {
                 peer.note_cancelled();
                 self.outputs.push_back(Output::Cancel(other, block));
@@ -138,6 +136,7 @@ impl Torrent {
         self.totals.wasted += u64::from(bytes);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.last_received = now;
+        peer.window.heard(now);
         if let Err(reason) = peer.note_unasked() {
             self.disconnect(key, reason, now);
         }
@@ -198,17 +197,31 @@ impl Torrent {
     pub fn piece_written(&mut self, piece: PieceIndex, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         active.buffer_gone(piece);
+        active.unwritten.remove(&piece);
+        // The disk has room again: the next of those it refused.
+        self.outputs.extend(active.unwritten.first().map(|next| Output::Write(*next)));
         if active.announced.insert(piece) {
             self.announce(piece, now);
         }
         self.at_rest(piece);
     }
 
-    /// The disk would not take `piece`. It stays readable while the store holds it in memory.
+    /// The disk would not take `piece`. It stays readable while the store holds it in memory, and
+    /// is written later if there is room by then.
     pub fn write_failed(&mut self, piece: PieceIndex, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         active.buffer_gone(piece);
-        active.paused_until = Some(now + DISK_PAUSE);
+        active.unwritten.insert(piece);
+        active.retry_write = now + DISK_PAUSE;
+    }
+
+    /// Tries whether the disk takes one of the pieces that it refused.
+    pub(super) fn retry_write(&mut self, now: Timestamp) {
+        let Some(active) = self.active.as_mut().filter(|a| a.retry_write <= now) else { return };
+        if let Some(piece) = active.unwritten.first() {
+            active.retry_write = now + DISK_PAUSE;
+            self.outputs.push_back(Output::Write(*piece));
+        }
     }
 
     /// A hinted piece was hashed.
@@ -228,6 +241,7 @@ impl Torrent {
     pub fn piece_lost(&mut self, piece: PieceIndex, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         active.readable.remove(piece);
+        active.unwritten.remove(&piece);
         active.picker.lost(piece);
         if active.picker.priority(piece) > Priority::None {
             active.unfinished.insert(piece);

@@ -19,6 +19,10 @@ const HEDGE_SHARE: u64 = 25;
 /// Bytes that may be hedged before the share counts, so that the first piece can be.
 const HEDGE_ALLOWANCE: u64 = 1 << 20;
 
+/// When there is no memory to begin another piece, a block is asked of a second peer after this
+/// long at least: one block that does not come keeps the memory of its whole piece.
+const SLOW: Duration = Duration::from_secs(2);
+
 /// Hinted pieces hashed at once in the background.
 const BACKGROUND_CHECKS: usize = 2;
 
@@ -46,7 +50,8 @@ impl Torrent {
         }
     }
 
-    /// Has hinted pieces hashed: first those that readers want, then the rest a few at a time.
+    /// Has hinted pieces hashed: first those that readers want, then the rest a few at a time (on
+    /// demand only those that are wanted in the background all the same).
     fn check_hinted(&mut self, order: &[Wanted]) {
         let on_demand = self.options.on_demand;
         let Some(active) = &mut self.active else { return };
@@ -55,13 +60,13 @@ impl Torrent {
                 self.outputs.push_back(Output::CheckAtRest(wanted.piece));
             }
         }
-        while !on_demand
-            && active.checking.len() < BACKGROUND_CHECKS
+        while active.checking.len() < BACKGROUND_CHECKS
             && let Some(piece) = active.geometry.piece(active.next_check)
         {
             active.next_check += 1;
             if active.announced.contains(piece)
                 && !active.readable.contains(piece)
+                && (!on_demand || active.unfinished.contains(piece))
                 && active.checking.insert(piece)
             {
                 self.outputs.push_back(Output::CheckAtRest(piece));
@@ -70,7 +75,7 @@ impl Torrent {
     }
 
     /// Stripes the blocks of pieces that readers wait for over the peers that will deliver them
-    /// first. Their windows may be exceeded by a quarter for it.
+    /// first.
     fn ask_for_waiting(&mut self, order: &[Wanted], now: Timestamp) {
         for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
             while let Some(key) = self.fastest_for(wanted.piece) {
@@ -86,8 +91,11 @@ impl Torrent {
         if !active.picker.is_wanting(piece) {
             return None;
         }
+        let stalled = |p: &PeerSession| p.window.is_stalled();
+        let only_stalled = !self.peers.values().any(|p| p.serves(piece) && !stalled(p));
         let fits = |k: &PeerKey, p: &PeerSession| {
-            p.window.len() < p.window.size() * 5 / 4 + 1
+            stalled(p) == only_stalled
+                && p.window.has_room_for_readers()
                 && p.serves(piece)
                 && active.picker.is_open_to(piece, *k)
         };
@@ -107,8 +115,10 @@ impl Torrent {
         while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
             let Some(active) = &self.active else { return };
             let picker = &active.picker;
+            // Readers are not made to wait for those who do not answer.
             let demanded = order
                 .iter()
+                .filter(|_| !peer.window.is_stalled())
                 .map(|w| w.piece)
                 .find(|&p| picker.is_wanting(p) && picker.is_open_to(p, key) && peer.serves(p));
             if let Some(piece) = demanded
@@ -133,10 +143,9 @@ impl Torrent {
             return false;
         };
         let Some(holds) = &peer.holds else { return false };
-        if active.paused_until.is_some_and(|t| now < t) {
+        if !active.unwritten.is_empty() {
             return false;
         }
-        active.paused_until = None;
         let careful = peer.suspected;
         let allowed = |p: PieceIndex| {
             (!peer.peer_choking || peer.allowed_to_us.contains(&p))
@@ -149,18 +158,20 @@ impl Torrent {
             // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
             .or_else(|| active.picker.pick_new(holds, &mut self.rng, |p| peer.serves(p)));
         match piece {
-            Some(piece) => self.ask(key, piece, false, now),
+            Some(piece) => self.ask(key, piece, false, now) || self.duplicate_any(key, SLOW, now),
             None => self.endgame(key, now),
         }
     }
 
     fn endgame(&mut self, key: PeerKey, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
-        if !active.picker.is_endgame() {
-            return false;
-        }
+        active.picker.is_endgame() && self.duplicate_any(key, Duration::ZERO, now)
+    }
+
+    fn duplicate_any(&mut self, key: PeerKey, patience: Duration, now: Timestamp) -> bool {
+        let Some(active) = &self.active else { return false };
         let pieces: Vec<_> = active.picker.partial_pieces().collect();
-        pieces.into_iter().any(|piece| self.duplicate(key, piece, Duration::ZERO, now))
+        pieces.into_iter().any(|piece| self.duplicate(key, piece, patience, now))
     }
 
     /// Asks `key` for a block that a reader waits for and that another peer is slow to send.
@@ -178,8 +189,8 @@ impl Torrent {
         false
     }
 
-    /// Asks for a block of `piece` a second time, if whoever was asked first has had it for longer
-    /// than `patience` and twice what this peer would need.
+    /// Asks for a block of `piece` a second time, if whoever was asked first is stalled, or has had
+    /// it for longer than `patience` and twice what this peer would need.
     fn duplicate(
         &mut self,
         key: PeerKey,
@@ -197,8 +208,8 @@ impl Torrent {
         let peers = &self.peers;
         let block = active.picker.take_duplicate(piece, key, |block, asked| {
             asked.iter().all(|k| {
-                let age = peers.get(k).and_then(|p| p.window.age_of(block, now));
-                age.is_none_or(|age| age > patience)
+                let Some(window) = peers.get(k).map(|p| &p.window) else { return true };
+                window.is_stalled() || window.age_of(block, now).is_none_or(|age| age > patience)
             })
         });
         let Some(block) = block else { return false };
@@ -228,8 +239,8 @@ impl Torrent {
     }
 
     /// Whether `piece` may take memory. Readers may use the reserve. When memory is short, begun
-    /// pieces that nobody is being asked for are given up: any for a reader, and those that nobody
-    /// connected has for the background.
+    /// pieces that nobody is being asked for are given up: any for a reader; for the background
+    /// those that nobody wants any more, and those that nobody would send us now.
     fn has_memory_for(&mut self, piece: PieceIndex, demanded: bool) -> bool {
         let budget = self.options.buffer_budget;
         let Some(active) = &mut self.active else { return false };
@@ -241,7 +252,8 @@ impl Torrent {
             return true;
         }
         for idle in active.picker.idle_partials() {
-            if idle != piece && (demanded || active.picker.availability(idle) == 0) {
+            let useless = active.is_unwanted(idle) || !self.peers.values().any(|p| p.serves(idle));
+            if idle != piece && (demanded || useless) {
                 active.abandon(idle, &mut self.outputs);
             }
             if active.buffered_bytes + length <= usable {
@@ -249,6 +261,17 @@ impl Torrent {
             }
         }
         false
+    }
+
+    /// Gives up suspicious pieces whose only source left or serves them no longer, so that another
+    /// peer can be asked for all of their blocks.
+    pub(super) fn free_suspicious(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        for (piece, source) in active.picker.idle_suspicious() {
+            if !self.peers.get(&source).is_some_and(|p| p.serves(piece)) {
+                active.abandon(piece, &mut self.outputs);
+            }
+        }
     }
 
     /// A peer that has been silent for too long loses its requests to others.

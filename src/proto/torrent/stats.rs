@@ -79,7 +79,7 @@ impl Torrent {
             upload_rate: self.totals.up.per_second(now) as u64,
             waiting_reads: active.map_or(0, |a| a.demand.waiting()),
             metadata: self.fetch.as_ref().map_or((0, 0), |f| f.progress()),
-            disk_paused: active.is_some_and(|a| a.paused_until.is_some_and(|t| now < t)),
+            disk_paused: active.is_some_and(|a| !a.unwritten.is_empty()),
         }
     }
 }

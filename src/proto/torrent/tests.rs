@@ -48,7 +48,7 @@ struct World {
     latency: Duration,
 }
 
-fn info(pieces: u32, piece_length: u32) -> Arc<Info> {
+pub(super) fn info(pieces: u32, piece_length: u32) -> Arc<Info> {
     let total = u64::from(pieces) * u64::from(piece_length) - 5;
     let file = FileEntry {
         path: vec![b"f".to_vec()],
@@ -464,4 +464,36 @@ fn a_seed_that_leaves_in_the_middle_costs_only_what_was_under_way() {
         world.happen(leech, key, Happens::Disconnect);
     }
     world.run(LONG, |w| w.nodes[leech].complete);
+}
+
+#[test]
+fn silent_peers_do_not_slow_a_reader_down_for_long() {
+    let mut world = World::new(200, 16 * BLOCK_LEN);
+    let good = world.seed();
+    let silent: Vec<_> = (0..10).map(|_| world.seed()).collect();
+    let reader = world.add(world.none(), true);
+    world.know(reader, good);
+    silent.iter().for_each(|s| world.know(reader, *s));
+    silent.iter().for_each(|s| world.nodes[*s].silent = true);
+    world.run(LONG, |w| w.nodes[reader].links.len() == 11);
+    let began = world.now;
+    for ticket in 1..100 {
+        let at = ticket * 16 * u64::from(BLOCK_LEN);
+        world.read(reader, ticket, at..at + 100);
+        world.run(LONG, |w| w.nodes[reader].replies.contains_key(&Ticket(ticket)));
+    }
+    assert!(world.now.since(began) < Duration::from_secs(8), "{:?}", world.now.since(began));
+}
+
+#[test]
+fn a_silent_peer_does_not_hold_up_a_torrent_of_large_pieces() {
+    let mut world = World::new(20, 32 * BLOCK_LEN);
+    let (good, silent) = (world.seed(), world.seed());
+    world.nodes[silent].silent = true;
+    let leech = world.leech();
+    world.know(leech, good);
+    world.know(leech, silent);
+    let began = world.now;
+    world.run(LONG, |w| w.nodes[leech].complete);
+    assert!(world.now.since(began) < Duration::from_secs(60), "{:?}", world.now.since(began));
 }

@@ -1,0 +1,431 @@
+//! One machine and peers that are played by hand: what they do wrong must cost nobody else.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::tests::info;
+use super::*;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::BLOCK_LEN;
+use crate::proto::swarm::Priority;
+use crate::proto::wire::extended::{self, ExtendedHandshake, MetadataMessage};
+
+const BUDGET: u64 = 1 << 20;
+
+struct Lone {
+    machine: Torrent,
+    now: Timestamp,
+    info: Arc<Info>,
+    last_key: u64,
+    asked: BTreeSet<(PeerKey, Block)>,
+    sent: Vec<(PeerKey, Message)>,
+    others: Vec<Output>,
+}
+
+impl Lone {
+    /// A machine that wants `wanted` of a torrent with `pieces` pieces of `blocks` blocks.
+    fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
+        let info = info(pieces, blocks * BLOCK_LEN);
+        let geometry = info.geometry;
+        let options = Options { on_demand: false, upload: true, buffer_budget: BUDGET, port: 6881 };
+        let mut machine = Torrent::new(info.info_hash, options, 1);
+        let mut set = Bitfield::empty(pieces);
+        for piece in geometry.pieces().filter(|p| wanted(p.get())) {
+            set.insert(piece);
+        }
+        let now = Timestamp::ZERO + Duration::from_secs(1);
+        machine.activate(info.clone(), Bitfield::empty(pieces), &set, now);
+        let (asked, sent, others) = (BTreeSet::new(), Vec::new(), Vec::new());
+        Self { machine, now, info, last_key: 0, asked, sent, others }
+    }
+
+    fn on_demand(pieces: u32, blocks: u32) -> Self {
+        Self::new(pieces, blocks, |_| false)
+    }
+
+    fn connect(&mut self, outgoing: bool, fast: bool) -> PeerKey {
+        self.last_key += 1;
+        let key = PeerKey(self.last_key);
+        let addr = SocketAddr::from(([192, 0, 2, 1], 1_000 + self.last_key as u16));
+        let session = PeerSession::new(addr, outgoing, fast, true, self.now);
+        self.machine.peer_connected(key, session, self.now);
+        key
+    }
+
+    /// A peer that has these pieces and lets us ask for them.
+    fn holder(&mut self, fast: bool, has: impl Fn(u32) -> bool) -> PeerKey {
+        let key = self.connect(true, fast);
+        let mut bits = Bitfield::empty(self.info.geometry.piece_count());
+        for piece in self.info.geometry.pieces().filter(|p| has(p.get())) {
+            bits.insert(piece);
+        }
+        self.say(key, Message::Bitfield(Bytes::copy_from_slice(bits.as_bytes())));
+        self.say(key, Message::Unchoke);
+        key
+    }
+
+    fn seed(&mut self) -> PeerKey {
+        self.holder(true, |_| true)
+    }
+
+    fn say(&mut self, key: PeerKey, message: Message) {
+        self.machine.message(key, message, self.now);
+    }
+
+    fn read(&mut self, piece: u32) {
+        let start = self.info.geometry.piece_range(self.piece(piece)).start;
+        let (ticket, handle) = (Ticket(u64::from(piece)), HandleId(1));
+        self.machine.read(ticket, handle, start..start + 1, self.now, Timestamp::FAR_FUTURE);
+    }
+
+    fn piece(&self, index: u32) -> PieceIndex {
+        self.info.geometry.piece(index).unwrap()
+    }
+
+    fn step(&mut self) {
+        self.machine.plan(self.now);
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Request(key, block) => drop(self.asked.insert((key, block))),
+                Output::Cancel(key, block) => drop(self.asked.remove(&(key, block))),
+                Output::Send(key, message) => self.sent.push((key, message)),
+                other => self.others.push(other),
+            }
+        }
+    }
+
+    fn asked_of(&self, key: PeerKey) -> Vec<Block> {
+        self.asked.iter().filter(|(k, _)| *k == key).map(|(_, b)| *b).collect()
+    }
+
+    fn give(&mut self, key: PeerKey, block: Block) {
+        self.asked.remove(&(key, block));
+        self.machine.block_arrived(key, block, true, self.now);
+    }
+
+    fn give_all(&mut self, key: PeerKey) {
+        for block in self.asked_of(key) {
+            self.give(key, block);
+        }
+    }
+
+    fn gone(&mut self, key: PeerKey) {
+        self.asked.retain(|(k, _)| *k != key);
+        self.machine.peer_disconnected(key, self.now);
+    }
+
+    /// Steps through `time`, letting `act` happen each time, until it is true.
+    fn within(&mut self, time: Duration, mut act: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.now + time;
+        while self.now < end {
+            self.step();
+            if act(self) {
+                return true;
+            }
+            self.now = self.now + Duration::from_millis(100);
+        }
+        false
+    }
+
+    fn verifies(&self, piece: u32) -> usize {
+        let is = |o: &&Output| matches!(o, Output::Verify { piece: p, .. } if p.get() == piece);
+        self.others.iter().filter(is).count()
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_suspicious_piece_outlives_the_peer_it_was_asked_of() {
+    let mut lone = Lone::on_demand(3, 40);
+    let (a, b) = (lone.seed(), lone.seed());
+    lone.read(0);
+    let failed = lone.within(MINUTE, |l| {
+        l.give_all(a);
+        l.give_all(b);
+        l.verifies(0) == 1
+    });
+    assert!(failed);
+    let digests = vec![[0; 20]; 40];
+    lone.machine.piece_failed(lone.piece(0), digests, lone.now);
+    lone.step();
+    let (sole, other) = if lone.asked_of(a).is_empty() { (b, a) } else { (a, b) };
+    assert!(lone.asked_of(other).is_empty(), "one peer at a time");
+    lone.give_all(sole);
+    lone.gone(sole);
+    let whole = lone.within(MINUTE, |l| {
+        l.give_all(other);
+        l.verifies(0) == 2
+    });
+    assert!(whole);
+}
+
+#[test]
+fn a_suspicious_piece_outlives_a_choke() {
+    let mut lone = Lone::on_demand(3, 40);
+    let (a, b) = (lone.seed(), lone.seed());
+    lone.read(0);
+    lone.within(MINUTE, |l| {
+        l.give_all(a);
+        l.give_all(b);
+        l.verifies(0) == 1
+    });
+    lone.machine.piece_failed(lone.piece(0), vec![[0; 20]; 40], lone.now);
+    lone.step();
+    let (sole, other) = if lone.asked_of(a).is_empty() { (b, a) } else { (a, b) };
+    lone.give_all(sole);
+    lone.say(sole, Message::Choke);
+    let whole = lone.within(MINUTE, |l| {
+        l.give_all(other);
+        l.verifies(0) == 2
+    });
+    assert!(whole);
+}
+
+#[test]
+fn a_peer_that_refused_a_piece_is_asked_for_it_again_later() {
+    let mut lone = Lone::on_demand(3, 8);
+    let seed = lone.seed();
+    lone.read(0);
+    lone.step();
+    for block in lone.asked_of(seed) {
+        lone.asked.remove(&(seed, block));
+        lone.say(seed, Message::Reject(block.into()));
+    }
+    let whole = lone.within(2 * MINUTE, |l| {
+        l.give_all(seed);
+        l.verifies(0) == 1
+    });
+    assert!(whole);
+}
+
+#[test]
+fn a_peer_that_refuses_everything_is_not_asked_in_a_loop() {
+    let mut lone = Lone::on_demand(3, 8);
+    let seed = lone.seed();
+    lone.read(0);
+    let mut refused = 0;
+    lone.within(MINUTE, |l| {
+        for block in l.asked_of(seed) {
+            l.asked.remove(&(seed, block));
+            l.say(seed, Message::Reject(block.into()));
+            refused += 1;
+        }
+        false
+    });
+    assert!(refused < 100, "{refused}");
+}
+
+#[test]
+fn no_more_is_asked_of_a_peer_than_it_queues() {
+    let mut lone = Lone::on_demand(3, 60);
+    let seed = lone.seed();
+    let theirs = ExtendedHandshake { reqq: Some(20), ..ExtendedHandshake::ours(false) };
+    lone.say(seed, Message::Extended(extended::HANDSHAKE_ID, theirs.encode()));
+    lone.read(0);
+    let most = std::cell::Cell::new(0);
+    lone.within(MINUTE, |l| {
+        most.set(most.get().max(l.asked.len()));
+        l.give_all(seed);
+        l.verifies(0) == 1
+    });
+    assert!(most.get() > 10 && most.get() <= 20, "{}", most.get());
+}
+
+#[test]
+fn memory_of_a_reader_that_went_away_is_free_for_the_background() {
+    let mut lone = Lone::new(20, 16, |p| p >= 8);
+    lone.holder(true, |p| p < 4);
+    for p in 0..4 {
+        lone.read(p);
+        lone.step();
+    }
+    lone.within(MINUTE, |_| false);
+    lone.machine.closed(HandleId(1));
+    let other = lone.holder(true, |p| p >= 8);
+    let goes_on = lone.within(MINUTE, |l| !l.asked_of(other).is_empty());
+    assert!(goes_on);
+}
+
+#[test]
+fn a_piece_whose_holder_chokes_does_not_keep_the_memory() {
+    let mut lone = Lone::new(20, 32, |_| true);
+    let first = lone.holder(true, |p| p == 0);
+    lone.step();
+    lone.give_all(first);
+    lone.say(first, Message::Choke);
+    let other = lone.holder(true, |p| p > 0);
+    assert!(lone.within(MINUTE, |l| !l.asked_of(other).is_empty()));
+}
+
+#[test]
+fn a_piece_that_the_disk_refused_is_written_when_there_is_room() {
+    let mut lone = Lone::new(2, 1, |_| true);
+    let seed = lone.seed();
+    lone.within(MINUTE, |l| {
+        l.give_all(seed);
+        l.verifies(0) + l.verifies(1) == 2
+    });
+    for piece in 0..2 {
+        lone.machine.piece_verified(lone.piece(piece), None, lone.now);
+        lone.machine.write_failed(lone.piece(piece), lone.now);
+    }
+    lone.step();
+    lone.others.clear();
+    let complete = lone.within(2 * MINUTE, |l| {
+        for output in std::mem::take(&mut l.others) {
+            match output {
+                Output::Write(piece) => l.machine.piece_written(piece, l.now),
+                Output::Complete => return true,
+                _ => {}
+            }
+        }
+        false
+    });
+    assert!(complete);
+}
+
+#[test]
+fn nothing_is_downloaded_for_a_disk_that_is_full() {
+    let mut lone = Lone::new(500, 1, |_| true);
+    let seed = lone.seed();
+    let mut fetched = 0;
+    lone.within(5 * MINUTE, |l| {
+        l.give_all(seed);
+        for output in std::mem::take(&mut l.others) {
+            match output {
+                Output::Verify { piece, .. } => {
+                    fetched += 1;
+                    l.machine.piece_verified(piece, None, l.now);
+                }
+                Output::Write(piece) => l.machine.write_failed(piece, l.now),
+                _ => {}
+            }
+        }
+        false
+    });
+    assert!(fetched <= 64, "{fetched}");
+}
+
+#[test]
+fn a_choke_without_the_fast_extension_withdraws_all_requests() {
+    let mut lone = Lone::new(10, 16, |_| true);
+    let seed = lone.holder(false, |_| true);
+    lone.step();
+    assert!(!lone.asked_of(seed).is_empty());
+    lone.say(seed, Message::Choke);
+    lone.step();
+    assert_eq!(lone.asked_of(seed), []);
+}
+
+#[test]
+fn incoming_connections_leave_room_to_connect() {
+    let mut lone = Lone::new(10, 16, |_| true);
+    while lone.machine.accepts(SocketAddr::from(([192, 0, 2, 2], 1))) {
+        lone.connect(false, true);
+    }
+    let known = SocketAddr::from(([192, 0, 2, 3], 1));
+    lone.machine.peers_found(&[known], PeerSource::Tracker);
+    lone.step();
+    let connects = |o: &Output| matches!(o, Output::Connect(a) if *a == known);
+    assert!(lone.others.iter().any(connects));
+}
+
+#[test]
+fn peers_that_never_give_anything_make_room_for_others() {
+    let mut lone = Lone::new(10, 16, |_| true);
+    let peers: Vec<_> = (0..MAX_PEERS).map(|_| lone.connect(true, true)).collect();
+    let known = SocketAddr::from(([192, 0, 2, 3], 1));
+    lone.machine.peers_found(&[known], PeerSource::Tracker);
+    let connects = |o: &Output| matches!(o, Output::Connect(a) if *a == known);
+    let connected = lone.within(10 * MINUTE, |l| {
+        peers.iter().for_each(|p| l.say(*p, Message::KeepAlive));
+        l.others.iter().any(connects)
+    });
+    assert!(connected);
+}
+
+#[test]
+fn pieces_of_a_former_run_are_checked_a_few_at_a_time() {
+    let info = info(100, BLOCK_LEN);
+    let mut lone = Lone::on_demand(100, 1);
+    let options = Options { on_demand: true, upload: true, buffer_budget: BUDGET, port: 0 };
+    lone.machine = Torrent::new(info.info_hash, options, 1);
+    lone.machine.activate(info, Bitfield::full(100), &Bitfield::empty(100), lone.now);
+    lone.step();
+    lone.others.clear();
+    let all: Vec<_> = lone.info.geometry.pieces().collect();
+    lone.machine.raise_priority(all.into_iter(), Priority::Normal);
+    let mut checked = 0;
+    let complete = lone.within(MINUTE, |l| {
+        let outputs = std::mem::take(&mut l.others);
+        let done = outputs.iter().any(|o| matches!(o, Output::Complete));
+        let checks: Vec<_> = outputs
+            .iter()
+            .filter_map(|o| if let Output::CheckAtRest(p) = o { Some(*p) } else { None })
+            .collect();
+        assert!(checks.len() <= 4, "{}", checks.len());
+        checked += checks.len();
+        checks.into_iter().for_each(|p| l.machine.checked_at_rest(p, true, l.now));
+        done
+    });
+    assert!(complete && checked == 100, "{checked}");
+}
+
+#[test]
+fn saying_again_and_again_what_one_has_is_a_violation() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let key = lone.connect(false, true);
+    (0..100).for_each(|_| lone.say(key, Message::HaveNone));
+    lone.step();
+    assert!(lone.others.iter().any(|o| matches!(o, Output::Disconnect(k, _) if *k == key)));
+}
+
+#[test]
+fn the_metadata_is_sent_a_few_times_and_no_more() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let key = lone.connect(false, true);
+    let theirs = ExtendedHandshake::ours(false);
+    lone.say(key, Message::Extended(extended::HANDSHAKE_ID, theirs.encode()));
+    let request = MetadataMessage::Request { piece: 0 }.encode();
+    for _ in 0..1_000 {
+        lone.say(key, Message::Extended(extended::UT_METADATA_ID, request.clone()));
+    }
+    lone.step();
+    let is_long = |(_, m): &&(PeerKey, Message)| matches!(m, Message::Extended(_, payload) if payload.len() > 16_000);
+    let answers = lone.sent.iter().filter(is_long).count();
+    assert!((3..=20).contains(&answers), "{answers}");
+}
+
+#[test]
+fn becoming_interested_counts_once() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let key = lone.connect(false, true);
+    (0..100).for_each(|_| lone.say(key, Message::Interested));
+    lone.step();
+    let wants = lone.others.iter().filter(|o| matches!(o, Output::WantsUnchoke)).count();
+    assert_eq!(wants, 1);
+}
+
+#[test]
+fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
+    // With a walk over all pieces each time this takes minutes.
+    let mut lone = Lone::new(500_000, 1, |_| true);
+    let key = lone.connect(false, true);
+    lone.say(key, Message::HaveAll);
+    for _ in 0..2_000 {
+        let lacks = extended::encode_donthave(7);
+        lone.say(key, Message::Extended(extended::LT_DONTHAVE_ID, lacks));
+        let picker = &lone.machine.active.as_ref().unwrap().picker;
+        assert_eq!(picker.availability(lone.piece(7)), 0);
+        lone.say(key, Message::Have(7));
+    }
+    let picker = &lone.machine.active.as_ref().unwrap().picker;
+    assert_eq!(picker.availability(lone.piece(7)), 1);
+    lone.gone(key);
+    let picker = &lone.machine.active.as_ref().unwrap().picker;
+    assert!(lone.info.geometry.pieces().all(|p| picker.availability(p) == 0));
+}
