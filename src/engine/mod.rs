@@ -4,6 +4,7 @@
 //! rate limits. Each torrent lives in a task of its own (`task.rs`), each connection in two
 //! (`peer.rs`): one that reads, one that writes. [`Torrent`] is the handle for everybody else.
 
+mod add;
 mod clock;
 mod http;
 mod listen;
@@ -16,9 +17,8 @@ mod task;
 mod torrent;
 pub mod tracker;
 
-pub use session::{
-    AddError, AddProgress, AddTorrent, DataPlace, Session, SessionConfig, SessionError,
-};
+pub use add::{AddError, AddProgress, AddTorrent, DataPlace};
+pub use session::{Session, SessionConfig, SessionError};
 pub use source::{Source, SourceError, resolve};
 pub use status::TorrentStatus;
 pub use torrent::{ReadError, ReadHandle, Torrent, Waiter};

@@ -55,6 +55,8 @@ pub(crate) enum Command {
         store: Arc<TorrentStore>,
         wanted: Bitfield,
     },
+    /// Memory for incoming pieces, in bytes.
+    BufferBudget(u64),
     /// More is wanted in the background.
     Want(Bitfield),
     Candidates(u64, oneshot::Sender<Vec<Candidate>>),
@@ -205,6 +207,7 @@ impl Task {
                     self.want(super::select::pieces_of(info, &files), Priority::Prefetch);
                 }
             }
+            Command::BufferBudget(bytes) => self.machine.set_buffer_budget(bytes),
             Command::Want(pieces) => self.want(pieces, Priority::Normal),
             Command::Peers(addrs, source) => self.machine.peers_found(&addrs, source),
             Command::Incoming(stream, addr, handshake) => {

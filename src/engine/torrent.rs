@@ -149,7 +149,7 @@ impl Torrent {
         let state = match () {
             () if stats.disk_paused || progress.error.is_some() => "error",
             () if progress.complete => "complete",
-            () if stats.pieces_announced > stats.pieces_readable && stats.peers == 0 => "checking",
+            () if stats.checking > 0 => "checking",
             () if stats.pieces_unfinished == 0 && stats.waiting_reads == 0 => "idle",
             () => "downloading",
         };

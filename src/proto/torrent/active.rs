@@ -34,7 +34,7 @@ pub(super) struct Active {
     /// Counts how often memory became free.
     pub memory_epoch: u64,
     /// What readers want, in order; recomputed when `None`.
-    pub order: Option<Vec<Wanted>>,
+    pub order: Option<Arc<[Wanted]>>,
     pub complete: bool,
     /// Verified pieces that the disk refused. While there are any, nothing is downloaded in the
     /// background.
@@ -52,17 +52,15 @@ impl Active {
     }
 
     /// The pieces readers want that have to be fetched or checked, in order.
-    pub fn ordered(&mut self) -> Vec<Wanted> {
-        if self.order.is_none() {
-            let readable = &self.readable;
-            self.order = Some(self.demand.order(&self.geometry, |p| !readable.contains(p)));
-        }
-        self.order.clone().unwrap_or_default()
+    pub fn ordered(&mut self) -> Arc<[Wanted]> {
+        let (demand, geometry, readable) = (&self.demand, &self.geometry, &self.readable);
+        let order = || demand.order(geometry, |p| !readable.contains(p)).into();
+        self.order.get_or_insert_with(order).clone()
     }
 
     /// Whether neither a reader nor the background wants `piece`.
     pub fn is_unwanted(&self, piece: PieceIndex) -> bool {
-        let demanded = |order: &Vec<Wanted>| order.iter().any(|w| w.piece == piece);
+        let demanded = |order: &Arc<[Wanted]>| order.iter().any(|w| w.piece == piece);
         self.picker.priority(piece) == Priority::None && !self.order.as_ref().is_some_and(demanded)
     }
 

@@ -125,7 +125,8 @@ pub struct Options {
     pub on_demand: bool,
     /// Serve other peers.
     pub upload: bool,
-    /// Bytes that unverified and unwritten pieces may take (at least two pieces always may).
+    /// Bytes that unverified and unwritten pieces may take (two pieces always may, and three of
+    /// up to 32 MiB).
     pub buffer_budget: u64,
     /// Our listening port, told to peers (BEP 10 `p`).
     pub port: u16,
@@ -171,6 +172,11 @@ impl Torrent {
     /// The info dictionary, once known.
     pub fn info(&self) -> Option<&Arc<Info>> {
         self.active.as_ref().map(|a| &a.info)
+    }
+
+    /// Bytes that unverified and unwritten pieces may take from now on.
+    pub fn set_buffer_budget(&mut self, bytes: u64) {
+        self.options.buffer_budget = bytes;
     }
 
     /// The info hash.

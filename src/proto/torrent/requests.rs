@@ -26,6 +26,10 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Hinted pieces hashed at once in the background.
 const BACKGROUND_CHECKS: usize = 2;
 
+/// Three pieces up to this size in all may always be held: one on its way in, one being verified
+/// or written, and one for a reader.
+const FEW_PIECES: u64 = 96 << 20;
+
 /// Out of this many parts of the buffer budget, one is kept for readers.
 const READER_RESERVE: u64 = 4;
 
@@ -245,9 +249,10 @@ impl Torrent {
         let budget = self.options.buffer_budget;
         let Some(active) = &mut self.active else { return false };
         let length = u64::from(active.geometry.piece_len(piece));
-        let budget = budget.max(2 * u64::from(active.geometry.piece_length()));
+        let piece_length = u64::from(active.geometry.piece_length());
+        let budget = budget.max((3 * piece_length).min(FEW_PIECES)).max(2 * piece_length);
         let usable = if demanded { budget } else { budget - budget / READER_RESERVE };
-        let usable = usable.max(u64::from(active.geometry.piece_length()));
+        let usable = usable.max(piece_length);
         if active.buffered.contains(&piece) || active.buffered_bytes + length <= usable {
             return true;
         }

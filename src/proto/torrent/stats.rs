@@ -44,6 +44,8 @@ pub struct Stats {
     pub download_rate: u64,
     /// Payload sent a second.
     pub upload_rate: u64,
+    /// Hinted pieces that are being hashed.
+    pub checking: usize,
     /// Reads that wait.
     pub waiting_reads: usize,
     /// Bytes of the info dictionary here, and in all, while it is fetched.
@@ -77,6 +79,7 @@ impl Torrent {
             failed_pieces: self.totals.failed_pieces,
             download_rate: self.totals.down.per_second(now) as u64,
             upload_rate: self.totals.up.per_second(now) as u64,
+            checking: active.map_or(0, |a| a.checking.len()),
             waiting_reads: active.map_or(0, |a| a.demand.waiting()),
             metadata: self.fetch.as_ref().map_or((0, 0), |f| f.progress()),
             disk_paused: active.is_some_and(|a| !a.unwritten.is_empty()),

@@ -1,0 +1,379 @@
+//! Adding a torrent: from what the user named to a torrent that is ready.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::select;
+use super::session::Session;
+use super::source::Source;
+use super::task::{Command, Progress};
+use super::torrent::{Inner, Torrent};
+use super::tracker::{AnnounceStats, TrackerConfig, Trackers};
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::PieceIndex;
+use crate::proto::ids::InfoHash;
+use crate::proto::metainfo::layout::{EntryKind, Layout};
+use crate::proto::metainfo::{Info, InfoError, Magnet};
+use crate::proto::swarm::PeerSource;
+use crate::store::{StoreError, TorrentStore};
+
+/// Where a torrent's bytes are.
+#[derive(Clone, Debug)]
+pub enum DataPlace {
+    /// In the cache.
+    Cache,
+    /// With the user: only ever read.
+    InPlace(PathBuf),
+}
+
+/// How far an [`Session::add`] has come.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct AddProgress {
+    /// Connected peers.
+    pub peers: usize,
+    /// Known addresses.
+    pub known_peers: usize,
+    /// Bytes of the info dictionary here.
+    pub metadata_bytes: u32,
+    /// Bytes of the info dictionary in all; 0 while unknown.
+    pub metadata_size: u32,
+    /// Pieces of data in place that were checked.
+    pub checked_pieces: u32,
+    /// Pieces in all; 0 while unknown.
+    pub pieces: u32,
+}
+
+/// A torrent to add.
+#[derive(Debug)]
+pub struct AddTorrent {
+    /// Which.
+    pub source: Source,
+    /// Peers to begin with.
+    pub peers: Vec<SocketAddr>,
+    /// Trackers beside its own.
+    pub trackers: Vec<String>,
+    /// Fetch only what is read.
+    pub on_demand: bool,
+    /// Serve others.
+    pub upload: bool,
+    /// Globs of the files that are wanted; empty for all.
+    pub select: Vec<String>,
+    /// Where the bytes are.
+    pub data: DataPlace,
+    /// How long the metadata may take to come.
+    pub metadata_timeout: Duration,
+    /// Told how far it is.
+    pub progress: watch::Sender<AddProgress>,
+}
+
+/// Why a torrent cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// Nobody had the metadata in time.
+    #[error("no metadata for {name} within {seconds} s: {cause}")]
+    NoMetadata {
+        /// The torrent.
+        name: String,
+        /// The time that was given.
+        seconds: u64,
+        /// What is known of the cause, and what to do.
+        cause: String,
+    },
+    /// The info dictionary has the right hash but makes no sense to us.
+    #[error("{name}: {error}")]
+    Info {
+        /// The torrent.
+        name: String,
+        /// What is wrong.
+        error: InfoError,
+    },
+    /// The cache or the data cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The data in place is not that of the torrent.
+    #[error(
+        "{file}: {bad} of {pieces} pieces of the torrent do not match, this file has the first; \
+         check that the path and the torrent belong together"
+    )]
+    DataMismatch {
+        /// The first file that has wrong bytes.
+        file: String,
+        /// Pieces that do not match.
+        bad: usize,
+        /// Pieces in all.
+        pieces: u32,
+    },
+    /// `--select` names nothing, or is malformed.
+    #[error("--select {0}")]
+    Select(String),
+    /// The session is stopping.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+pub(super) fn info_hash(source: &Source) -> InfoHash {
+    match source {
+        Source::Metainfo(metainfo) => metainfo.info.info_hash,
+        Source::Magnet(magnet) => magnet.info_hash,
+    }
+}
+
+/// A torrent on its way to being ready; dropping it on the way removes it again.
+pub(super) struct Starting<'a> {
+    pub session: &'a Session,
+    pub hash: InfoHash,
+    pub id: u64,
+    pub cancel: CancellationToken,
+    pub done: bool,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.cancel.cancel();
+            self.session.shared.forget(&self.hash, self.id);
+        }
+    }
+}
+
+impl Starting<'_> {
+    /// Finds the metadata and opens the data.
+    pub(super) async fn start(
+        mut self,
+        add: AddTorrent,
+        commands: mpsc::UnboundedSender<Command>,
+        mut watcher: watch::Receiver<Progress>,
+        mut announce: watch::Receiver<AnnounceStats>,
+    ) -> Result<Torrent, AddError> {
+        let (info, looking) = match self.known_info(&add.source)? {
+            Some(info) => (info, None),
+            None => {
+                let trackers = self.find_peers(&add, &commands, announce.clone());
+                (self.metadata(&add, &mut watcher, &trackers).await?, Some(trackers))
+            }
+        };
+        let layout = Arc::new(Layout::new(&info));
+        let wanted = wanted(&add, &info, &layout)?;
+        let store = self.open_store(&add, &info, &layout).await?;
+        let activate = Command::Activate { info: info.clone(), store: store.clone(), wanted };
+        commands.send(activate).map_err(|_| AddError::Stopping)?;
+        let trackers = match looking {
+            Some(trackers) => trackers,
+            None => {
+                // Peers and trackers are told what we have, so it has to be known first.
+                let ready = announce.wait_for(|stats| stats.left.is_some()).await;
+                drop(ready.map_err(|_| AddError::Stopping)?);
+                self.find_peers(&add, &commands, announce.clone())
+            }
+        };
+        self.done = true;
+        let waiting = Arc::default();
+        let trackers = Arc::new(trackers);
+        let inner = Inner { info, layout, store, commands, waiting, progress: watcher, trackers };
+        Ok(Torrent { inner: Arc::new(inner) })
+    }
+
+    /// Asks trackers, and whomever the user and the magnet name.
+    fn find_peers(
+        &self,
+        add: &AddTorrent,
+        commands: &mpsc::UnboundedSender<Command>,
+        stats: watch::Receiver<AnnounceStats>,
+    ) -> Trackers {
+        let shared = &self.session.shared;
+        let _ = commands.send(Command::Peers(add.peers.clone(), PeerSource::Manual));
+        let mut tiers = match &add.source {
+            Source::Metainfo(metainfo) => metainfo.trackers.clone(),
+            Source::Magnet(magnet) => {
+                resolve_peers(magnet.peers.clone(), commands.clone());
+                magnet.trackers.iter().map(|t| vec![t.clone()]).collect()
+            }
+        };
+        tiers.extend(add.trackers.iter().map(|t| vec![t.clone()]));
+        let config = TrackerConfig {
+            info_hash: self.hash,
+            peer_id: shared.peer_id,
+            port: shared.port,
+            tiers,
+            key: rand::rng().random(),
+        };
+        let (found, mut found_rx) = mpsc::channel::<Vec<SocketAddr>>(16);
+        let to_task = commands.clone();
+        tokio::spawn(async move {
+            while let Some(addrs) = found_rx.recv().await {
+                let _ = to_task.send(Command::Peers(addrs, PeerSource::Tracker));
+            }
+        });
+        Trackers::spawn(config, stats, found, self.cancel.clone())
+    }
+
+    /// The info dictionary, if the source or the cache has it.
+    fn known_info(&self, source: &Source) -> Result<Option<Arc<Info>>, AddError> {
+        match source {
+            Source::Metainfo(metainfo) => Ok(Some(metainfo.info.clone())),
+            Source::Magnet(magnet) => {
+                let saved = self.session.shared.store.saved_info(&self.hash);
+                saved.map(|raw| parse_info(magnet, &raw)).transpose()
+            }
+        }
+    }
+
+    /// The info dictionary, from peers in time.
+    async fn metadata(
+        &self,
+        add: &AddTorrent,
+        watcher: &mut watch::Receiver<Progress>,
+        trackers: &Trackers,
+    ) -> Result<Arc<Info>, AddError> {
+        let Source::Magnet(magnet) = &add.source else { return Err(AddError::Stopping) };
+        let fetch = async {
+            loop {
+                let progress = watcher.borrow_and_update().clone();
+                if let Some(raw) = progress.metadata {
+                    return Some(raw);
+                }
+                let (metadata_bytes, metadata_size) = progress.stats.metadata;
+                add.progress.send_replace(AddProgress {
+                    peers: progress.stats.peers,
+                    known_peers: progress.stats.known_peers,
+                    metadata_bytes,
+                    metadata_size,
+                    ..AddProgress::default()
+                });
+                watcher.changed().await.ok()?;
+            }
+        };
+        match tokio::time::timeout(add.metadata_timeout, fetch).await {
+            Ok(Some(raw)) => parse_info(magnet, &raw),
+            Ok(None) => Err(AddError::Stopping),
+            Err(_) => Err(AddError::NoMetadata {
+                name: name_of(magnet),
+                seconds: add.metadata_timeout.as_secs(),
+                cause: no_metadata(&watcher.borrow(), add, magnet, trackers),
+            }),
+        }
+    }
+
+    async fn open_store(
+        &self,
+        add: &AddTorrent,
+        info: &Arc<Info>,
+        layout: &Arc<Layout>,
+    ) -> Result<Arc<TorrentStore>, AddError> {
+        let store = self.session.shared.store.clone();
+        let (info, layout, data) = (info.clone(), layout.clone(), add.data.clone());
+        let progress = add.progress.clone();
+        let open = tokio::task::spawn_blocking(move || match data {
+            DataPlace::Cache => Ok(store.torrent(info)?),
+            DataPlace::InPlace(path) => {
+                let torrent = store.in_place(info.clone(), &layout, &path)?;
+                check_all(&torrent, &info, &layout, &progress)?;
+                Ok(torrent)
+            }
+        });
+        open.await.unwrap_or(Err(AddError::Stopping))
+    }
+}
+
+fn name_of(magnet: &Magnet) -> String {
+    magnet.name.clone().unwrap_or_else(|| magnet.info_hash.to_string())
+}
+
+fn parse_info(magnet: &Magnet, raw: &[u8]) -> Result<Arc<Info>, AddError> {
+    let parsed = Info::parse(raw).map(Arc::new);
+    parsed.map_err(|error| AddError::Info { name: name_of(magnet), error })
+}
+
+/// Hashes all data in place, on all workers.
+fn check_all(
+    store: &Arc<TorrentStore>,
+    info: &Info,
+    layout: &Layout,
+    progress: &watch::Sender<AddProgress>,
+) -> Result<(), AddError> {
+    let (answers, answered) = std::sync::mpsc::channel::<(PieceIndex, bool)>();
+    for piece in info.geometry.pieces() {
+        let answers = answers.clone();
+        store.verify_at_rest(piece, move |good| {
+            let _ = answers.send((piece, good));
+        });
+    }
+    drop(answers);
+    let (mut bad, pieces) = (Vec::new(), info.geometry.piece_count());
+    for (checked, (piece, good)) in answered.iter().enumerate() {
+        bad.extend((!good).then_some(piece));
+        let checked_pieces = checked as u32 + 1;
+        progress.send_replace(AddProgress { checked_pieces, pieces, ..AddProgress::default() });
+    }
+    let Some(first) = bad.iter().min() else { return Ok(()) };
+    let start = info.geometry.piece_range(*first).start;
+    let file = info.files.iter().rposition(|f| f.offset <= start && f.length > 0 && !f.pad);
+    Err(AddError::DataMismatch { file: path_of(layout, file), bad: bad.len(), pieces })
+}
+
+fn path_of(layout: &Layout, file: Option<usize>) -> String {
+    let entry =
+        layout.entries.iter().find(|e| matches!(e.kind, EntryKind::File(i) if Some(i) == file));
+    entry.map_or_else(String::new, |e| String::from_utf8_lossy(&e.path.join(&b'/')).into_owned())
+}
+
+/// The pieces to fetch in the background.
+pub(super) fn wanted(add: &AddTorrent, info: &Info, layout: &Layout) -> Result<Bitfield, AddError> {
+    let matching = select::files_matching(layout, &add.select).map_err(AddError::Select)?;
+    if matching.as_ref().is_some_and(Vec::is_empty) {
+        let globs = add.select.join(" ");
+        return Err(AddError::Select(format!("{globs}: no file matches; see `p2pfs ls`")));
+    }
+    let from_magnet = match &add.source {
+        Source::Magnet(magnet) => select::files_in(info, &magnet.select),
+        Source::Metainfo(_) => None,
+    };
+    let count = info.geometry.piece_count();
+    Ok(match matching.or(from_magnet) {
+        _ if add.on_demand => Bitfield::empty(count),
+        Some(files) => select::pieces_of(info, &files),
+        None => Bitfield::full(count),
+    })
+}
+
+/// What is known of why no metadata came, and what the user can do.
+fn no_metadata(
+    progress: &Progress,
+    add: &AddTorrent,
+    magnet: &Magnet,
+    trackers: &Trackers,
+) -> String {
+    let named = add.peers.len() + magnet.peers.len();
+    let refusal = trackers.status().into_iter().find_map(|t| Some((t.url, t.error?)));
+    match progress.stats.peers {
+        0 if named == 0 && magnet.trackers.is_empty() && add.trackers.is_empty() => {
+            "the source names no tracker and no peer; give one with --peer".to_owned()
+        }
+        0 => match refusal {
+            Some((url, error)) => format!("no peer was found, {url} says: {error}"),
+            None => format!(
+                "none of {} known peers could be reached; check the connection or try --peer",
+                progress.stats.known_peers
+            ),
+        },
+        peers => format!("{peers} connected peers do not have it; try again later or with --peer"),
+    }
+}
+
+/// Looks up the peers a magnet names (`x.pe`); those that have no address are left out.
+fn resolve_peers(names: Vec<String>, commands: mpsc::UnboundedSender<Command>) {
+    for name in names {
+        let commands = commands.clone();
+        tokio::spawn(async move {
+            if let Ok(addrs) = tokio::net::lookup_host(&name).await {
+                let _ = commands.send(Command::Peers(addrs.take(8).collect(), PeerSource::Manual));
+            }
+        });
+    }
+}
