@@ -274,13 +274,12 @@ impl Torrent {
         }
     }
 
-    /// A peer that has been silent for too long loses its requests to others.
+    /// A peer that has been silent for too long loses its requests to others, and one that is busy
+    /// loses those that it must have forgotten.
     pub(super) fn check_stall(&mut self, key: PeerKey, now: Timestamp) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if !peer.window.check_stall(now) {
-            return;
-        }
-        let blocks = peer.window.clear();
+        let stalled = peer.window.check_stall(now);
+        let blocks = if stalled { peer.window.clear() } else { peer.window.take_overdue(now) };
         for block in blocks {
             self.outputs.push_back(Output::Cancel(key, block));
             if let Some(peer) = self.peers.get_mut(&key) {
