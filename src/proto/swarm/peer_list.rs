@@ -149,7 +149,9 @@ impl PeerList {
     pub fn connected(&mut self, addr: SocketAddr) {
         if let Some(known) = self.known.get_mut(&addr) {
             self.connecting -= usize::from(known.state == State::Connecting);
-            known.state = State::Connected;
+            if known.state != State::Banned {
+                known.state = State::Connected;
+            }
         }
     }
 
@@ -252,6 +254,16 @@ mod tests {
         list.ban(addr(4));
         assert!(list.is_banned(addr(2)));
         assert_eq!(list.banned(), 3);
+    }
+
+    #[test]
+    fn a_connection_that_was_under_way_does_not_lift_a_ban() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Tracker);
+        list.next_to_connect(false, at(1));
+        list.ban(addr(1));
+        list.connected(addr(1));
+        assert!(list.is_banned(addr(1)));
     }
 
     #[test]
