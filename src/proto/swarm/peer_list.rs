@@ -324,8 +324,8 @@ mod tests {
     #[test]
     fn what_peers_say_of_themselves_does_not_push_out_what_trackers_say() {
         let mut list = PeerList::default();
-        (1..=1_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Tracker)));
-        (1_001..=5_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Incoming)));
+        (9_001..=10_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Tracker)));
+        (1..=4_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Incoming)));
         let trackers = list.known.values().filter(|k| k.source == PeerSource::Tracker);
         assert_eq!(trackers.count(), 1_000);
     }
