@@ -252,6 +252,19 @@ fn a_block_that_a_busy_peer_forgot_is_asked_for_again() {
 }
 
 #[test]
+fn what_is_asked_twice_for_no_reader_is_not_counted_against_readers() {
+    let mut lone = Lone::new(1, 16, |_| true);
+    lone.seed();
+    let other = lone.seed();
+    let whole = lone.within(MINUTE, |l| {
+        l.give_all(other);
+        l.verifies(0) == 1
+    });
+    assert!(whole && lone.times.values().any(|n| *n > 1));
+    assert_eq!(lone.machine.active.as_ref().unwrap().hedged_bytes, 0);
+}
+
+#[test]
 fn no_more_is_asked_of_a_peer_than_it_queues() {
     let mut lone = Lone::on_demand(3, 60);
     let seed = lone.seed();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
-use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
 use crate::proto::peer::PeerSession;
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
@@ -183,6 +183,9 @@ impl Torrent {
         let waiting = order.iter().filter(|w| w.waiting_since.is_some()).map(|w| w.piece);
         for piece in waiting {
             if self.duplicate(key, piece, HEDGE_AFTER, now) {
+                if let Some(active) = &mut self.active {
+                    active.hedged_bytes += u64::from(BLOCK_LEN);
+                }
                 return true;
             }
         }
@@ -213,7 +216,6 @@ impl Torrent {
             })
         });
         let Some(block) = block else { return false };
-        active.hedged_bytes += u64::from(block.length);
         self.request(key, block, now);
         true
     }
