@@ -182,6 +182,35 @@ async fn uploads_that_the_limit_holds_back_do_not_hold_back_our_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_disk_refused_is_written_when_it_takes_it_again() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), content(300_000));
+    let metainfo = torrent_of(&data, 65_536, dir.path());
+    let source = || Source::Metainfo(Box::new(metainfo.clone()));
+    let seeder = session(&dir.path().join("seeder")).await;
+    let place = DataPlace::InPlace(dir.path().join("data.bin"));
+    seeder.add(add(source(), vec![], place)).await.unwrap();
+
+    let cache = dir.path().join("cache");
+    let in_the_way = cache.join(metainfo.info.info_hash.to_string()).join("files/0");
+    // A directory that is not empty is not replaced by the file that should be there.
+    std::fs::create_dir_all(in_the_way.join("x")).unwrap();
+    let leech = session(&cache).await;
+    let torrent = leech.add(add(source(), vec![local(&seeder)], DataPlace::Cache)).await.unwrap();
+    assert_eq!(read(&torrent, 0, 100).await, data[..100], "from memory");
+    tokio::time::timeout(BOUND, async {
+        while torrent.status().error.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    std::fs::remove_dir_all(&in_the_way).unwrap();
+    tokio::time::timeout(BOUND, torrent.wait_complete()).await.unwrap().unwrap();
+    assert_eq!(torrent.status().error, None);
+    assert_eq!(read(&torrent, 0, data.len()).await, data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_magnet_is_fetched_read_and_served_on() {
     let (dir, data) = (tempfile::tempdir().unwrap(), content(5_000_000));
     let metainfo = torrent_of(&data, 65_536, dir.path());

@@ -36,6 +36,12 @@ const MIN_STALL: Duration = Duration::from_secs(4);
 /// The same, at most.
 const MAX_STALL: Duration = Duration::from_secs(30);
 
+/// Time after which a block that did not come is asked for again, at least.
+const MIN_OVERDUE: Duration = Duration::from_secs(10);
+
+/// The same, at most.
+const MAX_OVERDUE: Duration = Duration::from_secs(60);
+
 /// A block that another peer sent first says something about this one when it was asked for at
 /// least this long ago.
 const BEATEN_AFTER: Duration = Duration::from_millis(150);
@@ -235,6 +241,18 @@ impl RequestWindow {
             return true;
         }
         false
+    }
+
+    /// Takes back what has been outstanding for so long that the peer must have forgotten it, or
+    /// keeps us waiting, though it may send other blocks all the while.
+    pub fn take_overdue(&mut self, now: Timestamp) -> Vec<Block> {
+        let patience = (self.expected_delay() * 4).clamp(MIN_OVERDUE, MAX_OVERDUE);
+        let overdue = |(_, at): &&(Block, Timestamp)| now.since(*at) > patience;
+        let blocks: Vec<_> = self.outstanding.iter().take_while(overdue).map(|(b, _)| *b).collect();
+        for block in &blocks {
+            self.remove(*block);
+        }
+        blocks
     }
 
     /// Whether the peer counts as stalled.

@@ -27,7 +27,11 @@ const LAST_RETRY: Duration = Duration::from_secs(15 * 60);
 /// The longest wait for a peer that a person named.
 const LAST_RETRY_MANUAL: Duration = Duration::from_secs(20);
 
-/// Attempts after which a peer nobody named is forgotten.
+/// The longest wait for a peer that gave us something before: it may be the only one that has it
+/// all, and restart.
+const LAST_RETRY_PROVEN: Duration = Duration::from_secs(60);
+
+/// Attempts after which a peer that nobody named and that gave nothing is forgotten.
 const MAX_FAILURES: u32 = 6;
 
 /// Who told us of a peer.
@@ -49,6 +53,8 @@ struct Known {
     state: State,
     /// Was last seen to have everything.
     seed: bool,
+    /// Data or metadata came through it once.
+    proven: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,7 @@ impl PeerList {
             next_try: Timestamp::ZERO,
             state: State::Idle,
             seed: false,
+            proven: false,
         };
         self.known.insert(addr, known);
         true
@@ -149,7 +156,9 @@ impl PeerList {
     pub fn connected(&mut self, addr: SocketAddr) {
         if let Some(known) = self.known.get_mut(&addr) {
             self.connecting -= usize::from(known.state == State::Connecting);
-            known.state = State::Connected;
+            if known.state != State::Banned {
+                known.state = State::Connected;
+            }
         }
     }
 
@@ -170,12 +179,17 @@ impl PeerList {
         }
         known.state = State::Idle;
         known.failures = if useful { 0 } else { known.failures + 1 };
+        known.proven |= useful;
         let manual = known.source == PeerSource::Manual;
-        if known.failures > MAX_FAILURES && !manual {
+        if known.failures > MAX_FAILURES && !manual && !known.proven {
             self.known.remove(&addr);
             return;
         }
-        let last = if manual { LAST_RETRY_MANUAL } else { LAST_RETRY };
+        let last = match (manual, known.proven) {
+            (true, _) => LAST_RETRY_MANUAL,
+            (false, true) => LAST_RETRY_PROVEN,
+            (false, false) => LAST_RETRY,
+        };
         let wait = FIRST_RETRY * 2u32.saturating_pow(known.failures.saturating_sub(1).min(16));
         known.next_try = now + wait.min(last);
     }
@@ -194,6 +208,7 @@ impl PeerList {
             next_try: Timestamp::ZERO,
             state: State::Idle,
             seed: false,
+            proven: false,
         });
         if known.state != State::Banned {
             self.connecting -= usize::from(known.state == State::Connecting);
@@ -255,6 +270,29 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_was_under_way_does_not_lift_a_ban() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Tracker);
+        list.next_to_connect(false, at(1));
+        list.ban(addr(1));
+        list.connected(addr(1));
+        assert!(list.is_banned(addr(1)));
+    }
+
+    #[test]
+    fn a_peer_that_gave_something_is_tried_again_however_long_it_is_away() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Tracker);
+        list.next_to_connect(false, at(0));
+        list.connected(addr(1));
+        list.disconnected(addr(1), true, at(10));
+        for minute in 1..60 {
+            assert_eq!(list.next_to_connect(false, at(minute * 60 + 10)), Some(addr(1)));
+            list.disconnected(addr(1), false, at(minute * 60 + 10));
+        }
+    }
+
+    #[test]
     fn a_seeder_does_not_look_for_seeds() {
         let mut list = PeerList::default();
         list.add(addr(1), PeerSource::Tracker);
@@ -286,8 +324,8 @@ mod tests {
     #[test]
     fn what_peers_say_of_themselves_does_not_push_out_what_trackers_say() {
         let mut list = PeerList::default();
-        (1..=1_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Tracker)));
-        (1_001..=5_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Incoming)));
+        (9_001..=10_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Tracker)));
+        (1..=4_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Incoming)));
         let trackers = list.known.values().filter(|k| k.source == PeerSource::Tracker);
         assert_eq!(trackers.count(), 1_000);
     }

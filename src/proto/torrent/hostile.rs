@@ -21,6 +21,8 @@ struct Lone {
     info: Arc<Info>,
     last_key: u64,
     asked: BTreeSet<(PeerKey, Block)>,
+    /// How often each block was asked for.
+    times: BTreeMap<Block, u32>,
     sent: Vec<(PeerKey, Message)>,
     others: Vec<Output>,
 }
@@ -38,8 +40,9 @@ impl Lone {
         }
         let now = Timestamp::ZERO + Duration::from_secs(1);
         machine.activate(info.clone(), Bitfield::empty(pieces), &set, now);
-        let (asked, sent, others) = (BTreeSet::new(), Vec::new(), Vec::new());
-        Self { machine, now, info, last_key: 0, asked, sent, others }
+        let (asked, times) = (BTreeSet::new(), BTreeMap::new());
+        let (sent, others) = (Vec::new(), Vec::new());
+        Self { machine, now, info, last_key: 0, asked, times, sent, others }
     }
 
     fn on_demand(pieces: u32, blocks: u32) -> Self {
@@ -89,7 +92,10 @@ impl Lone {
         self.machine.plan(self.now);
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::Request(key, block) => drop(self.asked.insert((key, block))),
+                Output::Request(key, block) => {
+                    self.asked.insert((key, block));
+                    *self.times.entry(block).or_default() += 1;
+                }
                 Output::Cancel(key, block) => drop(self.asked.remove(&(key, block))),
                 Output::Send(key, message) => self.sent.push((key, message)),
                 other => self.others.push(other),
@@ -217,6 +223,45 @@ fn a_peer_that_refuses_everything_is_not_asked_in_a_loop() {
         false
     });
     assert!(refused < 100, "{refused}");
+}
+
+#[test]
+fn a_block_that_a_busy_peer_forgot_is_asked_for_again() {
+    let mut lone = Lone::new(2_000, 4, |_| true);
+    let seed = lone.seed();
+    lone.read(0);
+    lone.step();
+    let forgotten = lone.info.geometry.block(lone.piece(0), 2).unwrap();
+    let asked_again = lone.within(MINUTE, |l| {
+        for block in l.asked_of(seed) {
+            if block != forgotten {
+                l.give(seed, block);
+            }
+        }
+        for output in std::mem::take(&mut l.others) {
+            match output {
+                Output::Verify { piece, .. } => l.machine.piece_verified(piece, None, l.now),
+                Output::Write(piece) => l.machine.piece_written(piece, l.now),
+                _ => {}
+            }
+        }
+        assert!(!l.machine.active.as_ref().unwrap().unfinished.is_empty());
+        l.times.get(&forgotten) == Some(&2)
+    });
+    assert!(asked_again);
+}
+
+#[test]
+fn what_is_asked_twice_for_no_reader_is_not_counted_against_readers() {
+    let mut lone = Lone::new(1, 16, |_| true);
+    lone.seed();
+    let other = lone.seed();
+    let whole = lone.within(MINUTE, |l| {
+        l.give_all(other);
+        l.verifies(0) == 1
+    });
+    assert!(whole && lone.times.values().any(|n| *n > 1));
+    assert_eq!(lone.machine.active.as_ref().unwrap().hedged_bytes, 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
-use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
 use crate::proto::peer::PeerSession;
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
@@ -187,6 +187,9 @@ impl Torrent {
         let waiting = order.iter().filter(|w| w.waiting_since.is_some()).map(|w| w.piece);
         for piece in waiting {
             if self.duplicate(key, piece, HEDGE_AFTER, now) {
+                if let Some(active) = &mut self.active {
+                    active.hedged_bytes += u64::from(BLOCK_LEN);
+                }
                 return true;
             }
         }
@@ -217,7 +220,6 @@ impl Torrent {
             })
         });
         let Some(block) = block else { return false };
-        active.hedged_bytes += u64::from(block.length);
         self.request(key, block, now);
         true
     }
@@ -279,13 +281,12 @@ impl Torrent {
         }
     }
 
-    /// A peer that has been silent for too long loses its requests to others.
+    /// A peer that has been silent for too long loses its requests to others, and one that is busy
+    /// loses those that it must have forgotten.
     pub(super) fn check_stall(&mut self, key: PeerKey, now: Timestamp) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if !peer.window.check_stall(now) {
-            return;
-        }
-        let blocks = peer.window.clear();
+        let stalled = peer.window.check_stall(now);
+        let blocks = if stalled { peer.window.clear() } else { peer.window.take_overdue(now) };
         for block in blocks {
             self.outputs.push_back(Output::Cancel(key, block));
             if let Some(peer) = self.peers.get_mut(&key) {
