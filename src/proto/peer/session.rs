@@ -177,6 +177,12 @@ impl PeerSession {
         (!self.peer_choking || self.allowed_to_us.contains(&piece)) && self.has(piece)
     }
 
+    /// Whether it may be asked for a block that a reader waits for: its window may be exceeded by a
+    /// quarter for that.
+    pub fn has_spare(&self) -> bool {
+        self.window.len() < self.window.size() * 5 / 4 + 1
+    }
+
     /// Remembers a statement about pieces made before the metadata is known.
     pub fn note_early(&mut self, statement: Early) -> Result<(), Disconnect> {
         match statement {
