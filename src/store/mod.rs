@@ -219,8 +219,11 @@ impl Store {
     fn keep_unwritten(&self, torrent: &Arc<TorrentStore>, piece: PieceIndex) {
         let length = u64::from(torrent.info().geometry.piece_len(piece));
         let mut unwritten = lock(&self.unwritten);
-        unwritten.retain(|(torrent, ..)| torrent.strong_count() > 0);
-        unwritten.push_back((Arc::downgrade(torrent), piece, length));
+        let this = Arc::downgrade(torrent);
+        unwritten.retain(|(other, failed, _)| {
+            other.strong_count() > 0 && !(*failed == piece && other.ptr_eq(&this))
+        });
+        unwritten.push_back((this, piece, length));
         let mut total: u64 = unwritten.iter().map(|(_, _, length)| length).sum();
         let mut lost = Vec::new();
         while total > MAX_UNWRITTEN && unwritten.len() > 2 {

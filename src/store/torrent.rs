@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use super::buffer::PieceBuffer;
 use super::files::{FileError, Files};
@@ -30,7 +30,7 @@ pub struct TorrentStore {
     files: Files,
     /// None for the data of somebody else.
     index: Option<Index>,
-    on_lost: OnceLock<OnLost>,
+    on_lost: Mutex<Option<Arc<OnLost>>>,
 }
 
 impl TorrentStore {
@@ -43,7 +43,7 @@ impl TorrentStore {
         let all = || Bitfield::full(info.geometry.piece_count());
         let hinted = index.as_ref().map_or_else(all, Index::pieces);
         let states = States::new(&info.geometry, &hinted);
-        let (pending, on_lost) = (Mutex::default(), OnceLock::new());
+        let (pending, on_lost) = (Mutex::default(), Mutex::default());
         Self { store, info, states, pending, files, index, on_lost }
     }
 
@@ -58,9 +58,9 @@ impl TorrentStore {
     }
 
     /// Registers who is told of every piece that was verified and is no longer: its write failed
-    /// and memory ran out, or what is on disk cannot be read or has changed. Only the first counts.
+    /// and memory ran out, or what is on disk cannot be read or has changed. Replaces whoever was told before.
     pub fn set_on_lost(&self, on_lost: OnLost) {
-        let _ = self.on_lost.set(on_lost);
+        *lock(&self.on_lost) = Some(Arc::new(on_lost));
     }
 
     /// The pieces that are probably at rest but not hashed in this life of the daemon: those that
@@ -337,7 +337,8 @@ impl TorrentStore {
     }
 
     fn tell_lost(&self, piece: PieceIndex) {
-        if let Some(on_lost) = self.on_lost.get() {
+        let on_lost = lock(&self.on_lost).clone();
+        if let Some(on_lost) = on_lost {
             on_lost(piece);
         }
     }

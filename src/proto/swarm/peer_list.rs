@@ -21,11 +21,15 @@ const LIARS_PER_ADDRESS: u32 = 3;
 /// Wait before the second attempt; doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 
+/// The same for a peer that a person named, and the wait for one that was useful: it may only have
+/// been restarted, and a reader may wait for it.
+const FIRST_RETRY_SOON: Duration = Duration::from_secs(1);
+
 /// The longest wait between attempts.
 const LAST_RETRY: Duration = Duration::from_secs(15 * 60);
 
 /// The longest wait for a peer that a person named.
-const LAST_RETRY_MANUAL: Duration = Duration::from_secs(20);
+const LAST_RETRY_MANUAL: Duration = Duration::from_secs(5);
 
 /// The longest wait for a peer that gave us something before: it may be the only one that has it
 /// all, and restart.
@@ -190,7 +194,8 @@ impl PeerList {
             (false, true) => LAST_RETRY_PROVEN,
             (false, false) => LAST_RETRY,
         };
-        let wait = FIRST_RETRY * 2u32.saturating_pow(known.failures.saturating_sub(1).min(16));
+        let first = if manual || useful { FIRST_RETRY_SOON } else { FIRST_RETRY };
+        let wait = first * 2u32.saturating_pow(known.failures.saturating_sub(1).min(16));
         known.next_try = now + wait.min(last);
     }
 
@@ -253,6 +258,33 @@ mod tests {
             now = now + LAST_RETRY;
         }
         assert_eq!(tries, MAX_FAILURES + 1);
+    }
+
+    #[test]
+    fn who_was_useful_is_tried_again_soon() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Tracker);
+        list.disconnected(addr(1), true, at(10));
+        assert_eq!(list.next_to_connect(false, at(10)), None);
+        assert_eq!(list.next_to_connect(false, at(11)), Some(addr(1)));
+        list.disconnected(addr(1), false, at(11));
+        assert_eq!(list.next_to_connect(false, at(15)), None);
+    }
+
+    #[test]
+    fn who_was_named_is_tried_again_every_few_seconds() {
+        let mut list = PeerList::default();
+        list.add(addr(1), PeerSource::Manual);
+        let tries: Vec<_> = (0..30)
+            .filter(|&second| {
+                let tried = list.next_to_connect(false, at(second)).is_some();
+                if tried {
+                    list.disconnected(addr(1), false, at(second));
+                }
+                tried
+            })
+            .collect();
+        assert_eq!(tries, [0, 1, 3, 7, 12, 17, 22, 27]);
     }
 
     #[test]

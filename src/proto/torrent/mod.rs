@@ -324,6 +324,7 @@ impl Torrent {
         if now.since(self.last_tick) >= self.tick() {
             self.last_tick = now;
             self.housekeeping(now);
+            self.hedge(now);
         }
         self.poll_metadata(now);
         self.plan_requests(now);

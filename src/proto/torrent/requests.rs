@@ -105,32 +105,51 @@ impl Torrent {
         };
         let able = self.peers.iter().filter(|(k, p)| fits(k, p));
         let suspicious = active.picker.is_suspicious(piece);
-        able.min_by_key(|(k, p)| {
+        let (key, peer) = able.min_by_key(|(k, p)| {
             (if suspicious { p.suspected } else { 0 }, p.window.expected_delay(), **k)
-        })
-        .map(|(k, _)| *k)
+        })?;
+        let in_time = suspicious || self.is_in_time(peer, piece, Duration::ZERO);
+        in_time.then_some(*key)
     }
 
-    /// Fills one peer's window.
+    /// Whether `piece` is no worse off with this peer than with the others: either none of them
+    /// would send it in half the time, or they are busy for long enough before they come to it.
+    fn is_in_time(&self, peer: &PeerSession, piece: PieceIndex, busy: Duration) -> bool {
+        let delay = peer.window.expected_delay();
+        let faster = |p: &PeerSession| p.window.expected_delay() + busy < delay / 2;
+        !self.peers.values().any(|p| faster(p) && p.serves(piece))
+    }
+
+    /// Fills one peer's window: with the first of the wanted pieces that are not worse off with it
+    /// than with others, or else the last that is read ahead. So a slow peer is asked for what lies
+    /// far ahead.
     fn fill(&mut self, key: PeerKey, order: &[Wanted], now: Timestamp) {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
+        let rate = self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0);
         while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
             let Some(active) = &self.active else { return };
-            let picker = &active.picker;
+            let (picker, geometry) = (&active.picker, &active.geometry);
             // Readers are not made to wait for those who do not answer.
-            let demanded = order
-                .iter()
-                .filter(|_| !peer.window.is_stalled())
-                .map(|w| w.piece)
-                .find(|&p| picker.is_wanting(p) && picker.is_open_to(p, key) && peer.serves(p));
+            let answers = !peer.window.is_stalled();
+            let open = |p| answers && picker.is_open_to(p, key) && peer.serves(p);
+            let mut before = 0;
+            let wanting = order.iter().filter(|w| picker.is_wanting(w.piece));
+            let in_time = wanting.clone().map(|w| w.piece).find(|&p| {
+                let busy = Duration::from_secs_f64(before as f64 / rate);
+                before += u64::from(geometry.piece_len(p));
+                open(p) && self.is_in_time(peer, p, busy)
+            });
+            let demanded = in_time.or_else(|| {
+                wanting.rev().find(|w| w.waiting_since.is_none() && open(w.piece)).map(|w| w.piece)
+            });
             if let Some(piece) = demanded
                 && self.ask(key, piece, true, now)
             {
                 continue;
             }
-            if self.hedge(key, order, now) || (background && self.ask_background(key, now)) {
+            if background && self.ask_background(key, now) {
                 continue;
             }
             if let (Some(peer), Some(active)) = (self.peers.get_mut(&key), &self.active) {
@@ -178,22 +197,29 @@ impl Torrent {
         pieces.into_iter().any(|piece| self.duplicate(key, piece, patience, now))
     }
 
-    /// Asks `key` for a block that a reader waits for and that another peer is slow to send.
-    fn hedge(&mut self, key: PeerKey, order: &[Wanted], now: Timestamp) -> bool {
-        let Some(active) = &self.active else { return false };
-        if active.hedged_bytes > HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE {
-            return false;
-        }
-        let waiting = order.iter().filter(|w| w.waiting_since.is_some()).map(|w| w.piece);
-        for piece in waiting {
-            if self.duplicate(key, piece, HEDGE_AFTER, now) {
+    /// Asks other peers for blocks that readers wait for and that whoever was asked is slow to
+    /// send. It comes before all that is only read ahead, so windows may be exceeded for it too.
+    pub(super) fn hedge(&mut self, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let order = active.ordered();
+        for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
+            while let Some(active) = &self.active
+                && active.hedged_bytes <= HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE
+            {
+                let piece = wanted.piece;
+                let able = self.peers.iter().filter(|(_, p)| {
+                    p.window.has_room_for_readers() && !p.window.is_stalled() && p.serves(piece)
+                });
+                let mut keys: Vec<_> = able.map(|(k, p)| (p.window.expected_delay(), *k)).collect();
+                keys.sort_unstable();
+                if !keys.into_iter().any(|(_, key)| self.duplicate(key, piece, HEDGE_AFTER, now)) {
+                    break;
+                }
                 if let Some(active) = &mut self.active {
                     active.hedged_bytes += u64::from(BLOCK_LEN);
                 }
-                return true;
             }
         }
-        false
     }
 
     /// Asks for a block of `piece` a second time, if whoever was asked first is stalled, or has had

@@ -26,6 +26,9 @@ struct Node {
     lies: bool,
     /// Accepts requests and never answers.
     silent: bool,
+    /// Sends a block in this time, one after the other.
+    pace: Duration,
+    busy_until: Timestamp,
     links: BTreeMap<PeerKey, (usize, PeerKey)>,
     requested: BTreeSet<(PeerKey, Block)>,
     blocks: BTreeMap<PieceIndex, BTreeMap<u32, bool>>,
@@ -112,6 +115,8 @@ impl World {
             machine,
             lies: false,
             silent: false,
+            pace: Duration::ZERO,
+            busy_until: Timestamp::ZERO,
             links: BTreeMap::new(),
             requested: BTreeSet::new(),
             blocks: BTreeMap::new(),
@@ -201,8 +206,10 @@ impl World {
                     return;
                 }
                 me.sent_blocks += 1;
+                me.busy_until = me.busy_until.max(now) + me.pace;
+                let takes = me.busy_until.since(now) + latency + MS;
                 if let Some((to, at)) = there(me, key) {
-                    self.later(latency + MS, to, at, Happens::Block { raw, good });
+                    self.later(takes, to, at, Happens::Block { raw, good });
                 }
                 self.nodes[node].machine.uploaded(key, raw, true, now);
             }
@@ -318,6 +325,24 @@ impl World {
         self.settle(node);
     }
 
+    /// A sequential read of everything, a piece at a time and two at once, all of it announced as
+    /// read ahead; the longest wait. `meanwhile` is called before each piece.
+    fn read_all(&mut self, node: usize, mut meanwhile: impl FnMut(&mut Self, u32)) -> Duration {
+        let (geometry, mut longest) = (self.info.geometry, Duration::ZERO);
+        self.nodes[node].machine.read_ahead(HandleId(1), 0..geometry.total());
+        for piece in geometry.pieces() {
+            meanwhile(self, piece.get());
+            let began = self.now;
+            let start = geometry.piece_range(piece).start;
+            let end = (start + 2 * u64::from(geometry.piece_length())).min(geometry.total());
+            self.read(node, u64::from(piece.get()), start..end);
+            let ticket = Ticket(piece.get().into());
+            self.run(LONG, |w| w.nodes[node].replies.contains_key(&ticket));
+            longest = longest.max(self.now.since(began));
+        }
+        longest
+    }
+
     fn all_complete(&self) -> bool {
         self.nodes.iter().all(|n| n.complete)
     }
@@ -329,6 +354,7 @@ const LONG: Duration = Duration::from_secs(600);
 fn three_leechers_trade_so_that_the_seed_need_not_send_three_copies() {
     let mut world = World::new(40, 2 * BLOCK_LEN);
     let seed = world.seed();
+    world.nodes[seed].pace = 5 * MS;
     for _ in 0..3 {
         let leech = world.leech();
         (0..leech).for_each(|other| world.know(leech, other));
@@ -381,6 +407,44 @@ fn a_block_that_a_silent_peer_owes_a_reader_comes_from_another_within_a_second()
         world.run(LONG, |w| w.nodes[reader].replies.contains_key(&Ticket(ticket)));
         assert!(world.now.since(began) < Duration::from_secs(1), "{:?}", world.now.since(began));
     }
+}
+
+#[test]
+fn a_peer_that_falls_silent_holds_a_sequential_read_up_for_less_than_a_second() {
+    let mut world = World::new(400, 4 * BLOCK_LEN);
+    let (silent, good) = (world.seed(), world.seed());
+    let reader = world.add(world.none(), true);
+    for seed in [silent, good] {
+        world.nodes[seed].pace = 4 * MS;
+        world.know(reader, seed);
+    }
+    world.run(LONG, |w| w.nodes[reader].links.len() == 2);
+    let longest = world.read_all(reader, |w, piece| w.nodes[silent].silent = piece >= 100);
+    assert!(longest < 800 * MS, "{longest:?}");
+}
+
+#[test]
+fn a_slow_peer_does_not_hold_up_a_sequential_read() {
+    let mut world = World::new(400, 4 * BLOCK_LEN);
+    let (slow, fast) = (world.seed(), world.seed());
+    let reader = world.add(world.none(), true);
+    world.nodes[slow].pace = 150 * MS;
+    world.nodes[fast].pace = 4 * MS;
+    world.know(reader, slow);
+    world.know(reader, fast);
+    world.run(LONG, |w| w.nodes[reader].links.len() == 2);
+    let mut began = world.now;
+    world.read_all(reader, |w, piece| {
+        if piece == 100 {
+            began = w.now;
+        }
+    });
+    let (took, alone) = (world.now.since(began), 300 * 4 * 4 * MS);
+    assert!(took < alone + alone / 20, "{took:?}, the fast peer alone {alone:?}");
+    let (sent, duplicates) =
+        (world.nodes[slow].sent_blocks, world.nodes[reader].machine.totals.wasted);
+    assert!(sent > 10, "the slow peer is of some use");
+    assert!(duplicates < world.info.geometry.total() / 20, "{duplicates}");
 }
 
 #[test]
