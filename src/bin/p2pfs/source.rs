@@ -41,10 +41,13 @@ impl Network {
 
 /// The addresses of a peer.
 fn addresses(peer: &str) -> Result<Vec<SocketAddr>> {
-    let found = peer.to_socket_addrs().map_err(|error| {
-        RpcError::new(ErrorKind::Usage, format_args!("--peer {peer}: not a HOST:PORT ({error})"))
-    })?;
-    Ok(found.collect())
+    let usage = |what: &str| RpcError::new(ErrorKind::Usage, format_args!("--peer {peer}: {what}"));
+    let port = peer.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if !port.is_some_and(|port| port > 0) || peer.starts_with(':') {
+        return Err(usage("not HOST:PORT; an IPv6 address is written [ADDRESS]:PORT").into());
+    }
+    let found = peer.to_socket_addrs();
+    Ok(found.map_err(|error| usage(&format!("cannot be found: {error}")))?.collect())
 }
 
 /// The source as the daemon understands it, refused now if it makes no sense, and what it is if
