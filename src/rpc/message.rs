@@ -325,11 +325,13 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    /// A failure of this kind; what is more than one line becomes one.
+    /// A failure of this kind; what is more than one line becomes one, and control characters (of
+    /// names, of what a tracker says) are replaced, for a terminal would obey them.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> Self {
         let message = message.to_string();
         let lines: Vec<_> = message.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-        Self { kind, message: lines.join(" ") }
+        let message = lines.join(" ").chars().map(visible).collect();
+        Self { kind, message }
     }
 
     /// A failure of no special kind.
@@ -346,6 +348,10 @@ impl RpcError {
     pub fn exit_code(&self) -> u8 {
         if self.kind == ErrorKind::Usage { 2 } else { 1 }
     }
+}
+
+fn visible(c: char) -> char {
+    if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ impl Mount {
             mounted.name.escape_debug(),
             size::show(mounted.bytes),
             size::count(mounted.files, "file"),
-            dir.display()
+            dir.display().to_string().escape_debug()
         );
         Ok(())
     }

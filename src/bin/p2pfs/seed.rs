@@ -50,7 +50,7 @@ impl Seed {
             seeding.name.escape_debug(),
             size::show(seeding.bytes),
             size::count(seeding.files, "file"),
-            data.display()
+            data.display().to_string().escape_debug()
         );
         Ok(())
     }
