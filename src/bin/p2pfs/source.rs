@@ -1,6 +1,7 @@
 //! SOURCE: which torrent is meant, checked as far as that needs no network.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU16;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -42,8 +43,10 @@ impl Network {
 /// The addresses of a peer.
 fn addresses(peer: &str) -> Result<Vec<SocketAddr>> {
     let usage = |what: &str| RpcError::new(ErrorKind::Usage, format_args!("--peer {peer}: {what}"));
-    let port = peer.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    if !port.is_some_and(|port| port > 0) || peer.starts_with(':') {
+    let named = peer
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<NonZeroU16>().is_ok());
+    if !named {
         return Err(usage("not HOST:PORT; an IPv6 address is written [ADDRESS]:PORT").into());
     }
     let found = peer.to_socket_addrs();
