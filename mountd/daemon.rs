@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use p2pfs::engine::{AddProgress, AddTorrent, DataPlace, Session, SessionConfig, Torrent, resolve};
@@ -123,7 +123,14 @@ impl Daemon {
     ) -> Result<Lease, RpcError> {
         self.check_settings(&request.settings)?;
         let checking = matches!(how.data, DataPlace::InPlace(_));
-        let source = resolve(&request.source).await.map_err(RpcError::failed)?;
+        let patience = Duration::from_secs(request.timeout);
+        let source = timeout(patience, resolve(&request.source)).await.map_err(|_| {
+            RpcError::failed(format_args!(
+                "{}: not downloaded within {} s; check the address, or give it longer with --timeout",
+                request.source, request.timeout
+            ))
+        })?;
+        let source = source.map_err(RpcError::failed)?;
         let (progress, mut told) = watch::channel(AddProgress::default());
         let add = self.leases.session.add(AddTorrent {
             source,
@@ -133,7 +140,7 @@ impl Daemon {
             upload: how.upload,
             select: how.select,
             data: how.data,
-            metadata_timeout: Duration::from_secs(request.timeout),
+            metadata_timeout: patience,
             progress,
         });
         tokio::pin!(add);
@@ -149,6 +156,14 @@ impl Daemon {
             }
         };
         Ok(Lease::new(torrent, Arc::clone(&self.leases)))
+    }
+
+    /// When the cache first had this torrent's metadata: the same at every mount, so that what
+    /// compares times (rsync, make) sees that nothing changed.
+    pub fn known_since(&self, info_hash: InfoHash) -> Option<SystemTime> {
+        let cache = self.settings.data_dir.as_deref()?;
+        let info = cache.join(info_hash.to_string()).join("info");
+        info.metadata().and_then(|info| info.modified()).ok()
     }
 
     /// Completes when nothing needs the daemon any more.

@@ -83,7 +83,13 @@ impl Daemon {
         };
         let lease = self.add(&request.source, how, &events).await?;
         options.source = String::from_utf8_lossy(&lease.torrent().info().name).into_owned();
+        options.time = self.known_since(lease.torrent().info().info_hash);
         if let Some(keep) = &request.keep {
+            let folder = keep.canonicalize().unwrap_or_else(|_| keep.0.clone());
+            if folder.starts_with(&options.dir) {
+                let message = format!("{}: is in the mount itself", keep.display());
+                return Err(RpcError::failed(message + "; keep the files in another folder"));
+            }
             keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
         }
         // From here on it is done to the end even if the client leaves.
@@ -359,6 +365,7 @@ fn mount_options(request: &MountRequest) -> MountOptions {
         gid: request.gid,
         umask: request.umask,
         extra: request.options.clone(),
+        time: None,
         read_timeout: request.read_timeout.map(Duration::from_secs),
     }
 }

@@ -70,6 +70,37 @@ fn a_url_that_answers_404() {
 }
 
 #[test]
+fn a_url_that_never_answers() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/a.torrent", silent.local_addr().unwrap());
+    let finished = p2pfs.try_mount(&url, &p2pfs.mount_point(), &["--timeout", "1"]);
+    one_line(&scratch, finished, &["a.torrent", "within 1 s", "--timeout"]);
+}
+
+#[test]
+fn files_to_be_kept_in_the_mount_itself() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let torrent = Torrent::new(&scratch, &Content::album());
+    let dir = p2pfs.mount_point();
+    let keep = ["--until-done", "--keep", dir.to_str().unwrap()];
+    one_line(&scratch, p2pfs.try_mount(&torrent.file, &dir, &keep), &["in the mount itself"]);
+}
+
+#[test]
+fn a_peer_without_a_port() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let torrent = Torrent::new(&scratch, &Content::album());
+    for peer in ["127.0.0.1", "127.0.0.1:0", ":80", "[::1]"] {
+        let finished = p2pfs.try_mount(&torrent.file, &p2pfs.mount_point(), &["--peer", peer]);
+        one_line(&scratch, finished, &[peer, "PORT"]);
+    }
+}
+
+#[test]
 fn a_directory_that_is_not_there() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);

@@ -93,6 +93,22 @@ fn a_second_mount_after_a_clean_end_fetches_nothing() {
 }
 
 #[test]
+fn a_second_mount_has_the_times_of_the_first() {
+    let scratch = Scratch::new();
+    let torrent = Torrent::new(&scratch, &Content::single("film.bin", MIB));
+    let p2pfs = P2pfs::new(&scratch);
+    let changed = |mount: &Mount| {
+        let file = mount.dir().join("film.bin").metadata().unwrap();
+        (mount.dir().metadata().unwrap().modified().unwrap(), file.modified().unwrap())
+    };
+    let first = p2pfs.mount(&torrent.file, &[]);
+    let times = changed(&first);
+    p2pfs.kill_daemon();
+    first.umount();
+    assert_eq!(changed(&p2pfs.mount(&torrent.file, &[])), times);
+}
+
+#[test]
 fn a_corrupted_cache_is_noticed() {
     let scratch = Scratch::new();
     let content = Content::single("film.bin", 2 * MIB);

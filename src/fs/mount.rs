@@ -39,7 +39,7 @@ pub enum MountError {
     #[error("{0}: directory not empty; name an empty one, or hide what is there with -o nonempty")]
     NotEmpty(PathBuf),
     /// It is a mount already.
-    #[error("{dir}: already mounted ({device}); unmount it first: {command} {dir}")]
+    #[error("{dir}: already mounted ({device}); name another directory, or {command} {dir} first")]
     AlreadyMounted {
         /// The directory.
         dir: PathBuf,
@@ -185,7 +185,7 @@ impl Mount {
             uid: resolved.uid.unwrap_or(geteuid().as_raw()),
             gid: resolved.gid.unwrap_or(getegid().as_raw()),
             umask: resolved.umask.unwrap_or(0),
-            time: SystemTime::now(),
+            time: options.time.unwrap_or_else(SystemTime::now),
             read_timeout: options.read_timeout,
         };
         let fs = Arc::new(Fs::new(Arc::new(content), view));

@@ -1,7 +1,7 @@
 //! Mount options, ours and those of mount(8) and fstab.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::mount::MsFlags;
 
@@ -22,6 +22,8 @@ pub struct MountOptions {
     pub umask: Option<u32>,
     /// The values of `-o`, each of them options separated by commas.
     pub extra: Vec<String>,
+    /// When files and folders were changed for which the torrent does not say; now without.
+    pub time: Option<SystemTime>,
     /// How long a buffered read may wait before it fails; for ever without.
     pub read_timeout: Option<Duration>,
 }
@@ -30,7 +32,7 @@ pub struct MountOptions {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// Nobody knows it.
-    #[error("mount option {0:?} is not known; see p2pfs-mount(1) for those that are")]
+    #[error("mount option {0:?} is not known; see p2pfs(1) for those that are")]
     Unknown(String),
     /// Its value is no number of the kind it wants.
     #[error("mount option {option:?} needs {wants}")]

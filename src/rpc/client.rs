@@ -20,6 +20,9 @@ pub enum ConnectError {
     /// No daemon listens there, or it is just leaving.
     #[error("no daemon is running")]
     NotRunning,
+    /// The system takes no longer ones.
+    #[error("{0}: too long for the path of a socket (107 bytes): name a shorter one with --socket")]
+    TooLong(String),
     /// The socket is there but may not be used, or failed.
     #[error("cannot reach the daemon at {socket}: {cause}")]
     Failed {
@@ -49,6 +52,9 @@ impl Client {
         let failed = |cause: String| ConnectError::Failed { socket: shown(), cause };
         let mut stream = match UnixStream::connect(socket).await {
             Ok(stream) => stream,
+            Err(e) if e.kind() == IoKind::InvalidInput => {
+                return Err(ConnectError::TooLong(shown()));
+            }
             Err(e) if is_absence(e.kind()) => return Err(ConnectError::NotRunning),
             Err(e) => return Err(failed(e.to_string())),
         };

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ pub enum ListenError {
         "{0} belongs to another user or can be written by others: name a socket elsewhere with --socket"
     )]
     Unsafe(String),
+    /// Something else is there, perhaps a file of the user's.
+    #[error("{0}: is there already and not a socket: name another path with --socket")]
+    Occupied(String),
     /// The system refuses.
     #[error("cannot listen at {socket}: {cause}")]
     Io {
@@ -61,11 +64,7 @@ impl Listener {
             return Err(ListenError::Unsafe(folder.display().to_string()));
         }
         let lock = take_lock(socket).await?;
-        // Nobody listens while we hold the lock: what is left there is stale.
-        match std::fs::remove_file(socket) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-            _ => {}
-        }
+        remove_stale(socket)?;
         let listener = UnixListener::bind(socket).map_err(failed)?;
         std::fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(failed)?;
         Ok((Self { listener, socket: socket.into() }, lock))
@@ -114,6 +113,22 @@ async fn take_lock(socket: &Path) -> Result<Flock<File>, ListenError> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
         waited += LOOK_EVERY;
+    }
+}
+
+/// Removes a socket that a dead daemon left. To be called with the daemon's lock: nobody listens.
+fn remove_stale(socket: &Path) -> Result<(), ListenError> {
+    let shown = || socket.display().to_string();
+    let removed = match std::fs::symlink_metadata(socket) {
+        Ok(there) if there.file_type().is_socket() => std::fs::remove_file(socket),
+        Ok(_) => return Err(ListenError::Occupied(shown())),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(ListenError::Io { socket: shown(), cause })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -176,6 +191,16 @@ mod tests {
             drop(listener);
         });
         assert!(!socket.exists());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("film.mkv");
+        std::fs::write(&socket, "dear to the user").unwrap();
+        let bound = run(Listener::bind(&socket));
+        assert!(matches!(bound, Err(ListenError::Occupied(_))));
+        assert_eq!(std::fs::read(&socket).unwrap(), b"dear to the user");
     }
 
     #[test]

@@ -325,11 +325,11 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    /// A failure of this kind; what is more than one line becomes one.
+    /// A failure of this kind, [`visible`]; what is more than one line becomes one.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> Self {
         let message = message.to_string();
         let lines: Vec<_> = message.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-        Self { kind, message: lines.join(" ") }
+        Self { kind, message: visible(&lines.join(" ")) }
     }
 
     /// A failure of no special kind.
@@ -348,9 +348,28 @@ impl RpcError {
     }
 }
 
+/// `text` with its control characters escaped: in names, and in what a tracker says, a terminal would
+/// obey them, and a line would become two.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_nothing_else_is_changed() {
+        assert_eq!(visible("It's \"ä\"\\\n\x1b[31m"), "It's \"ä\"\\\\n\\u{1b}[31m");
+    }
 
     #[test]
     fn an_error_is_one_line() {

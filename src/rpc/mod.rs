@@ -20,7 +20,7 @@ pub use client::{Client, ConnectError};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
     Call, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request, Response,
-    RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
+    RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting, visible,
 };
 pub use path::WirePath;
 pub use place::{Places, beside};

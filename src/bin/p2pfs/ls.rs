@@ -9,7 +9,7 @@ use clap::Args;
 use p2pfs::engine::{Source, resolve};
 use p2pfs::proto::metainfo::Info;
 use p2pfs::proto::metainfo::layout::{EntryKind, Layout};
-use p2pfs::rpc::{ListedFile, Request, Response, WirePath};
+use p2pfs::rpc::{ListedFile, Request, Response, WirePath, visible};
 
 use super::source::{self, Network};
 use super::{daemon, mount};
@@ -70,7 +70,7 @@ fn print(files: &[ListedFile]) -> Result<()> {
     for file in files {
         write!(out, "{:>15}  ", file.length)?;
         if safe {
-            writeln!(out, "{}", file.path.to_string_lossy().escape_debug())?;
+            writeln!(out, "{}", visible(&file.path.to_string_lossy()))?;
         } else {
             out.write_all(file.path.as_os_str().as_bytes())?;
             out.write_all(b"\n")?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use p2pfs::fs::MountOptions;
 use p2pfs::fs::mount::{MountError, check as check_dir};
-use p2pfs::rpc::{ErrorKind, MountRequest, Request, RpcError, size};
+use p2pfs::rpc::{ErrorKind, MountRequest, Request, RpcError, size, visible};
 
 use super::source::{self, Network};
 use super::{daemon, options, places};
@@ -83,10 +83,10 @@ impl Mount {
         let mounted = daemon::ask_started(socket, &settings, request, |_| {}).await?;
         eprintln!(
             "p2pfs: {} ({} in {}) is mounted on {}",
-            mounted.name.escape_debug(),
+            visible(&mounted.name),
             size::show(mounted.bytes),
             size::count(mounted.files, "file"),
-            dir.display()
+            visible(&dir.to_string_lossy())
         );
         Ok(())
     }

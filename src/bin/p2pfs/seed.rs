@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 use p2pfs::engine::Source;
-use p2pfs::rpc::{Request, SeedRequest, size};
+use p2pfs::rpc::{Request, SeedRequest, size, visible};
 
 use super::source::{self, Network};
 use super::{daemon, mount, places};
@@ -47,10 +47,10 @@ impl Seed {
         let seeding = daemon::ask_started(socket, &settings, request, |_| {}).await?;
         eprintln!(
             "p2pfs: {} ({} in {}) is checked and seeded from {}",
-            seeding.name.escape_debug(),
+            visible(&seeding.name),
             size::show(seeding.bytes),
             size::count(seeding.files, "file"),
-            data.display()
+            visible(&data.to_string_lossy())
         );
         Ok(())
     }

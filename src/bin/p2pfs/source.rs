@@ -1,6 +1,7 @@
 //! SOURCE: which torrent is meant, checked as far as that needs no network.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU16;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -41,10 +42,15 @@ impl Network {
 
 /// The addresses of a peer.
 fn addresses(peer: &str) -> Result<Vec<SocketAddr>> {
-    let found = peer.to_socket_addrs().map_err(|error| {
-        RpcError::new(ErrorKind::Usage, format_args!("--peer {peer}: not a HOST:PORT ({error})"))
-    })?;
-    Ok(found.collect())
+    let usage = |what: &str| RpcError::new(ErrorKind::Usage, format_args!("--peer {peer}: {what}"));
+    let named = peer
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<NonZeroU16>().is_ok());
+    if !named {
+        return Err(usage("not HOST:PORT; an IPv6 address is written [ADDRESS]:PORT").into());
+    }
+    let found = peer.to_socket_addrs();
+    Ok(found.map_err(|error| usage(&format!("cannot be found: {error}")))?.collect())
 }
 
 /// The source as the daemon understands it, refused now if it makes no sense, and what it is if

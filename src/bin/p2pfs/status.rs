@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use p2pfs::rpc::{Request, Response, ShareKind, ShareStatus, size};
+use p2pfs::rpc::{Request, Response, ShareKind, ShareStatus, size, visible};
 
 use super::{daemon, places};
 
@@ -55,7 +55,7 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
         ShareKind::Mount => "mount",
         ShareKind::Seed => "seed",
     };
-    let (path, name) = (share.path.display(), torrent.name.escape_debug());
+    let (path, name) = (visible(&share.path.to_string_lossy()), visible(&torrent.name));
     writeln!(out, "{path}  {kind} of {name} ({})", torrent.info_hash)?;
     writeln!(
         out,

@@ -6,23 +6,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use p2pfs::proto::metainfo::FileEntry;
 
 /// The files at or below `root`. What is neither file, folder nor link, and links that lead out of
-/// `root`, are left out, with a line for each on stderr. Times are left out too, so that the same
+/// `root`, are left out, as are empty folders, with a line for each on stderr. Times are left out too, so that the same
 /// files always make the same torrent.
 pub fn walk(root: &Path) -> Result<Vec<FileEntry>> {
     let meta = root.metadata().with_context(|| root.display().to_string())?;
     if meta.is_file() {
         return Ok(vec![entry(Vec::new(), &meta)]);
     }
+    if !meta.is_dir() {
+        bail!("{}: neither a file nor a folder; name what shall be shared", root.display());
+    }
     let mut found = Vec::new();
     let mut folders = vec![Vec::new()];
     while let Some(folder) = folders.pop() {
         let path = join(root, &folder);
         let shown = || path.display().to_string();
-        for child in fs::read_dir(&path).with_context(shown)? {
+        let mut children = fs::read_dir(&path).with_context(shown)?.peekable();
+        if children.peek().is_none() && !folder.is_empty() {
+            eprintln!("p2pfs: {}: left out; a torrent has no empty folders", path.display());
+        }
+        for child in children {
             let child = child.with_context(shown)?;
             let mut parts = folder.clone();
             parts.push(child.file_name().as_bytes().to_vec());
