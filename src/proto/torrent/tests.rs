@@ -434,11 +434,12 @@ fn a_slow_peer_does_not_hold_up_a_sequential_read() {
     world.know(reader, fast);
     world.run(LONG, |w| w.nodes[reader].links.len() == 2);
     let mut began = world.now;
-    world.read_all(reader, |w, piece| {
+    let longest = world.read_all(reader, |w, piece| {
         if piece == 100 {
             began = w.now;
         }
     });
+    assert!(longest < 700 * MS, "{longest:?}");
     let (took, alone) = (world.now.since(began), 300 * 4 * 4 * MS);
     assert!(took < alone + alone / 20, "{took:?}, the fast peer alone {alone:?}");
     let (sent, duplicates) =
