@@ -18,38 +18,43 @@ const USUAL_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
 /// Incoming connections that have not said what they want yet; more wait in the kernel's queue.
 const MAX_OPENING: usize = 64;
 
+/// The port, and a listener for each address.
+type Listeners = (u16, Vec<std::net::TcpListener>);
+
+/// Where a listener could not be opened, and why.
+type ListenError = (String, io::Error);
+
 /// Opens the same port on every address. Without IPv6 on this machine only IPv4 is used.
-pub(super) fn open(
-    addresses: &[IpAddr],
-    port: Option<u16>,
-) -> io::Result<(u16, Vec<std::net::TcpListener>)> {
+pub(super) fn open(addresses: &[IpAddr], port: Option<u16>) -> Result<Listeners, ListenError> {
     if let Some(port) = port {
         return open_port(addresses, port);
     }
     for port in USUAL_PORTS {
         match open_port(addresses, port) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            Err((_, e)) if e.kind() == io::ErrorKind::AddrInUse => {}
             other => return other,
         }
     }
     open_port(addresses, 0)
 }
 
-fn open_port(addresses: &[IpAddr], port: u16) -> io::Result<(u16, Vec<std::net::TcpListener>)> {
+fn open_port(addresses: &[IpAddr], port: u16) -> Result<Listeners, ListenError> {
     let every = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    let (addresses, optional_v6) =
+    let (addresses, all) =
         if addresses.is_empty() { (&every[..], true) } else { (addresses, false) };
     let (mut port, mut listeners) = (port, Vec::new());
     for &ip in addresses {
-        match bind(SocketAddr::new(ip, port)) {
-            Ok(listener) => {
-                port = listener.local_addr()?.port();
+        let at = SocketAddr::new(ip, port);
+        match bind(at).and_then(|l| Ok((l.local_addr()?.port(), l))) {
+            Ok((bound, listener)) => {
+                port = bound;
                 listeners.push(listener);
             }
-            Err(e) if optional_v6 && ip.is_ipv6() && e.kind() != io::ErrorKind::AddrInUse => {
+            Err(e) if all && ip.is_ipv6() && e.kind() != io::ErrorKind::AddrInUse => {
                 tracing::debug!(error = %e, "no IPv6");
             }
-            Err(e) => return Err(e),
+            Err(e) if all => return Err((format!("port {port}"), e)),
+            Err(e) => return Err((at.to_string(), e)),
         }
     }
     Ok((port, listeners))

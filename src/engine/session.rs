@@ -64,10 +64,10 @@ pub enum SessionError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The port cannot be opened.
-    #[error("cannot listen on port {port}: {error}; name another one with --port")]
+    #[error("cannot listen on {at}: {error}; name another --port or --listen address")]
     Listen {
-        /// The port that was asked for, 0 for any.
-        port: u16,
+        /// The address and port, or just the port where all addresses were meant.
+        at: String,
         /// The system's reason.
         error: io::Error,
     },
@@ -153,8 +153,8 @@ pub struct Session {
 impl Session {
     /// Opens the cache and the port.
     pub async fn start(config: SessionConfig) -> Result<Self, SessionError> {
-        let listen_error = |error| SessionError::Listen { port: config.port.unwrap_or(0), error };
-        let (port, listeners) = listen::open(&config.listen, config.port).map_err(listen_error)?;
+        let (port, listeners) = listen::open(&config.listen, config.port)
+            .map_err(|(at, error)| SessionError::Listen { at, error })?;
         let store = Store::open(&config.cache_dir)?;
         let clock = Clock::start();
         let bucket = |limit: Option<u64>| {
@@ -177,7 +177,8 @@ impl Session {
             last_id: AtomicU64::new(0),
         });
         for listener in listeners {
-            let listener = TcpListener::from_std(listener).map_err(listen_error)?;
+            let listener = TcpListener::from_std(listener)
+                .map_err(|error| SessionError::Listen { at: format!("port {port}"), error })?;
             tokio::spawn(listen::run(listener, shared.clone()));
         }
         tokio::spawn(choke(shared.clone(), config.upload_limit));

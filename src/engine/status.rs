@@ -13,7 +13,8 @@ pub struct TorrentStatus {
     pub name: String,
     /// All bytes.
     pub total: u64,
-    /// Verified bytes, in this life of the daemon.
+    /// Verified bytes. Those of an earlier life of the daemon count: they are hashed again before
+    /// they are used.
     pub verified: u64,
     /// Bytes of the selected files.
     pub wanted: u64,

@@ -118,7 +118,8 @@ impl Torrent {
         self.inner.waiting.load(Ordering::Relaxed)
     }
 
-    /// Verified bytes of file `file`, and of the whole torrent with `None`.
+    /// Bytes of file `file`, and of the whole torrent with `None`, that were verified, in this life
+    /// of the daemon or an earlier one (then they are hashed again before they are used).
     pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
         self.inner.store.verified_bytes(file)
     }
@@ -143,7 +144,7 @@ impl Torrent {
         let verified = store.verified_bytes(None);
         let overlap = progress.wanted.iter(&geometry).fold((0, 0), |(all, here), piece| {
             let length = u64::from(geometry.piece_len(piece));
-            (all + length, here + if store.is_verified(piece) { length } else { 0 })
+            (all + length, here + if store.is_here(piece) { length } else { 0 })
         });
         let stats = progress.stats;
         let state = match () {
@@ -161,7 +162,7 @@ impl Torrent {
             wanted: overlap.0,
             wanted_verified: overlap.1,
             pieces: geometry.piece_count(),
-            pieces_verified: stats.pieces_readable,
+            pieces_verified: geometry.pieces().filter(|p| store.is_here(*p)).count() as u32,
             peers: stats.peers,
             seeders: stats.seeders,
             known_peers: stats.known_peers,

@@ -85,8 +85,14 @@ impl TorrentStore {
         self.states.get(piece) == State::AtRest
     }
 
-    /// Verified bytes of file `file`, of the whole torrent with `None`. Takes time in proportion to
-    /// the number of pieces (a million: a few milliseconds).
+    /// Whether the piece was verified, in this life of the daemon or an earlier one.
+    pub fn is_here(&self, piece: PieceIndex) -> bool {
+        self.states.get(piece) != State::Absent
+    }
+
+    /// Bytes of file `file`, of the whole torrent with `None`, that were verified, in this life of
+    /// the daemon or an earlier one. Takes time in proportion to the number of pieces (a million: a
+    /// few milliseconds).
     pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
         let range = match file {
             None => 0..self.info.geometry.total(),
@@ -97,7 +103,7 @@ impl TorrentStore {
         };
         let overlap = |piece| overlap(self.info.geometry.piece_range(piece), &range);
         let pieces = self.info.geometry.pieces_of(range.clone());
-        pieces.filter(|&p| self.is_verified(p)).map(|p| overlap(p).end - overlap(p).start).sum()
+        pieces.filter(|&p| self.is_here(p)).map(|p| overlap(p).end - overlap(p).start).sum()
     }
 
     /// A buffer for an incoming piece. How many there are at a time is the caller's budget; a

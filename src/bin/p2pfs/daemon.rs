@@ -94,7 +94,7 @@ pub async fn ask_started(
 /// Becomes a daemon of its own that does `request` in the foreground. Returns only if that fails.
 pub fn become_daemon(socket: Option<&Path>, settings: &Settings, request: &Request) -> Result<()> {
     let program = program();
-    let mut command = command(&program);
+    let mut command = Command::new(program);
     command.arg("--foreground").args(arguments(settings));
     if let Some(socket) = socket {
         command.arg("--socket").arg(socket);
@@ -124,7 +124,7 @@ async fn connect_or_start(socket: &Path, settings: &Settings) -> Result<Client> 
 async fn start(socket: &Path, settings: &Settings) -> Result<()> {
     let program = program();
     let (told, tell) = std::io::pipe().context("cannot make a pipe")?;
-    let child = command(&program)
+    let child = Command::new(program)
         .arg("--detach")
         .arg("--socket")
         .arg(socket)
@@ -149,15 +149,6 @@ async fn start(socket: &Path, settings: &Settings) -> Result<()> {
 
 fn cannot_run(program: &Path) -> String {
     format!("cannot run {}: install it beside p2pfs or in the PATH", program.display())
-}
-
-/// The daemon's command line begins like this.
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    // Each mount has a buffer of 16 MiB for writes that never come. As a mapping of its own it stays
-    // untouched, as long as glibc does not learn to recycle (and clear) so large a piece of its heap.
-    command.env("MALLOC_MMAP_THRESHOLD_", (8 << 20).to_string());
-    command
 }
 
 /// `p2pfs-mountd` from beside this executable, otherwise from the PATH.
