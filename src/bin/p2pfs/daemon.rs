@@ -94,7 +94,7 @@ pub async fn ask_started(
 /// Becomes a daemon of its own that does `request` in the foreground. Returns only if that fails.
 pub fn become_daemon(socket: Option<&Path>, settings: &Settings, request: &Request) -> Result<()> {
     let program = program();
-    let mut command = Command::new(program);
+    let mut command = Command::new(&program);
     command.arg("--foreground").args(arguments(settings));
     if let Some(socket) = socket {
         command.arg("--socket").arg(socket);
@@ -124,7 +124,7 @@ async fn connect_or_start(socket: &Path, settings: &Settings) -> Result<Client> 
 async fn start(socket: &Path, settings: &Settings) -> Result<()> {
     let program = program();
     let (told, tell) = std::io::pipe().context("cannot make a pipe")?;
-    let child = Command::new(program)
+    let child = Command::new(&program)
         .arg("--detach")
         .arg("--socket")
         .arg(socket)
