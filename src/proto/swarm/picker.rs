@@ -443,6 +443,17 @@ impl Picker {
         }
     }
 
+    /// Begun pieces without all of their blocks that only `peer` may be asked for, and of which it
+    /// owes nothing.
+    pub fn pieces_only_from(&self, peer: PeerKey) -> Vec<PieceIndex> {
+        let idle = |partial: &Partial| {
+            partial.sole_source == Some(peer)
+                && partial.blocks.iter().all(|b| b.requesters.is_empty())
+        };
+        let only = |p: &&PieceIndex| self.is_partial(**p) && self.partials.get(p).is_some_and(idle);
+        self.suspicious.iter().filter(only).copied().collect()
+    }
+
     /// Begun pieces nobody is being asked for, fewest blocks first: what to give up when memory is
     /// needed.
     pub fn idle_partials(&self) -> Vec<PieceIndex> {

@@ -83,6 +83,13 @@ impl Active {
         self.drop_abandoned(block.piece, outputs);
     }
 
+    /// Gives up the begun pieces that only `peer`, which serves us no more, might be asked for.
+    pub fn source_lost(&mut self, peer: PeerKey, outputs: &mut VecDeque<Output>) {
+        for piece in self.picker.pieces_only_from(peer) {
+            self.abandon(piece, outputs);
+        }
+    }
+
     /// Gives up a begun piece.
     pub fn abandon(&mut self, piece: PieceIndex, outputs: &mut VecDeque<Output>) {
         self.picker.abandon(piece);

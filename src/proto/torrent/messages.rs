@@ -105,6 +105,9 @@ impl Torrent {
                 }
             }
         }
+        if let Some(active) = &mut self.active {
+            active.source_lost(key, &mut self.outputs);
+        }
         Ok(())
     }
 

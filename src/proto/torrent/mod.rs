@@ -217,6 +217,7 @@ impl Torrent {
             for block in peer.window.clear() {
                 active.release(block, key, &mut self.outputs);
             }
+            active.source_lost(key, &mut self.outputs);
         }
     }
 

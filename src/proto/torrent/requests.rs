@@ -147,6 +147,7 @@ impl Torrent {
             .pick_partial(key, holds, allowed)
             .or_else(|| active.picker.pick_new(holds, &mut self.rng, allowed))
             // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
+            .or_else(|| active.picker.pick_partial(key, holds, |p| peer.serves(p)))
             .or_else(|| active.picker.pick_new(holds, &mut self.rng, |p| peer.serves(p)));
         match piece {
             Some(piece) => self.ask(key, piece, false, now),

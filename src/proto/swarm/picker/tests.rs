@@ -138,6 +138,19 @@ fn when_the_only_source_leaves_another_may_take_its_place() {
 }
 
 #[test]
+fn a_piece_that_only_one_peer_may_send_is_known_for_it_once_it_owes_nothing() {
+    let mut picker = picker();
+    let (piece, other) = (geometry().piece(3).unwrap(), geometry().piece(4).unwrap());
+    picker.suspicious.insert(piece);
+    let block = picker.take_from(piece, PeerKey(1)).unwrap();
+    picker.take_from(other, PeerKey(1)).unwrap();
+    assert_eq!(picker.pieces_only_from(PeerKey(1)), []);
+    picker.arrived(block, PeerKey(1));
+    assert_eq!(picker.pieces_only_from(PeerKey(1)), [piece]);
+    assert_eq!(picker.pieces_only_from(PeerKey(2)), []);
+}
+
+#[test]
 fn in_endgame_a_block_is_asked_of_several_and_the_others_are_cancelled() {
     let mut picker = picker();
     for piece in geometry().pieces() {
