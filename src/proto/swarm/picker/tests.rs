@@ -101,6 +101,20 @@ fn the_rarest_piece_is_picked_once_a_few_are_here() {
 }
 
 #[test]
+fn a_seed_may_have_rarer_pieces_than_the_begun_one_and_others_may_not() {
+    let mut picker = picker();
+    for i in 0..4 {
+        picker.verified(geometry().piece(i).unwrap());
+    }
+    let begun = geometry().piece(5).unwrap();
+    picker.take_from(begun, PeerKey(1)).unwrap();
+    assert!(!picker.has_rarer(begun, &Holds::All));
+    picker.peer_came(&holds(&[5]));
+    assert!(picker.has_rarer(begun, &Holds::All));
+    assert!(!picker.has_rarer(begun, &holds(&[5, 6])));
+}
+
+#[test]
 fn ties_are_broken_at_random() {
     let picker = picker();
     let picked: BTreeSet<_> = (0..50)
