@@ -156,6 +156,11 @@ impl Picker {
         self.seeds + u32::from(self.slots[piece.index()].availability)
     }
 
+    /// Whether no connected peer has `piece` but those that have everything.
+    pub fn is_only_at_seeds(&self, piece: PieceIndex) -> bool {
+        self.slots[piece.index()].availability == 0
+    }
+
     /// Pieces that are begun, with or without free blocks.
     pub fn partial_pieces(&self) -> impl Iterator<Item = PieceIndex> + '_ {
         self.partials.keys().copied()

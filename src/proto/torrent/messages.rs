@@ -126,6 +126,9 @@ impl Torrent {
             active.picker.peer_left(&old);
             active.picker.peer_came(&Holds::All);
         }
+        self.note_passed_on(key, piece);
+        let Some(peer) = self.peers.get(&key) else { return Ok(()) };
+        let Some(active) = &self.active else { return Ok(()) };
         if full || (!peer.am_interested && !active.announced.contains(piece)) {
             self.update_interest(key, now);
         }
