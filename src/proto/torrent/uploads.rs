@@ -226,12 +226,18 @@ impl Torrent {
         }
     }
 
-    /// Grants the allowed-fast set (BEP 6), so that a newcomer has something to trade.
+    /// Grants the allowed-fast set (BEP 6), so that a newcomer has something to trade. A complete
+    /// torrent does not: its uplink is for pieces that nobody else can give.
     pub(super) fn grant_allowed_fast(&mut self, key: PeerKey, now: Timestamp) {
         let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else { return };
         let std::net::IpAddr::V4(ip) = peer.addr.ip() else { return };
         let few = peer.holds.as_ref().is_some_and(|h| !h.is_full());
-        if !self.options.upload || !peer.fast || !few || active.announced.is_empty() {
+        if !self.options.upload
+            || !peer.fast
+            || !few
+            || active.announced.is_empty()
+            || active.announced.is_full()
+        {
             return;
         }
         let count = active.geometry.piece_count();
