@@ -7,5 +7,6 @@ pub mod fs;
 pub mod proto;
 #[cfg(feature = "full")]
 pub mod rpc;
+pub mod sim;
 #[cfg(feature = "full")]
 pub mod store;

@@ -1,8 +1,9 @@
 //! The choker: who may download from us (BEP 3's tit-for-tat).
 //!
 //! One for the whole session: peers of all torrents compete for the same upload slots. Every ten
-//! seconds the peers that give us most are unchoked; a torrent that is complete gives its slots to
-//! those who take fastest. One slot is optimistic, rotated every thirty seconds with newcomers
+//! seconds the peers that give us most are unchoked. A torrent that is complete gives its slots in
+//! turns to those who pass on what they get: the fastest taker may be one who gives nothing, and
+//! whoever falls behind holds up a swarm that waits for the last. One slot is optimistic, rotated every thirty seconds with newcomers
 //! favoured, so that a better peer can be found and a new one can begin.
 
 use std::time::Duration;
@@ -28,6 +29,10 @@ const MAX_EXTRA_SLOTS: usize = 20;
 /// A peer that sent nothing for this long although asked is snubbing us and earns no regular slot.
 pub const SNUB_AFTER: Duration = Duration::from_secs(60);
 
+/// Bytes that a peer may take from a seeder before those who had less have their turn. Turns much
+/// shorter would leave a begun piece behind each time.
+const TURN: u64 = 8 << 20;
+
 /// A peer connected for less than this is a newcomer.
 const NEWCOMER: Duration = Duration::from_secs(60);
 
@@ -46,6 +51,10 @@ pub struct Candidate {
     pub gives: f64,
     /// Bytes a second it takes from us.
     pub takes: f64,
+    /// Bytes it ever took from us.
+    pub taken: u64,
+    /// It keeps to itself what only we could give it: others do not get it from there.
+    pub keeps: bool,
     /// Our torrent is complete, so it can give us nothing.
     pub seeding: bool,
     /// We wait for it and nothing comes ([`SNUB_AFTER`]).
@@ -55,14 +64,24 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// What ranks it: what it gives, and to a complete torrent what it takes.
-    fn merit(&self) -> f64 {
-        match (self.seeding, self.snubbed) {
-            (true, _) => self.takes,
-            (false, true) => 0.0,
-            (false, false) => self.gives,
+    /// What ranks it, least first: those who give us something by how much, then those whose turn
+    /// it is at a complete torrent, then those who give nothing or keep what they get.
+    fn rank(&self) -> (Group, u64, u64) {
+        let slower = |rate: f64| u64::MAX - rate.max(0.0) as u64;
+        match self {
+            Self { seeding: true, keeps: true, .. } => (Group::Takes, 1, slower(self.takes)),
+            Self { seeding: true, .. } => (Group::Turn, self.taken / TURN, slower(self.takes)),
+            Self { snubbed: false, gives, .. } if *gives > 0.0 => (Group::Gives, slower(*gives), 0),
+            _ => (Group::Takes, 0, 0),
         }
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    Gives,
+    Turn,
+    Takes,
 }
 
 /// The choker of a session.
@@ -108,7 +127,7 @@ impl Choker {
             .filter(|c| !c.snubbed || c.seeding)
             .filter(|c| !self.regular.contains(&c.who) && self.optimistic != Some(c.who))
             .collect();
-        ranked.sort_by(|a, b| b.merit().total_cmp(&a.merit()).then(a.who.cmp(&b.who)));
+        ranked.sort_by_key(|c| (c.rank(), c.who));
         let free = (REGULAR_SLOTS + self.extra).saturating_sub(self.regular.len());
         self.regular.extend(ranked.iter().take(free).map(|c| c.who));
         let rest: Vec<_> = candidates.iter().filter(|c| !self.regular.contains(&c.who)).collect();
@@ -145,7 +164,16 @@ mod tests {
 
     fn candidate(n: u64, gives: f64, takes: f64, seeding: bool) -> Candidate {
         let who = (1, PeerKey(n));
-        Candidate { who, gives, takes, seeding, snubbed: false, since: Timestamp::ZERO }
+        Candidate {
+            who,
+            gives,
+            takes,
+            taken: 0,
+            keeps: false,
+            seeding,
+            snubbed: false,
+            since: Timestamp::ZERO,
+        }
     }
 
     fn late() -> Timestamp {
@@ -184,10 +212,27 @@ mod tests {
     }
 
     #[test]
-    fn a_seeder_prefers_who_takes_fastest() {
-        let peers: Vec<_> = (0..6).map(|n| candidate(n, 0.0, (n * 10) as f64, true)).collect();
+    fn a_seeder_prefers_who_takes_fastest_among_those_who_had_as_little() {
+        let mut peers: Vec<_> = (0..6).map(|n| candidate(n, 0.0, (n * 10) as f64, true)).collect();
+        peers[5].taken = TURN;
         let unchoked = Choker::new(4).round(&peers, false, late());
-        assert_eq!(unchoked[..3], [(1, PeerKey(5)), (1, PeerKey(4)), (1, PeerKey(3))]);
+        assert_eq!(unchoked[..3], [(1, PeerKey(4)), (1, PeerKey(3)), (1, PeerKey(2))]);
+    }
+
+    #[test]
+    fn who_keeps_what_it_gets_from_a_seeder_comes_last() {
+        let mut peers: Vec<_> = (0..4).map(|n| candidate(n, 0.0, 0.0, true)).collect();
+        peers[0].keeps = true;
+        peers[0].takes = 1e6;
+        let unchoked = Choker::new(4).round(&peers, false, late());
+        assert_eq!(unchoked[..3], [(1, PeerKey(1)), (1, PeerKey(2)), (1, PeerKey(3))]);
+    }
+
+    #[test]
+    fn who_gives_comes_before_who_only_takes() {
+        let mut peers: Vec<_> = (0..4).map(|n| candidate(n, 0.0, 1e6, true)).collect();
+        peers.push(candidate(9, 1.0, 0.0, false));
+        assert_eq!(Choker::new(4).round(&peers, false, late())[0], (1, PeerKey(9)));
     }
 
     #[test]

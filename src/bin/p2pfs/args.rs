@@ -39,6 +39,7 @@ pub enum Verb {
     Create(super::create::Create),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
+    Sim(super::sim::Sim),
     /// Print the manual page
     #[command(hide = true)]
     Man,

@@ -12,6 +12,7 @@ mod places;
 mod prefetch;
 mod progress;
 mod seed;
+mod sim;
 mod source;
 mod status;
 mod stop;
@@ -64,6 +65,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Create(verb) => verb.run(),
             Verb::Seed(verb) => verb.run(socket).await,
             Verb::Stop(verb) => verb.run(socket).await,
+            Verb::Sim(verb) => verb.run(),
             Verb::Man => manual::print(),
         }
     })

@@ -3,5 +3,5 @@
 mod session;
 mod window;
 
-pub use session::{Disconnect, Early, MAX_SERVED_BLOCK, PeerSession, UPLOAD_QUEUE};
+pub use session::{Disconnect, Early, FirstCopies, MAX_SERVED_BLOCK, PeerSession, UPLOAD_QUEUE};
 pub use window::RequestWindow;

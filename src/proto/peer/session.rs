@@ -28,6 +28,30 @@ const MAX_OPENINGS: u32 = 4;
 /// Unasked blocks beyond those we cancelled, before the peer is dropped.
 const MAX_UNASKED: u32 = 64;
 
+/// Pieces that a peer may have from us alone before others have got them from it: at any time it is
+/// receiving some, and has just received others.
+const MAX_KEPT: u32 = 8;
+
+/// One first copy out of this many may stay where it went: others may come to us for it because
+/// whoever has it is busy.
+const KEPT_SHARE: u32 = 4;
+
+/// Pieces that we gave to a peer when nobody else had them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FirstCopies {
+    /// All of them.
+    pub lent: u32,
+    /// Those that no other peer has got from it yet.
+    pub kept: u32,
+}
+
+impl FirstCopies {
+    /// Whether the peer does not pass on what it gets.
+    pub fn are_kept(self) -> bool {
+        self.kept > MAX_KEPT + self.lent / KEPT_SHARE
+    }
+}
+
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Disconnect {
@@ -111,6 +135,8 @@ pub struct PeerSession {
     pub last_received: Timestamp,
     /// When payload last arrived from it.
     pub last_block: Timestamp,
+    /// What became of pieces that we gave to it when nobody else had them.
+    pub first_copies: FirstCopies,
     /// Pieces of its that failed a check while others had a part in them too.
     pub suspected: u32,
     /// Pieces it refused again and again, and when: taken for missing there for a while.
@@ -158,6 +184,7 @@ impl PeerSession {
             last_sent: now,
             last_received: now,
             last_block: now,
+            first_copies: FirstCopies::default(),
             suspected: 0,
             refused: BTreeMap::new(),
             metadata_sent: 0,

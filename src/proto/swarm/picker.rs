@@ -156,6 +156,11 @@ impl Picker {
         self.seeds + u32::from(self.slots[piece.index()].availability)
     }
 
+    /// Whether no connected peer has `piece` but those that have everything.
+    pub fn is_only_at_seeds(&self, piece: PieceIndex) -> bool {
+        self.slots[piece.index()].availability == 0
+    }
+
     /// Pieces that are begun, with or without free blocks.
     pub fn partial_pieces(&self) -> impl Iterator<Item = PieceIndex> + '_ {
         self.partials.keys().copied()
@@ -299,8 +304,8 @@ impl Picker {
         }
     }
 
-    /// The begun piece with a free block for a peer with `holds`: the one with fewest blocks to
-    /// go, so that pieces get whole.
+    /// The begun piece with a free block for a peer with `holds`: the rarest, and of these the one
+    /// with fewest blocks to go, so that pieces get whole.
     pub fn pick_partial(
         &self,
         peer: PeerKey,
@@ -313,8 +318,23 @@ impl Picker {
             .filter(|&&p| self.slots[p.index()].priority > Priority::None)
             .filter_map(|&p| Some((p, self.partials.get(&p)?)))
             .filter(|(_, partial)| partial.is_open_to(peer))
-            .min_by_key(|(_, partial)| partial.free)
+            .min_by_key(|(p, partial)| (self.slots[p.index()].availability, partial.free))
             .map(|(p, _)| p)
+    }
+
+    /// Whether a peer with `holds` may have a missing piece that is rarer than `begun` and wanted no
+    /// less. What only seeds have is what a seed should be asked for: nobody else can bring it into
+    /// the swarm.
+    pub fn has_rarer(&self, begun: PieceIndex, holds: &Holds) -> bool {
+        let slot = self.slots[begun.index()];
+        let least = usize::from(!matches!(holds, Holds::All));
+        let rarer = usize::from(slot.availability);
+        self.have >= RANDOM_FIRST_PIECES
+            && self
+                .buckets
+                .iter()
+                .skip(usize::from(slot.priority == Priority::Prefetch))
+                .any(|class| class.iter().take(rarer).skip(least).any(|bucket| !bucket.is_empty()))
     }
 
     /// A piece to begin for a peer with `holds`: random while there is little to trade, then the
@@ -333,7 +353,9 @@ impl Picker {
             {
                 return Some(piece);
             }
-            for bucket in class.iter().filter(|b| !b.is_empty()) {
+            // What nobody has but seeds, only a seed can be asked for.
+            let least = usize::from(!matches!(holds, Holds::All));
+            for bucket in class.iter().skip(least).filter(|b| !b.is_empty()) {
                 let (before, after) = bucket.split_at(rng.random_range(0..bucket.len()));
                 if let Some(piece) = after.iter().chain(before).find_map(fits) {
                     return Some(piece);

@@ -1,6 +1,6 @@
 //! What a torrent knows once its metadata is here.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Output;
@@ -24,6 +24,9 @@ pub(super) struct Active {
     pub announced: Bitfield,
     /// Wanted pieces that are not yet both verified and at rest.
     pub unfinished: Bitfield,
+    /// Pieces that we gave to a peer when nobody else had them, and to whom; `None` once that tells
+    /// nothing any more.
+    pub first_copies: BTreeMap<PieceIndex, Option<PeerKey>>,
     /// Hinted pieces that are being hashed.
     pub checking: BTreeSet<PieceIndex>,
     /// Where the background check of hinted pieces has got to.

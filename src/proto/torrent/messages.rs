@@ -125,6 +125,9 @@ impl Torrent {
         let full = bits.is_full();
         active.picker.peer_got(piece);
         peer.nothing_at = None;
+        self.note_passed_on(key, piece);
+        let Some(peer) = self.peers.get(&key) else { return Ok(()) };
+        let Some(active) = &self.active else { return Ok(()) };
         if full || (!peer.am_interested && !active.announced.contains(piece)) {
             self.update_interest(key, now);
         }

@@ -1,6 +1,6 @@
 //! What becomes of blocks and pieces: arrival, the gate's verdict, the disk, and completion.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ impl Torrent {
             readable: Bitfield::empty(geometry.piece_count()),
             announced: hinted,
             unfinished: wanted.clone(),
+            first_copies: BTreeMap::new(),
             checking: BTreeSet::new(),
             next_check: 0,
             buffered: BTreeSet::new(),

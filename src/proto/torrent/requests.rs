@@ -174,14 +174,31 @@ impl Torrent {
             (!peer.peer_choking || peer.allowed_to_us.contains(&p))
                 && (careful == 0 || !active.picker.is_suspicious(p))
         };
-        let piece = active
-            .picker
-            .pick_partial(key, holds, allowed)
-            .or_else(|| active.picker.pick_new(holds, &mut self.rng, allowed))
+        let picker = &active.picker;
+        let begun = picker.pick_partial(key, holds, allowed);
+        let new = match begun {
+            Some(begun) if !picker.has_rarer(begun, holds) => None,
+            _ => picker.pick_new(holds, &mut self.rng, allowed),
+        };
+        let rarer = |new: &PieceIndex| {
+            begun.is_none_or(|begun| {
+                picker.availability(*new) < picker.availability(begun)
+                    && picker.priority(*new) >= picker.priority(begun)
+            })
+        };
+        let new = new.filter(rarer);
+        let careless = |p: PieceIndex| peer.serves(p);
+        let piece = new
+            .or(begun)
             // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
-            .or_else(|| active.picker.pick_new(holds, &mut self.rng, |p| peer.serves(p)));
+            .or_else(|| picker.pick_partial(key, holds, careless))
+            .or_else(|| picker.pick_new(holds, &mut self.rng, careless));
         match piece {
-            Some(piece) => self.ask(key, piece, false, now) || self.duplicate_any(key, SLOW, now),
+            Some(piece) => {
+                self.ask(key, piece, false, now)
+                    || begun.is_some_and(|begun| self.ask(key, begun, false, now))
+                    || self.duplicate_any(key, SLOW, now)
+            }
             None => self.endgame(key, now),
         }
     }

@@ -351,6 +351,39 @@ impl World {
 const LONG: Duration = Duration::from_secs(600);
 
 #[test]
+fn a_seeder_sees_who_keeps_to_itself_what_it_gets() {
+    let mut world = World::new(40, BLOCK_LEN);
+    let (seed, keeper, other) = (world.seed(), world.leech(), world.leech());
+    world.connect(seed, keeper);
+    world.connect(seed, other);
+    let key = |world: &World, who| {
+        let found = world.nodes[seed].links.iter().find(|(_, link)| link.0 == who);
+        *found.unwrap().0
+    };
+    let (keeper, other) = (key(&world, keeper), key(&world, other));
+    let now = world.now;
+    let machine = &mut world.nodes[seed].machine;
+    let block = |piece| RawBlock { piece, begin: 0, length: BLOCK_LEN };
+    let kept = |machine: &Torrent| machine.peers[&keeper].first_copies.are_kept();
+    for piece in 0..20 {
+        machine.uploaded(keeper, block(piece), true, now);
+        machine.message(keeper, Message::Have(piece), now);
+    }
+    assert!(kept(machine));
+    // Others get some of them, but from us.
+    for piece in 0..10 {
+        machine.uploaded(other, block(piece), true, now);
+        machine.message(other, Message::Have(piece), now);
+    }
+    assert!(kept(machine));
+    // And then some from the peer itself.
+    for piece in 10..20 {
+        machine.message(other, Message::Have(piece), now);
+    }
+    assert!(!kept(machine));
+}
+
+#[test]
 fn three_leechers_trade_so_that_the_seed_need_not_send_three_copies() {
     let mut world = World::new(40, 2 * BLOCK_LEN);
     let seed = world.seed();

@@ -32,6 +32,8 @@ impl Torrent {
                 who: (torrent, *key),
                 gives: p.down.per_second(now),
                 takes: p.up.per_second(now),
+                taken: p.up.total(),
+                keeps: p.first_copies.are_kept(),
                 seeding,
                 snubbed: !p.window.is_empty() && now.since(p.last_block) > SNUB_AFTER,
                 since: p.since,
@@ -117,10 +119,49 @@ impl Torrent {
             peer.up.add(u64::from(raw.length), now);
             self.totals.uploaded += u64::from(raw.length);
             self.totals.up.add(u64::from(raw.length), now);
+            self.note_first_copy(key, raw);
         } else {
             self.reject(key, raw, now);
         }
         self.pump_uploads(key, now);
+    }
+
+    /// Remembers to whom a piece went that nobody else has: whether it then shows up elsewhere tells
+    /// whether that peer passes on what it gets (the idea behind BEP 16). If we have to give it to
+    /// another although that peer has it, it did not; if both get it at the same time, it tells
+    /// nothing.
+    fn note_first_copy(&mut self, key: PeerKey, raw: RawBlock) {
+        let Some(active) = &mut self.active else { return };
+        let Some(piece) = active.geometry.piece(raw.piece) else { return };
+        match active.first_copies.get(&piece) {
+            Some(&Some(to)) if to != key => {
+                active.first_copies.insert(piece, None);
+                if let Some(peer) = self.peers.get_mut(&to).filter(|p| !p.has(piece)) {
+                    peer.first_copies.lent = peer.first_copies.lent.saturating_sub(1);
+                    peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);
+                }
+            }
+            None if active.picker.is_only_at_seeds(piece) => {
+                active.first_copies.insert(piece, Some(key));
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.first_copies.lent += 1;
+                    peer.first_copies.kept += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A piece has shown up at `key`: whoever was given its first copy has passed it on.
+    pub(super) fn note_passed_on(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(active) = &mut self.active else { return };
+        let Some(&Some(to)) = active.first_copies.get(&piece) else { return };
+        if to != key {
+            active.first_copies.insert(piece, None);
+            if let Some(peer) = self.peers.get_mut(&to) {
+                peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);
+            }
+        }
     }
 
     pub(super) fn pump_all_uploads(&mut self, now: Timestamp) {
@@ -185,12 +226,18 @@ impl Torrent {
         }
     }
 
-    /// Grants the allowed-fast set (BEP 6), so that a newcomer has something to trade.
+    /// Grants the allowed-fast set (BEP 6), so that a newcomer has something to trade. A complete
+    /// torrent does not: its uplink is for pieces that nobody else can give.
     pub(super) fn grant_allowed_fast(&mut self, key: PeerKey, now: Timestamp) {
         let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else { return };
         let std::net::IpAddr::V4(ip) = peer.addr.ip() else { return };
         let few = peer.holds.as_ref().is_some_and(|h| !h.is_full());
-        if !self.options.upload || !peer.fast || !few || active.announced.is_empty() {
+        if !self.options.upload
+            || !peer.fast
+            || !few
+            || active.announced.is_empty()
+            || active.announced.is_full()
+        {
             return;
         }
         let count = active.geometry.piece_count();

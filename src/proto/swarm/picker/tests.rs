@@ -148,3 +148,17 @@ fn in_endgame_a_block_is_asked_of_several_and_the_others_are_cancelled() {
     let block = picker.take_duplicate(piece, PeerKey(2), |_, _| true).unwrap();
     assert_eq!(picker.arrived(block, PeerKey(2)), Some((vec![PeerKey(1)], false)));
 }
+
+#[test]
+fn a_seed_may_have_rarer_pieces_than_the_begun_one_and_others_may_not() {
+    let mut picker = picker();
+    for i in 0..4 {
+        picker.verified(geometry().piece(i).unwrap());
+    }
+    let begun = geometry().piece(5).unwrap();
+    picker.take_from(begun, PeerKey(1)).unwrap();
+    assert!(!picker.has_rarer(begun, &Holds::All));
+    picker.peer_came(&holds(&[5]));
+    assert!(picker.has_rarer(begun, &Holds::All));
+    assert!(!picker.has_rarer(begun, &holds(&[5, 6])));
+}

@@ -1,0 +1,198 @@
+//! What happens, and when: events in virtual time.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use crate::proto::geometry::PieceIndex;
+use crate::proto::time::Timestamp;
+use crate::proto::wire::{Message, RawBlock};
+
+/// Names a node.
+pub(super) type NodeId = u32;
+
+/// One end of a connection: which connection, and which of its two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub conn: u32,
+    pub side: u8,
+}
+
+impl End {
+    /// The other end.
+    pub fn far(self) -> Self {
+        Self { side: 1 - self.side, ..self }
+    }
+}
+
+/// What travels on a connection.
+#[derive(Clone, Debug)]
+pub(super) enum Wire {
+    Message(Message),
+    /// A block; its bytes are only ever good or bad.
+    Block {
+        raw: RawBlock,
+        good: bool,
+    },
+    /// The sender has closed the connection.
+    Close,
+}
+
+/// An event.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    Join(NodeId),
+    Leave(NodeId),
+    /// The machine's time to look around.
+    Wake(NodeId),
+    /// A round of the choker.
+    Choke(NodeId),
+    /// The tracker is asked for peers.
+    Announce(NodeId),
+    /// An attempt to connect has come to its end.
+    Connected {
+        from: NodeId,
+        to: NodeId,
+    },
+    /// The uplink has sent the block it was sending.
+    Sent(NodeId),
+    /// Something has come to the downlink of this end.
+    Arrive(End, Wire),
+    /// Something has come through to this end after a wait.
+    Deliver(End, Wire),
+    /// The gate has hashed a piece.
+    Judged(NodeId, PieceIndex),
+    /// The disk has answered.
+    Written(NodeId, PieceIndex),
+    /// The store has forgotten a piece that it could not write.
+    Lost(NodeId, PieceIndex),
+    /// Some connection breaks.
+    Reset,
+    /// Progress is noted for the plot.
+    Sample,
+}
+
+impl What {
+    /// Two numbers that tell events of the same time apart in the trace.
+    fn fingerprint(&self) -> (u64, u64) {
+        let end = |e: &End| u64::from(e.conn) << 1 | u64::from(e.side);
+        let block = |raw: &RawBlock| u64::from(raw.piece) << 32 | u64::from(raw.begin);
+        match self {
+            Self::Join(n) => (1, u64::from(*n)),
+            Self::Leave(n) => (2, u64::from(*n)),
+            Self::Wake(n) => (3, u64::from(*n)),
+            Self::Choke(n) => (4, u64::from(*n)),
+            Self::Announce(n) => (5, u64::from(*n)),
+            Self::Connected { from, to } => (6, u64::from(*from) << 32 | u64::from(*to)),
+            Self::Sent(n) => (7, u64::from(*n)),
+            Self::Arrive(to, wire) => {
+                let (kind, value) = fingerprint(wire, block);
+                (8 | end(to) << 16 | kind << 8, value)
+            }
+            Self::Deliver(to, wire) => {
+                let (kind, value) = fingerprint(wire, block);
+                (9 | end(to) << 16 | kind << 8, value)
+            }
+            Self::Judged(n, piece) => (10 | u64::from(*n) << 8, piece.get().into()),
+            Self::Written(n, piece) => (11 | u64::from(*n) << 8, piece.get().into()),
+            Self::Lost(n, piece) => (12 | u64::from(*n) << 8, piece.get().into()),
+            Self::Reset => (13, 0),
+            Self::Sample => (14, 0),
+        }
+    }
+}
+
+fn fingerprint(wire: &Wire, block: impl Fn(&RawBlock) -> u64) -> (u64, u64) {
+    match wire {
+        Wire::Block { raw, good } => (u64::from(*good), block(raw)),
+        Wire::Close => (2, 0),
+        Wire::Message(message) => match message {
+            Message::KeepAlive => (3, 0),
+            Message::Choke => (4, 0),
+            Message::Unchoke => (5, 0),
+            Message::Interested => (6, 0),
+            Message::NotInterested => (7, 0),
+            Message::Have(piece) => (8, u64::from(*piece)),
+            Message::Bitfield(bytes) => (9, bytes.len() as u64),
+            Message::Request(raw) => (10, block(raw)),
+            Message::Cancel(raw) => (11, block(raw)),
+            Message::Port(port) => (12, u64::from(*port)),
+            Message::Suggest(piece) => (13, u64::from(*piece)),
+            Message::HaveAll => (14, 0),
+            Message::HaveNone => (15, 0),
+            Message::Reject(raw) => (16, block(raw)),
+            Message::AllowedFast(piece) => (17, u64::from(*piece)),
+            Message::Extended(id, bytes) => (18, u64::from(*id) << 32 | bytes.len() as u64),
+            Message::Unknown(kind) => (19, u64::from(*kind)),
+        },
+    }
+}
+
+struct Event {
+    at: Timestamp,
+    sequence: u64,
+    what: What,
+}
+
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // The heap gives the greatest: the earliest, and of these the first that was planned.
+        (other.at, other.sequence).cmp(&(self.at, self.sequence))
+    }
+}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Event {}
+
+/// The event queue, and the clock that it drives.
+#[derive(Default)]
+pub(super) struct Agenda {
+    heap: BinaryHeap<Event>,
+    sequence: u64,
+    now: Timestamp,
+    /// FNV-1a over all that has happened.
+    trace: u64,
+}
+
+impl Agenda {
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// A digest of all that has happened.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    pub fn after(&mut self, wait: Duration, what: What) {
+        self.at(self.now + wait, what);
+    }
+
+    /// Plans an event; what lies in the past happens now.
+    pub fn at(&mut self, at: Timestamp, what: What) {
+        self.sequence += 1;
+        self.heap.push(Event { at: at.max(self.now), sequence: self.sequence, what });
+    }
+
+    /// The next event; time moves on to it.
+    pub fn next(&mut self) -> Option<What> {
+        let event = self.heap.pop()?;
+        self.now = event.at;
+        let (a, b) = event.what.fingerprint();
+        for word in [event.at.as_nanos(), a, b] {
+            self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+        }
+        Some(event.what)
+    }
+}

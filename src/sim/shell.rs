@@ -1,0 +1,275 @@
+//! What the engine is to a real torrent: carries out what a machine says, and checks each of its
+//! words.
+
+use std::time::Duration;
+
+use super::event::{End, NodeId, What, Wire};
+use super::node::Node;
+use super::plan::{Leave, Role};
+use super::world::World;
+use crate::proto::choker::CHOKE_INTERVAL;
+use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::peer::Disconnect;
+use crate::proto::swarm::PeerKey;
+use crate::proto::time::Timestamp;
+use crate::proto::torrent::{HandleId, Output, ReadEnd, Ticket};
+use crate::proto::wire::{Message, RawBlock};
+
+/// How long a piece takes to be hashed.
+const HASHING: Duration = Duration::from_millis(1);
+
+/// How long a piece takes to be written.
+const WRITING: Duration = Duration::from_millis(2);
+
+/// The one file handle of a node.
+const HANDLE: HandleId = HandleId(1);
+
+impl World {
+    /// Has the machine of `id` decide, and carries out what it says.
+    pub fn settle(&mut self, id: NodeId) {
+        let now = self.agenda.now();
+        if !self.nodes[id as usize].present {
+            return;
+        }
+        self.node(id).machine.plan(now);
+        while let Some(output) = self.node(id).machine.poll_output() {
+            self.carry_out(id, output);
+        }
+        if std::mem::take(&mut self.node(id).wants_unchoke) {
+            self.choke(id, false);
+        }
+        let node = &mut self.nodes[id as usize];
+        let wake = node.machine.poll_timeout().max(now + Duration::from_millis(1));
+        if wake < node.wake_at {
+            node.wake_at = wake;
+            self.agenda.at(wake, What::Wake(id));
+        }
+    }
+
+    fn carry_out(&mut self, id: NodeId, output: Output) {
+        match output {
+            Output::Send(key, message) => self.say(id, key, Wire::Message(message)),
+            Output::Request(key, block) => self.request(id, key, block),
+            Output::Cancel(key, block) => {
+                let end = self.net.end_at(key.0 as u32, id);
+                if let Some((block, buffer)) = self.net.take_asked(end, block.into()) {
+                    self.node(id).disk.not_asked(block, buffer);
+                    self.say(id, key, Wire::Message(Message::Cancel(block.into())));
+                }
+            }
+            Output::Upload(key, raw) => self.upload(id, key, raw),
+            Output::Disconnect(key, reason) => self.disconnect(id, key, reason),
+            Output::Connect(addr) => self.connect(id, addr),
+            // The metadata is known from the start.
+            Output::Metadata(_) => {}
+            Output::Verify { piece, .. } => self.agenda.after(HASHING, What::Judged(id, piece)),
+            Output::Write(piece) => self.agenda.after(WRITING, What::Written(id, piece)),
+            Output::CheckAtRest(piece) => {
+                let now = self.agenda.now();
+                let node = self.node(id);
+                let here = node.disk.content[piece.index()].is_some();
+                node.machine.checked_at_rest(piece, here, now);
+            }
+            Output::Discard(piece) => {
+                let geometry = self.geometry;
+                self.node(id).disk.discard(&geometry, piece);
+            }
+            Output::Reply(ticket, end) => self.replied(id, ticket, end),
+            Output::WantsUnchoke => self.node(id).wants_unchoke = true,
+            Output::Complete => self.complete(id),
+        }
+    }
+
+    fn say(&mut self, id: NodeId, key: PeerKey, wire: Wire) {
+        let end = self.net.end_at(key.0 as u32, id);
+        if self.net.end(end).open {
+            let access = &mut self.nodes[id as usize].access;
+            self.net.send(end, wire, access, &mut self.agenda);
+        }
+    }
+
+    fn request(&mut self, id: NodeId, key: PeerKey, block: Block) {
+        let end = self.net.end_at(key.0 as u32, id);
+        if !self.net.end(end).open {
+            return;
+        }
+        self.check_request(id, end, block);
+        let geometry = self.geometry;
+        let buffer = self.nodes[id as usize].disk.buffer(&geometry, block.piece);
+        buffer.asked[block.index as usize] += 1;
+        let asked = (block, buffer.id);
+        self.net.end(end).asked.push(asked);
+        self.check_memory(id);
+        self.say(id, key, Wire::Message(Message::Request(block.into())));
+    }
+
+    fn upload(&mut self, id: NodeId, key: PeerKey, raw: RawBlock) {
+        let now = self.agenda.now();
+        let lies = self.nodes[id as usize].plan.role.lies();
+        let content = self.nodes[id as usize].disk.content.get(raw.piece as usize);
+        let Some(right) = content.copied().flatten() else {
+            self.violation(|| format!("node {id} would send piece {} unverified", raw.piece));
+            return;
+        };
+        match self.nodes[id as usize].plan.role {
+            Role::FreeRider => self.node(id).machine.uploaded(key, raw, false, now),
+            Role::Staller => {}
+            _ => self.say(id, key, Wire::Block { raw, good: right && !lies }),
+        }
+    }
+
+    fn disconnect(&mut self, id: NodeId, key: PeerKey, reason: Disconnect) {
+        let end = self.net.end_at(key.0 as u32, id);
+        if !self.net.end(end).open {
+            return;
+        }
+        let other = self.far_node(end);
+        if reason == Disconnect::BadData {
+            self.bans.insert((id, other));
+        }
+        self.forget_asked(id, end);
+        self.node(id).links.remove(&other);
+        self.hang_up(id, end);
+    }
+
+    fn complete(&mut self, id: NodeId) {
+        let now = self.agenda.now();
+        let node = self.node(id);
+        if node.done_at.is_some() {
+            return;
+        }
+        node.done_at = Some(now);
+        let leaves = node.plan.leaves;
+        let counted = node.plan.role.contributes() || node.plan.role == Role::FreeRider;
+        let missing = node.disk.content.iter().filter(|c| c.is_none()).count();
+        self.unfinished -= usize::from(counted);
+        if missing > 0 {
+            self.violation(|| format!("node {id} is complete and lacks {missing} pieces"));
+        }
+        if let Leave::AfterDone(wait) = leaves {
+            self.agenda.after(wait, What::Leave(id));
+        }
+    }
+
+    // ---- choking
+
+    pub fn choke_round(&mut self, id: NodeId) {
+        if self.nodes[id as usize].present {
+            self.agenda.after(CHOKE_INTERVAL, What::Choke(id));
+            self.choke(id, true);
+            self.settle(id);
+        }
+    }
+
+    /// A round of the choker, or between rounds free slots for who has become interested. The
+    /// uplink's rate is what the user gave as the upload limit.
+    fn choke(&mut self, id: NodeId, round: bool) {
+        let now = self.agenda.now();
+        let node = self.node(id);
+        if node.plan.role == Role::FreeRider {
+            return;
+        }
+        let candidates = node.machine.candidates(0, now);
+        let unchoked = if round {
+            let sent: f64 = candidates.iter().map(|c| c.takes).sum();
+            node.choker.round(&candidates, sent < 0.9 * node.plan.up, now)
+        } else {
+            node.choker.fill(&candidates, now)
+        };
+        let keys: Vec<_> = unchoked.into_iter().map(|(_, key)| key).collect();
+        node.machine.set_unchoked(&keys, now);
+        while let Some(output) = self.node(id).machine.poll_output() {
+            self.carry_out(id, output);
+        }
+    }
+
+    // ---- reading
+
+    /// Has the program of `id` read on, if there is one.
+    pub fn read_on(&mut self, id: NodeId) {
+        let (now, total) = (self.agenda.now(), self.geometry.total());
+        let node = self.node(id);
+        let next = node.program.as_mut().and_then(|program| program.read(total, now));
+        if let Some((ticket, range, ahead)) = next {
+            if let Some(ahead) = ahead {
+                node.machine.read_ahead(HANDLE, ahead);
+            }
+            node.machine.read(ticket, HANDLE, range, now, Timestamp::FAR_FUTURE);
+        }
+    }
+
+    fn replied(&mut self, id: NodeId, ticket: Ticket, end: ReadEnd) {
+        let (now, geometry) = (self.agenda.now(), self.geometry);
+        let Some(program) = self.node(id).program.as_mut() else { return };
+        let Some((_, range, since)) = program.waits.take().filter(|(t, ..)| *t == ticket) else {
+            return;
+        };
+        program.waited.push(now.since(since).as_secs_f64());
+        let content = &self.nodes[id as usize].disk.content;
+        let unverified = geometry.pieces_of(range).any(|p| content[p.index()].is_none());
+        if unverified || end != ReadEnd::Ready {
+            self.violation(|| {
+                format!("a read on node {id} ended as {end:?}, unverified bytes: {unverified}")
+            });
+        }
+        self.read_on(id);
+        // What the program reads now has to be asked for now.
+        self.node(id).machine.plan(now);
+    }
+
+    // ---- checks
+
+    /// No block is asked twice of one peer, nor of two peers unless in endgame or because a reader
+    /// waits.
+    fn check_request(&mut self, id: NodeId, end: End, block: Block) {
+        if self.net.end(end).asked.iter().any(|(asked, _)| *asked == block) {
+            self.violation(|| format!("node {id} asks twice for {block:?} of one peer"));
+        }
+        let node = &self.nodes[id as usize];
+        let held = node.disk.buffers.get(&block.piece);
+        let elsewhere = held.is_some_and(|b| b.asked[block.index as usize] > 0);
+        let here = held.is_some_and(|b| b.blocks[block.index as usize].is_some());
+        let reads = node.program.as_ref().is_some_and(|p| p.waits.is_some());
+        let free = if elsewhere && !reads { self.first_free(node) } else { None };
+        if let Some(free) = free {
+            self.violation(|| {
+                format!("node {id} asks a second peer for {block:?} while {free:?} has free blocks")
+            });
+        }
+        if here {
+            self.violation(|| format!("node {id} asks for {block:?}, which it has"));
+        }
+    }
+
+    /// A piece of which nobody is asked for some missing block.
+    fn first_free(&self, node: &Node) -> Option<PieceIndex> {
+        let missing = self.geometry.pieces().filter(|p| node.disk.content[p.index()].is_none());
+        let free = |p: &PieceIndex| node.disk.buffers.get(p).is_none_or(|b| b.has_free_block());
+        missing.into_iter().find(free)
+    }
+
+    fn check_memory(&mut self, id: NodeId) {
+        let (held, bound) =
+            (self.nodes[id as usize].disk.memory, Node::memory_bound(&self.geometry));
+        if held > bound {
+            self.violation(|| format!("node {id} holds {held} bytes of at most {bound}"));
+        }
+    }
+
+    /// At the end: whoever lacks a piece that an honest present node has was let down.
+    pub fn check_nobody_is_stuck(&mut self) {
+        let honest = |n: &&Node| n.present && n.plan.role.is_honest();
+        let held: Vec<bool> = (0..self.geometry.piece_count() as usize)
+            .map(|p| self.nodes.iter().filter(honest).any(|n| n.disk.content[p].is_some()))
+            .collect();
+        let lacks = |n: &&Node| {
+            n.plan.role.contributes()
+                && n.done_at.is_none()
+                && n.disk.content.iter().zip(&held).any(|(have, held)| have.is_none() && *held)
+        };
+        let stuck = self.nodes.iter().filter(honest).filter(lacks).count();
+        if stuck > 0 {
+            self.violation(|| format!("{stuck} nodes lack pieces that honest nodes have"));
+        }
+    }
+}
