@@ -139,8 +139,13 @@ impl Choker {
     }
 
     fn draw(&mut self, rest: &[&Candidate], now: Timestamp) -> Option<Who> {
-        let weight = |c: &Candidate| {
-            if now.since(c.since) < NEWCOMER { NEWCOMER_WEIGHT } else { 1 }
+        let keeps = |c: &Candidate| c.seeding && c.keeps;
+        let all_keep = rest.iter().all(|c| keeps(c));
+        let weight = |c: &Candidate| match now.since(c.since) {
+            // What it gets here nobody else will get from it.
+            _ if keeps(c) && !all_keep => 0,
+            age if age < NEWCOMER => NEWCOMER_WEIGHT,
+            _ => 1,
         };
         let total: u32 = rest.iter().map(|c| weight(c)).sum();
         if total == 0 {
@@ -226,6 +231,17 @@ mod tests {
         peers[0].takes = 1e6;
         let unchoked = Choker::new(4).round(&peers, false, late());
         assert_eq!(unchoked[..3], [(1, PeerKey(1)), (1, PeerKey(2)), (1, PeerKey(3))]);
+        assert_eq!(unchoked.len(), 4);
+    }
+
+    #[test]
+    fn who_keeps_what_it_gets_is_not_drawn_while_there_are_others() {
+        let mut peers: Vec<_> = (0..6).map(|n| candidate(n, 0.0, 0.0, true)).collect();
+        peers[0].keeps = true;
+        let mut choker = Choker::new(4);
+        for _ in 0..50 {
+            assert!(!choker.round(&peers, false, late()).contains(&peers[0].who));
+        }
     }
 
     #[test]

@@ -113,11 +113,12 @@ pub struct Settings {
 }
 
 /// The names of all scenarios and what they show.
-pub const SCENARIOS: [(&str, &str); 12] = [
+pub const SCENARIOS: [(&str, &str); 13] = [
     ("worked-example", "a seed and three empty peers share four pieces"),
     ("flash-crowd", "a seed and leechers that all come at once"),
     ("seed-leaves", "the seed leaves after it has sent each block once"),
     ("free-riders", "a tenth of the peers take and never give"),
+    ("half-free-riders", "half of the peers take and never give"),
     ("liars", "a fifth of the peers send wrong bytes"),
     ("hostile", "liars, stallers and peers that claim to have everything"),
     ("mixed-rates", "half of the peers have a tenth of the rate"),
@@ -185,6 +186,7 @@ impl Plan {
         match self.name.as_str() {
             "seed-leaves" => self.nodes[0].leaves = Leave::AfterOneCopy,
             "free-riders" => self.recast(Role::FreeRider, 10),
+            "half-free-riders" => self.recast(Role::FreeRider, 2),
             "liars" => self.recast(Role::Liar, 5),
             "hostile" => {
                 self.recast(Role::Liar, 10);

@@ -10,8 +10,9 @@ use p2pfs::sim::{Plan, Settings};
 /// Run a simulated swarm and report how it went
 ///
 /// The machines are those of the daemon; network, disks and clock are simulated. The same seed gives
-/// the same run. Scenarios: worked-example, flash-crowd, seed-leaves, free-riders, liars, hostile,
-/// mixed-rates, reader, many-readers, churn, late-joiners, asymmetric.
+/// the same run. Scenarios: worked-example, flash-crowd, seed-leaves, free-riders,
+/// half-free-riders, liars, hostile, mixed-rates, reader, many-readers, churn, late-joiners,
+/// asymmetric.
 #[derive(Debug, Args)]
 pub struct Sim {
     /// What to simulate
