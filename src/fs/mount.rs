@@ -365,9 +365,9 @@ fn unmount(dir: &Path, lazy: bool) -> Result<(), Refusal> {
 }
 
 /// Whether a FUSE filesystem is at `dir` whose program has gone. (`stat` may still answer then, from
-/// what the kernel remembers.)
-fn is_dead(dir: &Path) -> bool {
-    matches!(nix::sys::statvfs::statvfs(dir), Err(Errno::ENOTCONN))
+/// what the kernel remembers; a question that its program took with it is aborted.)
+pub fn is_dead(dir: &Path) -> bool {
+    matches!(nix::sys::statvfs::statvfs(dir), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Whether `options` make sense and their directory could be mounted on now; that directory without

@@ -1,6 +1,5 @@
 //! `p2pfs umount`
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use p2pfs::fs::mount::is_dead;
 use p2pfs::fs::mountinfo::{FS_TYPE, mount_at};
 use p2pfs::rpc::{ErrorKind, Request, RpcError, Unmounting, size};
 
@@ -80,10 +80,4 @@ fn unmount(dir: &Path, how: Unmounting) -> Result<()> {
         Err(Errno::EBUSY) => bail!("{}: in use; --force or --lazy ends it", dir.display()),
         done => done.with_context(failed),
     }
-}
-
-/// Whether the program behind a mount is gone.
-fn is_dead(dir: &Path) -> bool {
-    let error = |e: io::Error| e.raw_os_error();
-    dir.symlink_metadata().err().and_then(error) == Some(Errno::ENOTCONN as i32)
 }
