@@ -3,8 +3,9 @@
 //! One for the whole session: peers of all torrents compete for the same upload slots. Every ten
 //! seconds the peers that give us most are unchoked. A torrent that is complete gives its slots in
 //! turns to those who pass on what they get: the fastest taker may be one who gives nothing, and
-//! whoever falls behind holds up a swarm that waits for the last. One slot is optimistic, rotated every thirty seconds with newcomers
-//! favoured, so that a better peer can be found and a new one can begin.
+//! whoever falls behind holds up a swarm that waits for the last. One slot is optimistic, rotated
+//! every thirty seconds with newcomers favoured, so that a better peer can be found and a new one
+//! can begin.
 
 use std::time::Duration;
 
