@@ -24,11 +24,6 @@ use daemon::Daemon;
 use flags::Flags;
 use idle::Linger;
 
-/// Piece buffers and reply buffers come and go by the hundred megabyte: glibc's arenas would keep
-/// what they once held, this allocator gives it back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
     if flags.man {

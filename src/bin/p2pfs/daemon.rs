@@ -94,7 +94,7 @@ pub async fn ask_started(
 /// Becomes a daemon of its own that does `request` in the foreground. Returns only if that fails.
 pub fn become_daemon(socket: Option<&Path>, settings: &Settings, request: &Request) -> Result<()> {
     let program = program();
-    let mut command = Command::new(&program);
+    let mut command = command(&program);
     command.arg("--foreground").args(arguments(settings));
     if let Some(socket) = socket {
         command.arg("--socket").arg(socket);
@@ -124,7 +124,7 @@ async fn connect_or_start(socket: &Path, settings: &Settings) -> Result<Client> 
 async fn start(socket: &Path, settings: &Settings) -> Result<()> {
     let program = program();
     let (told, tell) = std::io::pipe().context("cannot make a pipe")?;
-    let child = Command::new(&program)
+    let child = command(&program)
         .arg("--detach")
         .arg("--socket")
         .arg(socket)
@@ -149,6 +149,18 @@ async fn start(socket: &Path, settings: &Settings) -> Result<()> {
 
 fn cannot_run(program: &Path) -> String {
     format!("cannot run {}: install it beside p2pfs or in the PATH", program.display())
+}
+
+/// From this size on, in bytes, glibc gives memory back to the system when it is freed. By itself it
+/// would raise the limit to the largest buffer it saw, and keep hundreds of megabytes of piece,
+/// reply and FUSE buffers after mounts have come and gone.
+const GIVEN_BACK_FROM: u32 = 512 << 10;
+
+/// The daemon's command line begins like this.
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env("MALLOC_MMAP_THRESHOLD_", GIVEN_BACK_FROM.to_string());
+    command
 }
 
 /// `p2pfs-mountd` from beside this executable, otherwise from the PATH.
