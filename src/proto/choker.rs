@@ -1,12 +1,19 @@
 //! The choker: who may download from us (BEP 3's tit-for-tat).
 //!
 //! One for the whole session: peers of all torrents compete for the same upload slots. Every ten
-//! seconds the peers that give us most are unchoked. A torrent that is complete gives its slots in
-//! turns to those who pass on what they get: the fastest taker may be one who gives nothing, and
-//! whoever falls behind holds up a swarm that waits for the last. One slot is optimistic, rotated
-//! every thirty seconds with newcomers favoured, so that a better peer can be found and a new one
-//! can begin.
+//! seconds the three peers that give us most are unchoked, and one more by chance for thirty
+//! seconds, newcomers favoured, so that a better peer can be found and a new one can begin. A slot
+//! counts while its holder asks for something: an uplink that nobody uses is given to somebody else
+//! at once, since what is not sent now is lost for ever.
+//!
+//! A complete torrent has nothing to gain, so its slots go round: whoever had none for longest is
+//! next, for a second and at least a piece. Then each of its neighbours soon has something that the
+//! others lack, and the swarm's uplinks are in use. The fastest taker would be the worst choice: it
+//! may be one who gives nothing.
+//!
+//! Free riders get what chance gives them, and no more; at a complete torrent what nobody else wants.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -21,24 +28,40 @@ pub const CHOKE_INTERVAL: Duration = Duration::from_secs(10);
 /// Rounds that an optimistic unchoke lasts.
 const OPTIMISTIC_ROUNDS: u32 = 3;
 
-/// Slots for the best peers.
+/// Slots for the best peers, as long as they are in use.
 const REGULAR_SLOTS: usize = 3;
 
-/// More slots that may open while upload capacity is idle.
+/// More slots that may open while upload capacity is idle although all slots are in use.
 const MAX_EXTRA_SLOTS: usize = 20;
+
+/// Peers that may be unchoked in all, those that ask for nothing included: they may all begin to ask
+/// at the same time.
+pub const MAX_UNCHOKED: usize = 40;
 
 /// A peer that sent nothing for this long although asked is snubbing us and earns no regular slot.
 pub const SNUB_AFTER: Duration = Duration::from_secs(60);
 
-/// Bytes that a peer may take from a seeder before those who had less have their turn. Turns much
-/// shorter would leave a begun piece behind each time.
-const TURN: u64 = 8 << 20;
+/// How long a peer that was just unchoked counts as busy: it needs a round trip to ask for something.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// A turn at a complete torrent lasts this long at least, ...
+const TURN: Duration = Duration::from_secs(1);
+
+/// ... and no longer than this for those who take longer than that for a piece.
+const LONGEST_TURN: Duration = Duration::from_secs(30);
 
 /// A peer connected for less than this is a newcomer.
 const NEWCOMER: Duration = Duration::from_secs(60);
 
-/// A newcomer's weight in the optimistic draw, against 1.
-const NEWCOMER_WEIGHT: u32 = 3;
+/// Weights in the optimistic draw: a newcomer, ...
+const NEWCOMER_WEIGHT: u32 = 12;
+
+/// ... whoever is neither a newcomer nor a free rider, ...
+const WEIGHT: u32 = 4;
+
+/// ... and a free rider at a torrent that is not complete. When there is nobody else, the slot stays
+/// empty as if there were one other.
+const FREE_RIDER_WEIGHT: u32 = 1;
 
 /// Which peer of which torrent.
 pub type Who = (u64, PeerKey);
@@ -54,42 +77,84 @@ pub struct Candidate {
     pub takes: f64,
     /// Bytes it ever took from us.
     pub taken: u64,
-    /// It keeps to itself what only we could give it: others do not get it from there.
-    pub keeps: bool,
+    /// It does not give although it could, or keeps to itself what only we could give it.
+    pub free_rides: bool,
     /// Our torrent is complete, so it can give us nothing.
     pub seeding: bool,
     /// We wait for it and nothing comes ([`SNUB_AFTER`]).
     pub snubbed: bool,
+    /// Something it asked for waits for our uplink.
+    pub busy: bool,
     /// When it connected.
     pub since: Timestamp,
+    /// When its last slot ended; when it connected, if it had none.
+    pub slot_ended: Timestamp,
+    /// Bytes that it should get in a turn at least: a piece.
+    pub piece: u64,
+}
+
+/// What ranks candidates, the first of them first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Those who give us something, by how much in bytes a second.
+    Gives(Reverse<u64>),
+    /// Those whose turn it is at a complete torrent, by how long they have waited for it.
+    Turn(Timestamp),
+    /// Those who give nothing.
+    Takes,
+    /// Free riders.
+    Rides,
 }
 
 impl Candidate {
-    /// What ranks it, least first: those who give us something by how much, then those whose turn
-    /// it is at a complete torrent, then those who give nothing or keep what they get.
-    fn rank(&self) -> (Group, u64, u64) {
-        let slower = |rate: f64| u64::MAX - rate.max(0.0) as u64;
+    fn rank(&self) -> Rank {
         match self {
-            Self { seeding: true, keeps: true, .. } => (Group::Takes, 1, slower(self.takes)),
-            Self { seeding: true, .. } => (Group::Turn, self.taken / TURN, slower(self.takes)),
-            Self { snubbed: false, gives, .. } if *gives > 0.0 => (Group::Gives, slower(*gives), 0),
-            _ => (Group::Takes, 0, 0),
+            Self { free_rides: true, .. } => Rank::Rides,
+            Self { seeding: true, .. } => Rank::Turn(self.slot_ended),
+            Self { snubbed: false, gives, .. } if *gives > 0.0 => {
+                Rank::Gives(Reverse(*gives as u64))
+            }
+            _ => Rank::Takes,
         }
+    }
+
+    /// Whether it may hold a regular slot; `idle` when there are more than are in use.
+    fn earns_slot(&self, idle: bool) -> bool {
+        if self.seeding { idle || !self.free_rides } else { !self.free_rides && !self.snubbed }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Group {
-    Gives,
-    Turn,
-    Takes,
+/// A regular slot.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    who: Who,
+    since: Timestamp,
+    /// What its holder had taken by then, in bytes.
+    taken: u64,
+}
+
+impl Slot {
+    /// Whether its holder asks for something, or has not had the time to.
+    fn is_used(&self, holder: &Candidate, now: Timestamp) -> bool {
+        holder.busy || now.since(self.since) < SETTLING
+    }
+
+    /// Whether its holder at a complete torrent has had its turn.
+    fn is_over(&self, holder: &Candidate, now: Timestamp) -> bool {
+        let held = now.since(self.since);
+        let served = holder.taken.saturating_sub(self.taken) >= holder.piece;
+        held >= LONGEST_TURN || (held >= TURN && (served || !holder.busy))
+    }
 }
 
 /// The choker of a session.
 #[derive(Clone, Debug)]
 pub struct Choker {
     rng: ChaCha8Rng,
-    regular: Vec<Who>,
+    /// Breaks ties, differently in each session: everyone's favouring those that came first would
+    /// split a swarm into those who get everything early and those who get it late.
+    salt: u64,
+    slots: Vec<Slot>,
     optimistic: Option<Who>,
     rounds_left: u32,
     extra: usize,
@@ -98,9 +163,11 @@ pub struct Choker {
 impl Choker {
     /// A choker with its own random numbers.
     pub fn new(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         Self {
-            rng: ChaCha8Rng::seed_from_u64(seed),
-            regular: Vec::new(),
+            salt: rng.random(),
+            rng,
+            slots: Vec::new(),
             optimistic: None,
             rounds_left: 0,
             extra: 0,
@@ -112,47 +179,97 @@ impl Choker {
     pub fn round(&mut self, candidates: &[Candidate], idle: bool, now: Timestamp) -> Vec<Who> {
         self.extra = if idle { (self.extra + 1).min(MAX_EXTRA_SLOTS) } else { self.extra / 2 };
         self.rounds_left = self.rounds_left.saturating_sub(1);
-        if self.rounds_left == 0 {
-            self.optimistic = None;
-        }
-        self.regular.clear();
-        self.fill(candidates, now)
+        let before = std::mem::take(&mut self.slots);
+        self.assign(candidates, &before, now)
     }
 
-    /// Between rounds: a peer became interested or left. Free slots are given out at once, and
-    /// nobody loses one.
+    /// Between rounds: a peer became interested or left, the uplink runs dry, or time has passed.
+    /// Free slots are given out at once; nobody loses one but whose turn is over.
     pub fn fill(&mut self, candidates: &[Candidate], now: Timestamp) -> Vec<Who> {
-        self.regular.retain(|who| candidates.iter().any(|c| c.who == *who));
-        let mut ranked: Vec<_> = candidates
+        let (before, idle) = (std::mem::take(&mut self.slots), self.extra > 0);
+        let waits = |c: &&Candidate| {
+            c.seeding && c.earns_slot(false) && !before.iter().any(|slot| slot.who == c.who)
+        };
+        let next = candidates.iter().any(|c| waits(&c));
+        let keeps = |slot: &&Slot| {
+            let holder = candidates.iter().find(|c| c.who == slot.who);
+            holder
+                .is_some_and(|h| h.earns_slot(idle) && !(next && h.seeding && slot.is_over(h, now)))
+        };
+        self.slots = before.iter().filter(keeps).copied().collect();
+        self.assign(candidates, &before, now)
+    }
+
+    fn has_slot(&self, who: Who) -> bool {
+        self.slots.iter().any(|slot| slot.who == who)
+    }
+
+    /// Gives out the free slots; `before` are those of until now.
+    fn assign(&mut self, candidates: &[Candidate], before: &[Slot], now: Timestamp) -> Vec<Who> {
+        let slot_of = |c: &Candidate| {
+            let held = before.iter().find(|slot| slot.who == c.who);
+            let goes_on = |slot: &&Slot| !(c.seeding && slot.is_over(c, now));
+            let new = Slot { who: c.who, since: now, taken: c.taken };
+            (held.is_some(), held.filter(goes_on).copied().unwrap_or(new))
+        };
+        let rank = |c: &Candidate| match slot_of(c) {
+            // Who is in the middle of its turn stays, who has had it comes last.
+            _ if c.free_rides || !c.seeding => c.rank(),
+            (true, slot) if slot.since < now => Rank::Turn(Timestamp::ZERO),
+            (true, _) => Rank::Turn(now),
+            (false, _) => c.rank(),
+        };
+        let holders = candidates.iter().filter(|c| self.has_slot(c.who));
+        let mut used = holders.filter(|c| slot_of(c).1.is_used(c, now)).count();
+        let (slots, salt, idle) = (&self.slots, self.salt, self.extra > 0);
+        let free =
+            |c: &&Candidate| c.earns_slot(idle) && !slots.iter().any(|slot| slot.who == c.who);
+        let mut ranked: Vec<_> = candidates.iter().filter(free).collect();
+        ranked.sort_by_cached_key(|c| (rank(c), lot(salt, c.who)));
+        for candidate in ranked {
+            if used >= REGULAR_SLOTS + self.extra || self.slots.len() + 1 >= MAX_UNCHOKED {
+                break;
+            }
+            let slot = slot_of(candidate).1;
+            used += usize::from(slot.is_used(candidate, now));
+            self.slots.push(slot);
+        }
+        self.choose_optimistic(candidates, now);
+        let optimistic = self.optimistic.filter(|who| !self.has_slot(*who));
+        self.slots.iter().map(|slot| slot.who).chain(optimistic).collect()
+    }
+
+    /// The optimistic slot is drawn among all but the best: that some have a slot because nobody
+    /// else uses it does not leave it to those who have none.
+    fn choose_optimistic(&mut self, candidates: &[Candidate], now: Timestamp) {
+        let rest: Vec<_> = candidates
             .iter()
-            .filter(|c| !c.snubbed || c.seeding)
-            .filter(|c| !self.regular.contains(&c.who) && self.optimistic != Some(c.who))
+            .filter(|c| !self.slots.iter().take(REGULAR_SLOTS).any(|slot| slot.who == c.who))
             .collect();
-        ranked.sort_by_key(|c| (c.rank(), c.who));
-        let free = (REGULAR_SLOTS + self.extra).saturating_sub(self.regular.len());
-        self.regular.extend(ranked.iter().take(free).map(|c| c.who));
-        let rest: Vec<_> = candidates.iter().filter(|c| !self.regular.contains(&c.who)).collect();
-        if !rest.iter().any(|c| Some(c.who) == self.optimistic) {
+        let stays = match self.optimistic {
+            Some(who) => candidates.iter().any(|c| c.who == who),
+            None => rest.iter().all(|c| c.free_rides),
+        };
+        if self.rounds_left == 0 || !stays {
             self.optimistic = self.draw(&rest, now);
             self.rounds_left = OPTIMISTIC_ROUNDS;
         }
-        self.regular.iter().copied().chain(self.optimistic).collect()
     }
 
     fn draw(&mut self, rest: &[&Candidate], now: Timestamp) -> Option<Who> {
-        let keeps = |c: &Candidate| c.seeding && c.keeps;
-        let all_keep = rest.iter().all(|c| keeps(c));
         let weight = |c: &Candidate| match now.since(c.since) {
-            // What it gets here nobody else will get from it.
-            _ if keeps(c) && !all_keep => 0,
+            // What it gets at a complete torrent nobody else will get from it.
+            _ if c.free_rides && c.seeding => 0,
+            _ if c.free_rides => FREE_RIDER_WEIGHT,
             age if age < NEWCOMER => NEWCOMER_WEIGHT,
-            _ => 1,
+            _ => WEIGHT,
         };
+        let nobody = if rest.iter().all(|c| c.free_rides) { WEIGHT } else { 0 };
         let total: u32 = rest.iter().map(|c| weight(c)).sum();
         if total == 0 {
             return None;
         }
-        let mut at = self.rng.random_range(0..total);
+        let mut at = self.rng.random_range(0..total + nobody);
         rest.iter()
             .find(|c| {
                 let here = at < weight(c);
@@ -163,118 +280,13 @@ impl Choker {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    fn candidate(n: u64, gives: f64, takes: f64, seeding: bool) -> Candidate {
-        let who = (1, PeerKey(n));
-        Candidate {
-            who,
-            gives,
-            takes,
-            taken: 0,
-            keeps: false,
-            seeding,
-            snubbed: false,
-            since: Timestamp::ZERO,
-        }
-    }
-
-    fn late() -> Timestamp {
-        Timestamp::ZERO + Duration::from_secs(1_000)
-    }
-
-    #[test]
-    fn the_three_best_givers_and_one_other_are_unchoked() {
-        let peers: Vec<_> = (0..10).map(|n| candidate(n, (n * 100) as f64, 0.0, false)).collect();
-        let mut choker = Choker::new(1);
-        let unchoked = choker.round(&peers, false, late());
-        assert_eq!(unchoked.len(), 4);
-        assert_eq!(unchoked[..3], [(1, PeerKey(9)), (1, PeerKey(8)), (1, PeerKey(7))]);
-        assert!(unchoked[3].1.0 < 7);
-    }
-
-    #[test]
-    fn the_optimistic_slot_rotates_after_three_rounds_and_reaches_everyone() {
-        let peers: Vec<_> = (0..8).map(|n| candidate(n, (n * 100) as f64, 0.0, false)).collect();
-        let mut choker = Choker::new(2);
-        let mut seen: BTreeMap<Who, u32> = BTreeMap::new();
-        for _ in 0..300 {
-            *seen.entry(choker.round(&peers, false, late())[3]).or_default() += 1;
-        }
-        assert_eq!(seen.len(), 5);
-        assert!(seen.values().all(|n| n % 3 == 0), "{seen:?}");
-    }
-
-    #[test]
-    fn a_snubbing_peer_gets_no_regular_slot() {
-        let mut peers: Vec<_> = (0..5).map(|n| candidate(n, 100.0, 0.0, false)).collect();
-        peers[0].gives = 1e9;
-        peers[0].snubbed = true;
-        let unchoked = Choker::new(3).round(&peers, false, late());
-        assert!(!unchoked[..3].contains(&peers[0].who));
-    }
-
-    #[test]
-    fn a_seeder_prefers_who_takes_fastest_among_those_who_had_as_little() {
-        let mut peers: Vec<_> = (0..6).map(|n| candidate(n, 0.0, (n * 10) as f64, true)).collect();
-        peers[5].taken = TURN;
-        let unchoked = Choker::new(4).round(&peers, false, late());
-        assert_eq!(unchoked[..3], [(1, PeerKey(4)), (1, PeerKey(3)), (1, PeerKey(2))]);
-    }
-
-    #[test]
-    fn who_keeps_what_it_gets_from_a_seeder_comes_last() {
-        let mut peers: Vec<_> = (0..4).map(|n| candidate(n, 0.0, 0.0, true)).collect();
-        peers[0].keeps = true;
-        peers[0].takes = 1e6;
-        let unchoked = Choker::new(4).round(&peers, false, late());
-        assert_eq!(unchoked[..3], [(1, PeerKey(1)), (1, PeerKey(2)), (1, PeerKey(3))]);
-        assert_eq!(unchoked.len(), 4);
-    }
-
-    #[test]
-    fn who_keeps_what_it_gets_is_not_drawn_while_there_are_others() {
-        let mut peers: Vec<_> = (0..6).map(|n| candidate(n, 0.0, 0.0, true)).collect();
-        peers[0].keeps = true;
-        let mut choker = Choker::new(4);
-        for _ in 0..50 {
-            assert!(!choker.round(&peers, false, late()).contains(&peers[0].who));
-        }
-    }
-
-    #[test]
-    fn who_gives_comes_before_who_only_takes() {
-        let mut peers: Vec<_> = (0..4).map(|n| candidate(n, 0.0, 1e6, true)).collect();
-        peers.push(candidate(9, 1.0, 0.0, false));
-        assert_eq!(Choker::new(4).round(&peers, false, late())[0], (1, PeerKey(9)));
-    }
-
-    #[test]
-    fn a_newcomer_takes_a_free_slot_and_nobodys_slot() {
-        let mut choker = Choker::new(6);
-        let mut peers = vec![candidate(1, 0.0, 0.0, false), candidate(2, 0.0, 0.0, false)];
-        let before = choker.round(&peers, false, late());
-        assert_eq!(before.len(), 2);
-        peers.push(candidate(3, 0.0, 0.0, false));
-        assert_eq!(choker.fill(&peers, late()).len(), 3);
-        peers.extend((4..20).map(|n| candidate(n, 1e6, 0.0, false)));
-        let after = choker.fill(&peers, late());
-        assert_eq!(after.len(), 4);
-        assert!(before.iter().all(|who| after.contains(who)));
-    }
-
-    #[test]
-    fn idle_capacity_opens_slots_and_load_closes_them() {
-        let peers: Vec<_> = (0..30).map(|n| candidate(n, 0.0, 1.0, true)).collect();
-        let mut choker = Choker::new(5);
-        for _ in 0..10 {
-            choker.round(&peers, true, late());
-        }
-        assert_eq!(choker.fill(&peers, late()).len(), 14);
-        choker.round(&peers, false, late());
-        assert_eq!(choker.fill(&peers, late()).len(), 9);
-    }
+/// A number drawn for `who` (splitmix64's finaliser).
+fn lot(salt: u64, who: Who) -> u64 {
+    let mut bits = salt ^ who.0.rotate_left(32) ^ who.1.0;
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,6 +184,8 @@ impl Plan {
     fn specialise(&mut self, rng: &mut ChaCha8Rng) {
         let bound = self.bound().as_secs_f64();
         match self.name.as_str() {
+            // They are all there when it begins: it takes less time than a crowd takes to gather.
+            "worked-example" => self.nodes.iter_mut().for_each(|n| n.joins = Timestamp::ZERO),
             "seed-leaves" => self.nodes[0].leaves = Leave::AfterOneCopy,
             "free-riders" => self.recast(Role::FreeRider, 10),
             "half-free-riders" => self.recast(Role::FreeRider, 2),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -28,6 +29,18 @@ const MAX_OPENINGS: u32 = 4;
 /// Unasked blocks beyond those we cancelled, before the peer is dropped.
 const MAX_UNASKED: u32 = 64;
 
+/// Bytes that a peer may have from us before it has to give something back, ...
+const CREDIT: u64 = 1 << 20;
+
+/// ... and how many times what it gave it may have beyond that.
+const GENEROSITY: u64 = 4;
+
+/// Suggestions of one peer that are remembered; the oldest make room.
+const MAX_SUGGESTED: usize = 64;
+
+/// How long after a suggestion, or a block of a suggested piece, more suggestions are waited for.
+const SUGGESTING: Duration = Duration::from_secs(1);
+
 /// Pieces that a peer may have from us alone before others have got them from it: at any time it is
 /// receiving some, and has just received others.
 const MAX_KEPT: u32 = 8;
@@ -36,19 +49,32 @@ const MAX_KEPT: u32 = 8;
 /// whoever has it is busy.
 const KEPT_SHARE: u32 = 4;
 
+/// A kept first copy is forgotten this often.
+const FORGIVE: Duration = Duration::from_secs(60);
+
 /// Pieces that we gave to a peer when nobody else had them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FirstCopies {
     /// All of them.
     pub lent: u32,
-    /// Those that no other peer has got from it yet.
+    /// Those that no other peer has got from it yet, as far as that is still held against it.
     pub kept: u32,
+    forgiven: Timestamp,
 }
 
 impl FirstCopies {
     /// Whether the peer does not pass on what it gets.
     pub fn are_kept(self) -> bool {
         self.kept > MAX_KEPT + self.lent / KEPT_SHARE
+    }
+
+    /// Lets one piece be forgotten from time to time: there may be nobody who can get it from there,
+    /// and whoever is not given anything cannot show that it has changed.
+    pub fn forgive(&mut self, now: Timestamp) {
+        if now.since(self.forgiven) >= FORGIVE {
+            self.forgiven = now;
+            self.kept = self.kept.saturating_sub(1);
+        }
     }
 }
 
@@ -129,12 +155,16 @@ pub struct PeerSession {
     pub nothing_at: Option<u64>,
     /// When the connection was made.
     pub since: Timestamp,
+    /// When we last choked it; when the connection was made, if we never did.
+    pub slot_ended: Timestamp,
     /// When anything was last sent.
     pub last_sent: Timestamp,
     /// When anything was last received.
     pub last_received: Timestamp,
     /// When payload last arrived from it.
     pub last_block: Timestamp,
+    /// Bytes we sent of pieces that it has got a part of, while we are complete.
+    pub half_sent: BTreeMap<PieceIndex, u32>,
     /// What became of pieces that we gave to it when nobody else had them.
     pub first_copies: FirstCopies,
     /// Pieces of its that failed a check while others had a part in them too.
@@ -143,6 +173,9 @@ pub struct PeerSession {
     pub refused: BTreeMap<PieceIndex, Timestamp>,
     /// Pieces of the info dictionary that we sent it.
     pub metadata_sent: usize,
+    /// What it would rather give us than others (BEP 6), the newest last.
+    suggested: VecDeque<PieceIndex>,
+    suggested_at: Option<Timestamp>,
     openings: u32,
     unasked: u32,
     cancelled: u32,
@@ -181,13 +214,17 @@ impl PeerSession {
             up: Rate::default(),
             nothing_at: None,
             since: now,
+            slot_ended: now,
             last_sent: now,
             last_received: now,
             last_block: now,
+            half_sent: BTreeMap::new(),
             first_copies: FirstCopies::default(),
             suspected: 0,
             refused: BTreeMap::new(),
             metadata_sent: 0,
+            suggested: VecDeque::new(),
+            suggested_at: None,
             openings: 0,
             unasked: 0,
             cancelled: 0,
@@ -213,6 +250,24 @@ impl PeerSession {
     /// Whether `piece` may be asked of this peer now.
     pub fn serves(&self, piece: PieceIndex) -> bool {
         (!self.peer_choking || self.allowed_to_us.contains(&piece)) && self.has(piece)
+    }
+
+    /// Whether something it asked for waits for our uplink.
+    pub fn is_busy(&self) -> bool {
+        self.uploading > 0 || !self.uploads.is_empty()
+    }
+
+    /// Whether it has got far more from us than it gave, although it has something for us, or hides
+    /// what it has: it must have at least what we sent. `piece` is the length of a piece in bytes.
+    pub fn owes(&self, piece: u64) -> bool {
+        let (got, gave) = (self.up.total(), self.down.total());
+        let admits = match &self.holds {
+            Some(Holds::Some(bits)) => u64::from(bits.count()) * piece,
+            Some(Holds::All) => u64::MAX,
+            None => 0,
+        };
+        let hides = got > admits.saturating_add(CREDIT);
+        got > CREDIT + GENEROSITY * gave && (self.am_interested || hides)
     }
 
     /// The peer said what it has as a whole; an error when it does so again and again. It may once,
@@ -257,6 +312,42 @@ impl PeerSession {
         }
         self.holds = Some(if bits.is_full() { Holds::All } else { Holds::Some(bits) });
         Ok(())
+    }
+
+    /// The peer suggests a piece that we lack.
+    pub fn note_suggestion(&mut self, piece: PieceIndex, now: Timestamp) {
+        self.suggested_at = Some(now);
+        self.nothing_at = None;
+        if !self.suggested.contains(&piece) {
+            if self.suggested.len() >= MAX_SUGGESTED {
+                self.suggested.pop_front();
+            }
+            self.suggested.push_back(piece);
+        }
+    }
+
+    /// The peer's suggestions hold no longer: it chokes us, and gives others what it suggested.
+    pub fn forget_suggestions(&mut self) {
+        self.suggested.clear();
+        self.suggested_at = None;
+    }
+
+    /// A block of `piece` came from the peer.
+    pub fn note_block(&mut self, piece: PieceIndex, now: Timestamp) {
+        if self.suggested.contains(&piece) {
+            self.suggested_at = Some(now);
+        }
+    }
+
+    /// The piece to ask for first, out of those it suggests that are `open` still.
+    pub fn suggestion(&self, open: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
+        self.suggested.iter().copied().find(|p| open(*p))
+    }
+
+    /// Whether the peer has everything and tells what it would give us: then it is asked for
+    /// nothing else. What it does not suggest it gives to others, from whom we can have it soon.
+    pub fn is_suggesting(&self, now: Timestamp) -> bool {
+        self.suggested_at.is_some_and(|at| now.since(at) < SUGGESTING) && self.is_seed()
     }
 
     /// We cancelled a request: the block may come all the same.

@@ -58,6 +58,8 @@ pub struct RequestWindow {
     outstanding: VecDeque<(Block, Timestamp)>,
     outstanding_bytes: u64,
     limit: usize,
+    /// Blocks that rate and round trip call for.
+    target: usize,
     /// Bytes a second while requests were outstanding.
     rate: f64,
     rtt: Option<Duration>,
@@ -75,6 +77,7 @@ impl Default for RequestWindow {
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
             limit: MAX,
+            target: START,
             rate: 0.0,
             rtt: None,
             sample_bytes: 0,
@@ -94,17 +97,15 @@ impl RequestWindow {
 
     /// How many blocks may be outstanding now.
     pub fn size(&self) -> usize {
-        if self.stalled {
-            return 1;
+        if self.stalled { 1 } else { self.target.min(self.limit) }
+    }
+
+    fn aim(&mut self) {
+        if let Some(rtt) = self.rtt.filter(|_| self.rate > 0.0) {
+            let seconds = (rtt.mul_f64(1.25) + SLACK).as_secs_f64();
+            let blocks = self.rate * seconds / f64::from(BLOCK_LEN);
+            self.target = (blocks.ceil() as usize).clamp(MIN, MAX);
         }
-        let target = match self.rtt {
-            Some(rtt) if self.rate > 0.0 => {
-                let seconds = (rtt.mul_f64(1.25) + SLACK).as_secs_f64();
-                ((self.rate * seconds / f64::from(BLOCK_LEN)).ceil() as usize).max(MIN)
-            }
-            _ => START,
-        };
-        target.min(self.limit).min(MAX)
     }
 
     /// Blocks that may still be asked for now.
@@ -178,6 +179,7 @@ impl RequestWindow {
             self.fold(self.sample_bytes as f64 / elapsed.as_secs_f64());
             self.sample_bytes = 0;
             self.sample_since = now;
+            self.aim();
         }
         true
     }
@@ -237,6 +239,7 @@ impl RequestWindow {
         if !self.outstanding.is_empty() && now.since(self.last_progress) > patience {
             self.stalled = true;
             self.rate /= 2.0;
+            self.aim();
             self.last_progress = now;
             return true;
         }

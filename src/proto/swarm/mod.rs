@@ -2,10 +2,12 @@
 //! and who lies.
 
 mod blame;
+mod hand_out;
 mod peer_list;
 mod picker;
 
 pub use blame::{Blame, Digest};
+pub use hand_out::{HandOut, Sent};
 pub use peer_list::{PeerList, PeerSource};
 pub use picker::{Holds, Picker, Priority};
 

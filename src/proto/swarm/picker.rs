@@ -176,6 +176,11 @@ impl Picker {
         matches!(self.slots[piece.index()].state, State::Missing | State::Partial)
     }
 
+    /// Whether nobody was asked for `piece` yet.
+    pub fn is_missing(&self, piece: PieceIndex) -> bool {
+        self.slots[piece.index()].state == State::Missing
+    }
+
     /// Whether blocks of `piece` were asked for and it is not complete.
     pub fn is_partial(&self, piece: PieceIndex) -> bool {
         self.slots[piece.index()].state == State::Partial
@@ -449,7 +454,9 @@ impl Picker {
         if slot.requesters.is_empty() && slot.from.is_none() {
             partial.free += 1;
             self.open.insert(block.piece);
-            if partial.sole_source == Some(peer) {
+            // Nothing of it is here and nobody is asked: it is as good as any other again.
+            let empty = partial.arrived == 0 && partial.free as usize == partial.blocks.len();
+            if empty || partial.sole_source == Some(peer) {
                 self.abandon(block.piece);
             }
         }

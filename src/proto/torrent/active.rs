@@ -1,6 +1,6 @@
 //! What a torrent knows once its metadata is here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Output;
@@ -8,7 +8,7 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::demand::{Demand, Wanted};
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
 use crate::proto::metainfo::Info;
-use crate::proto::swarm::{Blame, PeerKey, Picker, Priority};
+use crate::proto::swarm::{Blame, HandOut, PeerKey, Picker, Priority};
 use crate::proto::time::Timestamp;
 
 /// A torrent with metadata.
@@ -24,9 +24,8 @@ pub(super) struct Active {
     pub announced: Bitfield,
     /// Wanted pieces that are not yet both verified and at rest.
     pub unfinished: Bitfield,
-    /// Pieces that we gave to a peer when nobody else had them, and to whom; `None` once that tells
-    /// nothing any more.
-    pub first_copies: BTreeMap<PieceIndex, Option<PeerKey>>,
+    /// What we gave to whom, once the torrent is complete.
+    pub hand_out: Option<HandOut>,
     /// Hinted pieces that are being hashed.
     pub checking: BTreeSet<PieceIndex>,
     /// Where the background check of hinted pieces has got to.

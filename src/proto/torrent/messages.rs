@@ -54,13 +54,13 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.last_received = now;
         let done = match message {
-            Message::KeepAlive | Message::Port(_) | Message::Suggest(_) | Message::Unknown(_) => {
-                Ok(())
-            }
+            Message::KeepAlive | Message::Port(_) | Message::Unknown(_) => Ok(()),
+            Message::Suggest(index) => self.suggested(key, index, now),
             Message::Choke => self.choked(key),
             Message::Unchoke => {
                 peer.peer_choking = false;
                 peer.nothing_at = None;
+                self.askable = None;
                 Ok(())
             }
             Message::Interested => {
@@ -99,6 +99,8 @@ impl Torrent {
     fn choked(&mut self, key: PeerKey) -> Result<(), Disconnect> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         peer.peer_choking = true;
+        peer.forget_suggestions();
+        self.askable = None;
         if !peer.fast {
             let blocks = peer.window.clear();
             for block in blocks {
@@ -124,7 +126,9 @@ impl Torrent {
         }
         let full = bits.is_full();
         active.picker.peer_got(piece);
-        peer.nothing_at = None;
+        if active.picker.is_wanting(piece) {
+            peer.nothing_at = None;
+        }
         self.note_passed_on(key, piece);
         let Some(peer) = self.peers.get(&key) else { return Ok(()) };
         let Some(active) = &self.active else { return Ok(()) };
@@ -213,6 +217,18 @@ impl Torrent {
         }
     }
 
+    /// A seed says what it would rather give us than others (BEP 6).
+    fn suggested(&mut self, key: PeerKey, index: u32, now: Timestamp) -> Result<(), Disconnect> {
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else {
+            return Ok(());
+        };
+        let piece = piece(&active.geometry, index)?;
+        if active.picker.is_wanting(piece) {
+            peer.note_suggestion(piece, now);
+        }
+        Ok(())
+    }
+
     fn allowed_fast(&mut self, key: PeerKey, index: u32) -> Result<(), Disconnect> {
         /// More than any client grants (BEP 6 suggests 10).
         const MAX_ALLOWED: usize = 64;
@@ -222,6 +238,7 @@ impl Torrent {
         let piece = piece(&active.geometry, index)?;
         if peer.allowed_to_us.len() < MAX_ALLOWED && peer.allowed_to_us.insert(piece) {
             peer.nothing_at = None;
+            self.askable = None;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! claims from an earlier run is *hinted*: announced, but hashed again before its first use.
 
 mod active;
+mod first_copies;
 #[cfg(test)]
 mod hostile;
 mod messages;
@@ -112,7 +113,8 @@ pub enum Output {
     Discard(PieceIndex),
     /// A read ends.
     Reply(Ticket, ReadEnd),
-    /// A peer became interested: there may be an upload slot for it.
+    /// There may be an upload slot for somebody: a peer became interested, the uplink ran dry, or
+    /// it is time for others' turn at a complete torrent.
     WantsUnchoke,
     /// Everything wanted is verified and at rest.
     Complete,
@@ -142,7 +144,11 @@ pub struct Torrent {
     fetch: Option<MetadataFetch>,
     active: Option<Active>,
     outputs: VecDeque<Output>,
+    /// The peers that may be asked for something; `None` when they have to be looked for anew.
+    askable: Option<Vec<PeerKey>>,
     last_tick: Timestamp,
+    /// When somebody was last looked for who has use for the uplink.
+    last_look: Timestamp,
     last_turnover: Timestamp,
     /// The peer list changed, or time has passed.
     look_for_peers: bool,
@@ -162,7 +168,9 @@ impl Torrent {
             fetch: Some(MetadataFetch::new(info_hash, seed)),
             active: None,
             outputs: VecDeque::new(),
+            askable: None,
             last_tick: Timestamp::ZERO,
+            last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
             look_for_peers: false,
             totals: stats::Totals::default(),
@@ -223,12 +231,15 @@ impl Torrent {
     pub fn peer_connected(&mut self, key: PeerKey, session: PeerSession, now: Timestamp) {
         self.list.connected(session.known_addr());
         self.peers.insert(key, session);
+        self.askable = None;
         self.greet(key, now);
     }
 
     /// A connection ended, whoever ended it.
     pub fn peer_disconnected(&mut self, key: PeerKey, now: Timestamp) {
         let Some(mut peer) = self.peers.remove(&key) else { return };
+        self.take_back_suggestions(key);
+        self.askable = None;
         let useful = peer.down.total() + peer.up.total() > 0;
         self.list.disconnected(peer.known_addr(), useful, now);
         self.look_for_peers = true;
@@ -382,6 +393,7 @@ impl Torrent {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             // Whether a block is worth asking for twice depends on time.
             peer.nothing_at = None;
+            peer.first_copies.forgive(now);
             if now.since(peer.last_received) > SILENCE {
                 self.disconnect(key, Disconnect::Timeout, now);
                 continue;
@@ -393,6 +405,7 @@ impl Torrent {
             self.forgive_refusals(key, now);
         }
         self.free_suspicious();
+        self.pass_turns_on();
         self.retry_write(now);
         self.turn_over(now);
     }

@@ -1,6 +1,6 @@
 //! What becomes of blocks and pieces: arrival, the gate's verdict, the disk, and completion.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Torrent {
             readable: Bitfield::empty(geometry.piece_count()),
             announced: hinted,
             unfinished: wanted.clone(),
-            first_copies: BTreeMap::new(),
+            hand_out: None,
             checking: BTreeSet::new(),
             next_check: 0,
             buffered: BTreeSet::new(),
@@ -106,6 +106,7 @@ impl Torrent {
         let asked = self.peers.get_mut(&key).is_some_and(|peer| {
             peer.last_received = now;
             peer.last_block = now;
+            peer.note_block(block.piece, now);
             peer.down.add(length, now);
             peer.window.arrived(block, now)
         });
@@ -273,12 +274,18 @@ impl Torrent {
 
     /// Tells everyone of a new piece, and loses interest in those who have nothing more for us.
     fn announce(&mut self, piece: PieceIndex, now: Timestamp) {
+        let missing_nothing = self.active.as_ref().is_some_and(|a| a.announced.is_full());
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
-            if self.options.upload && self.peers.get(&key).is_some_and(|p| p.holds.is_some()) {
+            let Some(holds) = self.peers.get(&key).and_then(|p| p.holds.as_ref()) else { continue };
+            // What a peer has for us changes only if it has this piece.
+            let concerned = missing_nothing || holds.contains(piece);
+            if self.options.upload {
                 self.send(key, Message::Have(piece.get()), now);
             }
-            self.update_interest(key, now);
+            if concerned {
+                self.update_interest(key, now);
+            }
         }
     }
 

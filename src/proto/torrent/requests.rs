@@ -7,7 +7,7 @@ use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
 use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
 use crate::proto::peer::PeerSession;
-use crate::proto::swarm::PeerKey;
+use crate::proto::swarm::{PeerKey, Priority};
 use crate::proto::time::Timestamp;
 
 /// A block that a reader waits for is asked of a second peer after this long at least.
@@ -38,20 +38,30 @@ impl Torrent {
     pub(super) fn plan_requests(&mut self, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         let order = active.ordered();
+        let epoch = active.epoch();
         self.check_hinted(&order);
         self.ask_for_waiting(&order, now);
-        let mut keys: Vec<_> = self
-            .peers
+        let askable = self.askable();
+        let mut keys: Vec<_> = askable
             .iter()
-            .filter(|(_, p)| {
-                p.window.room() > 0 && (!p.peer_choking || !p.allowed_to_us.is_empty())
-            })
-            .map(|(k, p)| (*k, Reverse(p.window.rate() as u64)))
+            .filter_map(|key| Some((*key, self.peers.get(key)?)))
+            .filter(|(_, p)| p.nothing_at != Some(epoch) || !order.is_empty())
+            .filter(|(_, p)| p.window.room() > 0)
+            .map(|(key, p)| (Reverse(p.window.rate() as u64), key))
             .collect();
-        keys.sort_unstable_by_key(|(k, rate)| (*rate, *k));
-        for (key, _) in keys {
+        self.askable = Some(askable);
+        keys.sort_unstable();
+        for (_, key) in keys {
             self.fill(key, &order, now);
         }
+    }
+
+    /// The peers that do not choke us or let us ask for something all the same.
+    fn askable(&mut self) -> Vec<PeerKey> {
+        self.askable.take().unwrap_or_else(|| {
+            let may_be_asked = |p: &PeerSession| !p.peer_choking || !p.allowed_to_us.is_empty();
+            self.peers.iter().filter(|(_, p)| may_be_asked(p)).map(|(k, _)| *k).collect()
+        })
     }
 
     /// Has hinted pieces hashed: first those that readers want, then the rest a few at a time (on
@@ -127,7 +137,10 @@ impl Torrent {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
-        let rate = self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0);
+        let rate = match order {
+            [] => 1.0,
+            _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
+        };
         while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
             let Some(active) = &self.active else { return };
             let (picker, geometry) = (&active.picker, &active.geometry);
@@ -175,6 +188,11 @@ impl Torrent {
                 && (careful == 0 || !active.picker.is_suspicious(p))
         };
         let picker = &active.picker;
+        if peer.is_suggesting(now) {
+            let wanted = |p| picker.is_open_to(p, key) && picker.priority(p) > Priority::None;
+            let suggested = peer.suggestion(|p| wanted(p) && peer.serves(p) && allowed(p));
+            return suggested.is_some_and(|piece| self.ask(key, piece, false, now));
+        }
         let begun = picker.pick_partial(key, holds, allowed);
         let new = match begun {
             Some(begun) if !picker.has_rarer(begun, holds) => None,

@@ -1,6 +1,7 @@
 //! Serving others: choking, the upload queue, and what we tell of our pieces.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -16,6 +17,9 @@ use crate::proto::wire::{Message, RawBlock};
 /// Blocks handed to a connection before the first of them is sent.
 const UPLOADS_AHEAD: usize = 8;
 
+/// When the uplink has run dry, somebody who has use for it is looked for this often at most.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Pieces a choked peer may ask for all the same (BEP 6).
 const ALLOWED_FAST: usize = 10;
 
@@ -25,7 +29,11 @@ impl Torrent {
         if !self.options.upload {
             return Vec::new();
         }
-        let seeding = self.active.as_ref().is_some_and(|a| a.announced.is_full());
+        let Some(active) = &self.active else { return Vec::new() };
+        let (seeding, piece) = (active.announced.is_full(), active.geometry.piece_length().into());
+        let mut interested = self.peers.values().filter(|p| p.peer_interested);
+        // Where nobody passes anything on, there may be nobody to pass it on to.
+        let some_pass_on = interested.any(|p| !p.first_copies.are_kept());
         let interested = self.peers.iter_mut().filter(|(_, p)| p.peer_interested);
         interested
             .map(|(key, p)| Candidate {
@@ -33,10 +41,16 @@ impl Torrent {
                 gives: p.down.per_second(now),
                 takes: p.up.per_second(now),
                 taken: p.up.total(),
-                keeps: p.first_copies.are_kept(),
+                free_rides: match seeding {
+                    true => some_pass_on && p.first_copies.are_kept(),
+                    false => p.owes(piece),
+                },
                 seeding,
                 snubbed: !p.window.is_empty() && now.since(p.last_block) > SNUB_AFTER,
+                busy: p.is_busy(),
                 since: p.since,
+                slot_ended: p.slot_ended,
+                piece,
             })
             .collect()
     }
@@ -50,9 +64,15 @@ impl Torrent {
                 continue;
             };
             peer.am_choking = choke;
-            self.send(key, if choke { Message::Choke } else { Message::Unchoke }, now);
             if choke {
+                peer.slot_ended = now;
+                self.take_back_suggestions(key);
+                self.let_finish(key, now);
+                self.send(key, Message::Choke, now);
                 self.drop_uploads(key, now);
+            } else {
+                self.suggest(key, now);
+                self.send(key, Message::Unchoke, now);
             }
         }
     }
@@ -96,6 +116,7 @@ impl Torrent {
         if welcome {
             peer.uploads.push_back(raw);
             self.pump_uploads(key, now);
+            self.note_asked(key, piece, now);
         } else {
             self.reject(key, raw, now);
         }
@@ -119,48 +140,27 @@ impl Torrent {
             peer.up.add(u64::from(raw.length), now);
             self.totals.uploaded += u64::from(raw.length);
             self.totals.up.add(u64::from(raw.length), now);
-            self.note_first_copy(key, raw);
+            self.note_given(key, raw);
         } else {
             self.reject(key, raw, now);
         }
         self.pump_uploads(key, now);
+        self.look_for_takers(now);
     }
 
-    /// Remembers to whom a piece went that nobody else has: whether it then shows up elsewhere tells
-    /// whether that peer passes on what it gets (the idea behind BEP 16). If we have to give it to
-    /// another although that peer has it, it did not; if both get it at the same time, it tells
-    /// nothing.
-    fn note_first_copy(&mut self, key: PeerKey, raw: RawBlock) {
-        let Some(active) = &mut self.active else { return };
-        let Some(piece) = active.geometry.piece(raw.piece) else { return };
-        match active.first_copies.get(&piece) {
-            Some(&Some(to)) if to != key => {
-                active.first_copies.insert(piece, None);
-                if let Some(peer) = self.peers.get_mut(&to).filter(|p| !p.has(piece)) {
-                    peer.first_copies.lent = peer.first_copies.lent.saturating_sub(1);
-                    peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);
-                }
-            }
-            None if active.picker.is_only_at_seeds(piece) => {
-                active.first_copies.insert(piece, Some(key));
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.first_copies.lent += 1;
-                    peer.first_copies.kept += 1;
-                }
-            }
-            _ => {}
+    /// When nothing waits for the uplink, somebody else may have use for it.
+    fn look_for_takers(&mut self, now: Timestamp) {
+        if now.since(self.last_look) >= LOOK && self.peers.values().all(|p| !p.is_busy()) {
+            self.last_look = now;
+            self.outputs.push_back(Output::WantsUnchoke);
         }
     }
 
-    /// A piece has shown up at `key`: whoever was given its first copy has passed it on.
-    pub(super) fn note_passed_on(&mut self, key: PeerKey, piece: PieceIndex) {
-        let Some(active) = &mut self.active else { return };
-        let Some(&Some(to)) = active.first_copies.get(&piece) else { return };
-        if to != key {
-            active.first_copies.insert(piece, None);
-            if let Some(peer) = self.peers.get_mut(&to) {
-                peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);
-            }
+    /// At a complete torrent others wait for their turn.
+    pub(super) fn pass_turns_on(&mut self) {
+        let complete = self.active.as_ref().is_some_and(|a| a.announced.is_full());
+        if complete && self.peers.values().any(|p| p.peer_interested && p.am_choking) {
+            self.outputs.push_back(Output::WantsUnchoke);
         }
     }
 

@@ -1,0 +1,170 @@
+//! Handing out: what a complete torrent gives to whom first, and who passes it on.
+//!
+//! Each piece should leave a seed once before any leaves it twice. Peers that seed a swarm's only
+//! copy cannot arrange that among themselves: each asks for what it takes to be rarest, and does not
+//! know what those it is not connected to have been given. So the seed suggests pieces, each to one
+//! peer (BEP 6); those who do not care for suggestions are none the worse for them.
+//!
+//! A piece that went to one peer when nobody else had it shows up elsewhere, unless that peer keeps
+//! it (the idea behind BEP 16): that tells who passes on what it gets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use super::PeerKey;
+use crate::proto::geometry::PieceIndex;
+
+/// What a block that was sent says about first copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The peer has been lent the first copy of the piece.
+    Lent,
+    /// That peer was lent it, and somebody else has to be given it too.
+    Again(PeerKey),
+    /// Nothing.
+    Known,
+}
+
+/// What a complete torrent has given and suggested to whom.
+#[derive(Clone, Debug)]
+pub struct HandOut {
+    /// Pieces that were suggested to nobody, in random order; some may have been given meanwhile.
+    waiting: Vec<PieceIndex>,
+    suggested: BTreeMap<PeerKey, BTreeSet<PieceIndex>>,
+    /// Pieces whose first copy went to a peer; `None` once that tells nothing any more.
+    first: BTreeMap<PieceIndex, Option<PeerKey>>,
+}
+
+impl HandOut {
+    /// Nothing was given yet of `pieces`.
+    pub fn new(pieces: impl Iterator<Item = PieceIndex>, rng: &mut impl Rng) -> Self {
+        let mut waiting: Vec<_> = pieces.collect();
+        waiting.shuffle(rng);
+        Self { waiting, suggested: BTreeMap::new(), first: BTreeMap::new() }
+    }
+
+    /// Pieces to suggest to `peer`, so that it has `open` that it has not asked for. `lacking` tells
+    /// whether nobody but seeds has a piece.
+    pub fn suggest(
+        &mut self,
+        peer: PeerKey,
+        open: usize,
+        lacking: impl Fn(PieceIndex) -> bool,
+    ) -> Vec<PieceIndex> {
+        let mine = self.suggested.entry(peer).or_default();
+        mine.retain(|piece| !self.first.contains_key(piece));
+        let mut new = Vec::new();
+        while mine.len() < open
+            && let Some(piece) = self.waiting.pop()
+        {
+            if lacking(piece) && !self.first.contains_key(&piece) && mine.insert(piece) {
+                new.push(piece);
+            }
+        }
+        new
+    }
+
+    /// `peer` asks for `piece`: the suggestion has been taken up, if it was one.
+    pub fn asked(&mut self, peer: PeerKey, piece: PieceIndex) {
+        if let Some(mine) = self.suggested.get_mut(&peer) {
+            mine.remove(&piece);
+        }
+    }
+
+    /// `peer` can ask for nothing more: what was suggested to it is suggested to others.
+    pub fn take_back(&mut self, peer: PeerKey) {
+        self.waiting.extend(self.suggested.remove(&peer).unwrap_or_default());
+    }
+
+    /// A block of `piece` went to `peer`; `lacking` when nobody but seeds has it.
+    pub fn sent(&mut self, piece: PieceIndex, peer: PeerKey, lacking: bool) -> Sent {
+        match self.first.get(&piece) {
+            Some(&Some(to)) if to != peer => {
+                self.first.insert(piece, None);
+                Sent::Again(to)
+            }
+            None if lacking => {
+                self.first.insert(piece, Some(peer));
+                Sent::Lent
+            }
+            _ => Sent::Known,
+        }
+    }
+
+    /// `piece` has shown up at `peer`: who has passed it on, if it was lent to somebody else.
+    pub fn shown(&mut self, piece: PieceIndex, peer: PeerKey) -> Option<PeerKey> {
+        let to = (*self.first.get(&piece)?).filter(|to| *to != peer)?;
+        self.first.insert(piece, None);
+        Some(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::proto::geometry::Geometry;
+
+    const A: PeerKey = PeerKey(1);
+    const B: PeerKey = PeerKey(2);
+
+    fn hand_out(pieces: u64) -> (HandOut, Vec<PieceIndex>) {
+        let geometry = Geometry::new(pieces << 14, 1 << 14).unwrap();
+        let all: Vec<_> = geometry.pieces().collect();
+        (HandOut::new(all.iter().copied(), &mut ChaCha8Rng::seed_from_u64(1)), all)
+    }
+
+    #[test]
+    fn each_piece_is_suggested_to_one_peer() {
+        let (mut out, all) = hand_out(10);
+        let (a, b) = (out.suggest(A, 6, |_| true), out.suggest(B, 6, |_| true));
+        let both: BTreeSet<_> = a.iter().chain(&b).copied().collect();
+        assert_eq!((a.len(), b.len(), both.len()), (6, 4, all.len()));
+    }
+
+    #[test]
+    fn what_was_asked_for_makes_room_for_another_suggestion() {
+        let (mut out, _) = hand_out(10);
+        let first = out.suggest(A, 1, |_| true);
+        assert_eq!(out.suggest(A, 1, |_| true), []);
+        out.asked(A, first[0]);
+        assert_eq!(out.suggest(A, 1, |_| true).len(), 1);
+    }
+
+    #[test]
+    fn what_a_peer_did_not_ask_for_is_suggested_to_others() {
+        let (mut out, _) = hand_out(3);
+        let mut first = out.suggest(A, 3, |_| true);
+        assert_eq!(out.suggest(B, 3, |_| true), []);
+        out.take_back(A);
+        let mut again = out.suggest(B, 3, |_| true);
+        first.sort();
+        again.sort();
+        assert_eq!(first, again);
+    }
+
+    #[test]
+    fn what_the_swarm_has_or_was_given_is_not_suggested() {
+        let (mut out, all) = hand_out(3);
+        assert_eq!(out.sent(all[0], B, true), Sent::Lent);
+        assert_eq!(out.suggest(A, 3, |p| p != all[1]), [all[2]]);
+    }
+
+    #[test]
+    fn a_loan_ends_when_the_piece_shows_up_elsewhere_or_has_to_be_given_again() {
+        let (mut out, all) = hand_out(3);
+        out.sent(all[0], A, true);
+        assert_eq!(out.shown(all[0], A), None);
+        assert_eq!(out.shown(all[0], B), Some(A));
+        assert_eq!(out.shown(all[0], B), None);
+        out.sent(all[1], A, true);
+        assert_eq!(out.sent(all[1], A, true), Sent::Known);
+        assert_eq!(out.sent(all[1], B, true), Sent::Again(A));
+        assert_eq!(out.sent(all[1], B, true), Sent::Known);
+        assert_eq!(out.sent(all[2], A, false), Sent::Known);
+    }
+}

@@ -1,0 +1,106 @@
+//! What a complete torrent does so that each piece leaves it once before any leaves it twice.
+
+use super::Torrent;
+use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+use crate::proto::swarm::{HandOut, PeerKey, Sent};
+use crate::proto::time::Timestamp;
+use crate::proto::wire::{Message, RawBlock};
+
+/// Suggestions that one peer may not have taken up. More do not help even a peer that is sent
+/// hundreds of small pieces each round trip.
+pub(super) const MAX_SUGGESTED: usize = 64;
+
+/// Half-sent pieces remembered of one peer.
+const MAX_HALF_SENT: usize = 8;
+
+impl Torrent {
+    /// Suggests pieces to an unchoked peer: one more than what it has asked for and waits for, so
+    /// that it always knows what to ask for next.
+    pub(super) fn suggest(&mut self, key: PeerKey, now: Timestamp) {
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get(&key)) else { return };
+        if peer.am_choking || !peer.fast || !active.announced.is_full() || peer.is_seed() {
+            return;
+        }
+        let (picker, pieces) = (&active.picker, active.geometry.pieces());
+        let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
+        let waits = (peer.uploads.len() + peer.uploading).saturating_sub(1) as u64;
+        let pieces = waits * u64::from(BLOCK_LEN) / u64::from(active.geometry.piece_length());
+        let open = (1 + pieces as usize).min(MAX_SUGGESTED);
+        for piece in hand_out.suggest(key, open, |p| picker.is_only_at_seeds(p)) {
+            self.send(key, Message::Suggest(piece.get()), now);
+        }
+    }
+
+    /// A peer asks for a block of `piece`.
+    pub(super) fn note_asked(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) {
+        let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) else { return };
+        hand_out.asked(key, piece);
+        self.suggest(key, now);
+    }
+
+    /// What was suggested to a peer that is gone or choked is suggested to others.
+    pub(super) fn take_back_suggestions(&mut self, key: PeerKey) {
+        if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
+            hand_out.take_back(key);
+        }
+    }
+
+    /// Lets a peer that is about to be choked ask for the rest of what it has got a part of: else
+    /// that part would have to be sent again to somebody else (BEP 6).
+    pub(super) fn let_finish(&mut self, key: PeerKey, now: Timestamp) {
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else { return };
+        if !peer.fast || !active.announced.is_full() {
+            return;
+        }
+        let pieces: Vec<_> = peer.half_sent.keys().copied().collect();
+        for piece in pieces {
+            if peer.allowed_to_it.insert(piece) {
+                self.outputs.push_back(super::Output::Send(key, Message::AllowedFast(piece.get())));
+            }
+        }
+        peer.last_sent = now;
+    }
+
+    /// A block was sent by a complete torrent.
+    pub(super) fn note_given(&mut self, key: PeerKey, raw: RawBlock) {
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
+            return;
+        };
+        let Some(piece) = active.geometry.piece(raw.piece) else { return };
+        if !active.announced.is_full() {
+            return;
+        }
+        let sent = peer.half_sent.entry(piece).or_default();
+        *sent = sent.saturating_add(raw.length);
+        if *sent >= active.geometry.piece_len(piece) {
+            peer.half_sent.remove(&piece);
+            peer.allowed_to_it.remove(&piece);
+        } else if peer.half_sent.len() > MAX_HALF_SENT {
+            peer.half_sent.pop_first();
+        }
+        let (lacking, pieces) = (active.picker.is_only_at_seeds(piece), active.geometry.pieces());
+        let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
+        match hand_out.sent(piece, key, lacking) {
+            Sent::Lent => {
+                peer.first_copies.lent += 1;
+                peer.first_copies.kept += 1;
+            }
+            // It may be on its way to the first peer still, and then says nothing about it.
+            Sent::Again(to) => {
+                if let Some(first) = self.peers.get_mut(&to).filter(|p| !p.has(piece)) {
+                    first.first_copies.lent = first.first_copies.lent.saturating_sub(1);
+                    first.first_copies.kept = first.first_copies.kept.saturating_sub(1);
+                }
+            }
+            Sent::Known => {}
+        }
+    }
+
+    /// A piece has shown up at `key`: whoever was given its first copy has passed it on.
+    pub(super) fn note_passed_on(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) else { return };
+        if let Some(peer) = hand_out.shown(piece, key).and_then(|to| self.peers.get_mut(&to)) {
+            peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);
+        }
+    }
+}
