@@ -22,6 +22,8 @@ const BLOCK_HEADER: f64 = 13.0;
 pub(super) struct Direction {
     pub node: NodeId,
     pub open: bool,
+    /// The other end has vanished: nothing that is sent arrives.
+    severed: bool,
     queue: VecDeque<Wire>,
     /// Waits for its turn at the uplink, or is being sent.
     busy: bool,
@@ -59,6 +61,12 @@ impl Access {
             debt: 0.0,
             down_free: Timestamp::ZERO,
         }
+    }
+
+    /// The machine is gone: what it was sending stays unsent.
+    pub fn cut(&mut self) {
+        self.turns.clear();
+        self.sending = None;
     }
 
     /// A block has come to the downlink: when it is through.
@@ -105,6 +113,9 @@ impl Net {
 
     pub fn send(&mut self, from: End, wire: Wire, access: &mut Access, agenda: &mut Agenda) {
         let end = self.end(from);
+        if end.severed {
+            return;
+        }
         if !end.busy && !matches!(wire, Wire::Block { .. }) {
             self.send_small(from, wire, access, agenda);
             return;
@@ -185,6 +196,15 @@ impl Net {
         end.open = false;
         end.queue = VecDeque::new();
         end.asked = Vec::new();
+    }
+
+    /// The node at `end` has vanished; the other end does not know, and waits for its words to be
+    /// acknowledged.
+    pub fn vanish(&mut self, end: End) {
+        self.close(end);
+        let far = self.end(end.far());
+        far.severed = true;
+        far.queue = VecDeque::new();
     }
 
     /// Takes back that `raw` was asked for; the block and its buffer, if it was.

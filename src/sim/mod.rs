@@ -1,10 +1,14 @@
 //! A simulated swarm: the real machines over a virtual network, in virtual time, from a seed.
 //!
 //! A node is a [`crate::proto::torrent::Torrent`] and a [`crate::proto::choker::Choker`], fed and
-//! obeyed as the engine does it; links, disks and the tracker are models. Every block carries who
+//! obeyed as the engine does it, and announces itself with the real tracker client, whose datagrams
+//! may be lost. Links and disks are models. Every block carries who
 //! sent it and whether it is good, and the gate lets a piece through only if all of its blocks
 //! are: so "no wrong byte" is a finding, not an assumption. The same plan gives the same trace.
 
+mod announcer;
+mod datagram;
+mod discovery;
 mod event;
 mod link;
 mod node;
@@ -14,6 +18,7 @@ mod report;
 mod shell;
 #[cfg(test)]
 mod tests;
+mod tracker;
 mod world;
 
 pub use crate::proto::geometry::GeometryError;

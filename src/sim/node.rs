@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::announcer::Announcer;
+use super::datagram::Nat;
 use super::event::{End, NodeId};
 use super::link::Access;
 use super::plan::{NodePlan, Role};
@@ -167,10 +169,16 @@ pub(super) struct Node {
     pub machine: Torrent,
     pub choker: Choker,
     pub access: Access,
+    /// What stands between it and the others, if anything does.
+    pub nat: Option<Nat>,
+    /// From when it joins.
+    pub announcer: Option<Announcer>,
     pub disk: Disk,
     pub program: Option<Program>,
     /// Joined and not left.
     pub present: bool,
+    /// Vanished: nobody answers at its address any more.
+    pub crashed: bool,
     /// Open connections by the node at the other end.
     pub links: BTreeMap<NodeId, End>,
     pub wake_at: Timestamp,
@@ -195,9 +203,12 @@ impl Node {
             machine,
             choker: Choker::new(seed),
             access: Access::new(plan.up, plan.down),
+            nat: plan.natted.then(Nat::default),
+            announcer: None,
             disk: Disk::new(geometry, full),
             program: (plan.role == Role::Reader).then(|| Program::new(geometry.total())),
             present: false,
+            crashed: false,
             links: BTreeMap::new(),
             wake_at: Timestamp::FAR_FUTURE,
             wants_unchoke: false,

@@ -1,5 +1,6 @@
 //! What is simulated: who takes part, over which links, and when they come and go.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -10,8 +11,9 @@ use crate::proto::time::Timestamp;
 /// 10 Mbit/s, in bytes a second.
 const TEN_MEGABIT: f64 = 1.25e6;
 
-/// Everybody joins within this time.
-const JOIN_SPREAD: f64 = 1.0;
+/// Leechers join in this time, in seconds. By then the tracker knows of the seed, which is there
+/// from the start.
+const JOINS: Range<f64> = 0.2..1.0;
 
 /// How a node behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -57,6 +59,8 @@ pub enum Leave {
     Never,
     /// At this time.
     At(Timestamp),
+    /// It vanishes at this time and tells nobody.
+    Crash(Timestamp),
     /// When it has sent every block at least once.
     AfterOneCopy,
     /// This long after it has everything.
@@ -76,6 +80,8 @@ pub struct NodePlan {
     pub joins: Timestamp,
     /// When it leaves.
     pub leaves: Leave,
+    /// It is behind a NAT: nobody can connect to it, and it hears only from where it sent to.
+    pub natted: bool,
 }
 
 /// A run of the simulator: all that its outcome depends on.
@@ -93,6 +99,8 @@ pub struct Plan {
     pub nodes: Vec<NodePlan>,
     /// Round trips between two nodes: shortest and longest.
     pub rtt: (Duration, Duration),
+    /// The share of datagrams that is lost.
+    pub loss: f64,
     /// Somewhere a connection breaks this often.
     pub resets: Option<Duration>,
     /// Out of 1,000 writes, how many the disk refuses.
@@ -113,7 +121,7 @@ pub struct Settings {
 }
 
 /// The names of all scenarios and what they show.
-pub const SCENARIOS: [(&str, &str); 13] = [
+pub const SCENARIOS: [(&str, &str); 15] = [
     ("worked-example", "a seed and three empty peers share four pieces"),
     ("flash-crowd", "a seed and leechers that all come at once"),
     ("seed-leaves", "the seed leaves after it has sent each block once"),
@@ -123,9 +131,11 @@ pub const SCENARIOS: [(&str, &str); 13] = [
     ("hostile", "liars, stallers and peers that claim to have everything"),
     ("mixed-rates", "half of the peers have a tenth of the rate"),
     ("reader", "a program reads while the swarm downloads"),
-    ("churn", "peers come late and leave, connections break, disks refuse"),
+    ("churn", "peers come late, leave and crash, connections break, disks refuse"),
     ("late-joiners", "a second crowd comes when the first is half done"),
     ("asymmetric", "downlinks ten times as fast as uplinks"),
+    ("lossy", "three out of ten datagrams to and from the tracker are lost"),
+    ("natted", "half of the peers are behind a NAT"),
     ("many-readers", "ten programs on ten peers read while the swarm downloads"),
 ];
 
@@ -154,6 +164,7 @@ impl Plan {
             piece_length: 256 << 10,
             nodes: Vec::new(),
             rtt: (Duration::from_millis(30), Duration::from_millis(70)),
+            loss: 0.0,
             resets: None,
             disk_failures: 0,
             gate: true,
@@ -172,10 +183,11 @@ impl Plan {
             down: TEN_MEGABIT,
             joins: Timestamp::ZERO,
             leaves: Leave::Never,
+            natted: false,
         };
         self.nodes.push(node);
         for _ in 0..peers {
-            let joins = seconds(rng.random_range(0.0..JOIN_SPREAD));
+            let joins = seconds(rng.random_range(JOINS));
             self.nodes.push(NodePlan { role: Role::Leecher, joins, ..node });
         }
     }
@@ -211,6 +223,12 @@ impl Plan {
                     node.joins = node.joins + Duration::from_secs_f64(bound / 2.0);
                 }
             }
+            "lossy" => self.loss = 0.3,
+            "natted" => {
+                for node in self.nodes.iter_mut().skip(1).step_by(2) {
+                    node.natted = true;
+                }
+            }
             "asymmetric" => self.nodes.iter_mut().for_each(|node| node.down *= 10.0),
             _ => {}
         }
@@ -221,9 +239,11 @@ impl Plan {
         self.disk_failures = 2;
         for node in self.nodes.iter_mut().skip(1) {
             node.joins = seconds(rng.random_range(0.0..bound));
-            node.leaves = match rng.random_range(0..3) {
-                0 => Leave::At(node.joins + Duration::from_secs_f64(bound / 2.0)),
-                1 => Leave::AfterDone(Duration::from_secs(5)),
+            let half = node.joins + Duration::from_secs_f64(bound / 2.0);
+            node.leaves = match rng.random_range(0..4) {
+                0 => Leave::At(half),
+                1 => Leave::Crash(half),
+                2 => Leave::AfterDone(Duration::from_secs(5)),
                 _ => Leave::Never,
             };
         }

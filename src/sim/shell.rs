@@ -38,6 +38,7 @@ impl World {
         if std::mem::take(&mut self.node(id).wants_unchoke) {
             self.choke(id, false);
         }
+        self.tell_trackers(id);
         let node = &mut self.nodes[id as usize];
         let wake = node.machine.poll_timeout().max(now + Duration::from_millis(1));
         if wake < node.wake_at {

@@ -53,6 +53,25 @@ fn the_seed_may_leave_after_one_copy() {
 }
 
 #[test]
+fn lost_datagrams_keep_nobody_from_the_tracker() {
+    for seed in 0..3 {
+        let report = sound(plan("lossy", seed));
+        assert!(report.last_s.is_some(), "{report}");
+        assert!(report.datagrams_lost * 5 > report.datagrams, "{report}");
+        assert!(report.announces >= 11, "{report}");
+    }
+}
+
+#[test]
+fn who_is_behind_a_nat_gets_everything_and_gives() {
+    let report = sound(plan("natted", 1));
+    let natted = report.peers.iter().skip(1).step_by(2);
+    for peer in natted {
+        assert!(peer.done_s.is_some() && peer.uploaded > 0, "{report}");
+    }
+}
+
+#[test]
 fn an_unknown_scenario_is_named_with_those_there_are() {
     let error = Plan::scenario("nonsense", Settings::default()).unwrap_err();
     assert!(error.to_string().contains("flash-crowd"));

@@ -9,28 +9,24 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::PORT;
+use super::datagram::Datagrams;
 use super::event::{Agenda, End, NodeId, What, Wire};
 use super::link::Net;
 use super::node::{Node, Taint};
 use super::plan::{Leave, Plan, Role};
+use super::tracker::Tracker;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, GeometryError, PieceIndex};
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::{FileEntry, Info};
 use crate::proto::peer::PeerSession;
-use crate::proto::swarm::{Digest, PeerKey, PeerSource};
+use crate::proto::swarm::{Digest, PeerKey};
 use crate::proto::time::Timestamp;
 use crate::proto::torrent::Torrent;
 use crate::proto::wire::Message;
 
-/// Peers in an answer of the tracker.
-const TRACKER_PEERS: usize = 50;
-
-/// When the tracker is asked again by a node that has few connections, and by one that has enough.
-const ANNOUNCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1_800));
-
-/// Connections that are enough.
-const ENOUGH_LINKS: usize = 10;
+/// How long an attempt to connect waits for an answer, as the engine has it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the store keeps a piece in memory that the disk refused.
 const KEPT_UNWRITTEN: Duration = Duration::from_secs(5);
@@ -49,6 +45,10 @@ pub(super) struct World {
     pub agenda: Agenda,
     pub nodes: Vec<Node>,
     pub net: Net,
+    pub datagrams: Datagrams,
+    /// Datagrams that a NAT kept out.
+    pub filtered: u64,
+    pub tracker: Tracker,
     pub rng: ChaCha8Rng,
     pub events: u64,
     pub violations: Vec<String>,
@@ -68,12 +68,12 @@ pub(super) struct World {
 }
 
 /// Where a node listens: on an address of its own, up to 65,536 nodes.
-fn addr(node: NodeId) -> SocketAddr {
+pub(super) fn addr(node: NodeId) -> SocketAddr {
     let [.., high, low] = node.to_be_bytes();
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, high, low, 1)), PORT)
 }
 
-fn node_of(addr: SocketAddr) -> NodeId {
+pub(super) fn node_of(addr: SocketAddr) -> NodeId {
     let IpAddr::V4(ip) = addr.ip() else { return 0 };
     let [_, high, low, _] = ip.octets();
     u32::from(high) << 8 | u32::from(low)
@@ -105,6 +105,7 @@ impl World {
                 Node::new(*node, &geometry, machine, rng.random())
             })
             .collect();
+        let (loss, info_hash) = (plan.loss, info.info_hash);
         let wants = |n: &&Node| n.plan.role.contributes() || n.plan.role == Role::FreeRider;
         let mut world = Self {
             unfinished: nodes.iter().filter(wants).count(),
@@ -115,6 +116,9 @@ impl World {
             agenda: Agenda::default(),
             nodes,
             net: Net::default(),
+            datagrams: Datagrams::new(loss, rng.random()),
+            filtered: 0,
+            tracker: Tracker::new(info_hash, rng.random()),
             rng,
             events: 0,
             violations: Vec::new(),
@@ -162,6 +166,7 @@ impl World {
         match what {
             What::Join(id) => self.join(id),
             What::Leave(id) => self.leave(id),
+            What::Crash(id) => self.crash(id),
             What::Wake(id) => {
                 if self.nodes[id as usize].wake_at <= self.agenda.now() {
                     self.node(id).wake_at = Timestamp::FAR_FUTURE;
@@ -169,8 +174,10 @@ impl World {
                 }
             }
             What::Choke(id) => self.choke_round(id),
-            What::Announce(id) => self.announce(id),
+            What::Tracker(id) => self.tracker_woken(id),
+            What::Datagram(datagram) => self.datagram(*datagram),
             What::Connected { from, to } => self.connected(from, to),
+            What::Unanswered { from, to } => self.not_connected(from, to),
             What::Sent(id) => self.sent(id),
             What::Arrive(to, wire) => {
                 let node = self.net.end(to).node as usize;
@@ -212,10 +219,12 @@ impl World {
                 node.machine.checked_at_rest(piece, true, now);
             }
         }
-        if let Leave::At(at) = node.plan.leaves {
-            self.agenda.at(at, What::Leave(id));
+        match node.plan.leaves {
+            Leave::At(at) => self.agenda.at(at, What::Leave(id)),
+            Leave::Crash(at) => self.agenda.at(at, What::Crash(id)),
+            Leave::Never | Leave::AfterOneCopy | Leave::AfterDone(_) => {}
         }
-        self.announce(id);
+        self.begin_announcing(id);
         self.choke_round(id);
         self.read_on(id);
         self.settle(id);
@@ -223,9 +232,35 @@ impl World {
 
     pub fn leave(&mut self, id: NodeId) {
         let now = self.agenda.now();
+        let Some(links) = self.absent(id) else { return };
+        for end in links {
+            self.hang_up(id, end);
+        }
+        if let Some(announcer) = &mut self.node(id).announcer {
+            announcer.leave(now);
+        }
+        self.tracker_step(id);
+    }
+
+    /// Nobody hears that `id` is gone: neither peers, whose connections stay half open, nor the
+    /// tracker.
+    fn crash(&mut self, id: NodeId) {
+        let Some(links) = self.absent(id) else { return };
+        for end in links {
+            self.net.vanish(end);
+        }
+        let node = self.node(id);
+        node.crashed = true;
+        node.access.cut();
+        node.announcer = None;
+    }
+
+    /// `id` is not there any more; the connections that it had.
+    fn absent(&mut self, id: NodeId) -> Option<Vec<End>> {
+        let now = self.agenda.now();
         let node = self.node(id);
         if !std::mem::replace(&mut node.present, false) {
-            return;
+            return None;
         }
         node.left_at = Some(now);
         node.disk.buffers.clear();
@@ -233,9 +268,7 @@ impl World {
         let unfinished = wanted && node.done_at.is_none();
         let links = std::mem::take(&mut node.links);
         self.unfinished -= usize::from(unfinished);
-        for end in links.into_values() {
-            self.hang_up(id, end);
-        }
+        Some(links.into_values().collect())
     }
 
     /// Closes `end`, which is at `id`; the other side hears of it.
@@ -245,33 +278,15 @@ impl World {
         self.net.send(end, Wire::Close, access, &mut self.agenda);
     }
 
-    fn announce(&mut self, id: NodeId) {
-        if !self.nodes[id as usize].present {
-            return;
-        }
-        let mut others: Vec<_> = (0..self.nodes.len() as NodeId)
-            .filter(|&other| other != id && self.nodes[other as usize].present)
-            .collect();
-        while others.len() > TRACKER_PEERS {
-            let at = self.rng.random_range(0..others.len());
-            others.swap_remove(at);
-        }
-        let addrs: Vec<_> = others.into_iter().map(addr).collect();
-        let node = self.node(id);
-        node.machine.peers_found(&addrs, PeerSource::Tracker);
-        let enough = node.links.len() >= ENOUGH_LINKS;
-        self.agenda.after(if enough { ANNOUNCE.1 } else { ANNOUNCE.0 }, What::Announce(id));
-        self.settle(id);
-    }
-
     fn reset(&mut self) {
         let Some(every) = self.plan.resets else { return };
         self.agenda.after(every, What::Reset);
-        let ends: Vec<_> = self.nodes.iter().flat_map(|n| n.links.values().copied()).collect();
-        if ends.is_empty() {
-            return;
-        }
-        let end = ends[self.rng.random_range(0..ends.len())];
+        // The first with a connection at or after a random place: nobody has to be counted.
+        let from = self.rng.random_range(0..self.nodes.len());
+        let (before, after) = self.nodes.split_at(from);
+        let Some(node) = after.iter().chain(before).find(|n| !n.links.is_empty()) else { return };
+        let at = self.rng.random_range(0..node.links.len());
+        let Some(&end) = node.links.values().nth(at) else { return };
         for end in [end, end.far()] {
             if self.net.end(end).open {
                 self.far_side_closed(end);
@@ -282,7 +297,7 @@ impl World {
     // ---- connections
 
     /// The time from one node to another.
-    fn latency(&self, a: NodeId, b: NodeId) -> Duration {
+    pub fn latency(&self, a: NodeId, b: NodeId) -> Duration {
         let (low, high) = self.plan.rtt;
         let pair = u64::from(a.min(b)) << 32 | u64::from(a.max(b));
         let mut rng = ChaCha8Rng::seed_from_u64(self.plan.seed ^ pair.wrapping_mul(0x9e37_79b9));
@@ -306,12 +321,15 @@ impl World {
             return;
         }
         let target = &self.nodes[to as usize];
+        if target.crashed || target.nat.is_some() {
+            let waited = self.latency(from, to) * 3;
+            let wait = CONNECT_TIMEOUT.saturating_sub(waited);
+            return self.agenda.after(wait, What::Unanswered { from, to });
+        }
         let welcome =
             target.present && !target.links.contains_key(&from) && target.machine.accepts(incoming);
-        if !welcome {
-            self.node(from).machine.connect_failed(there, false, now);
-            self.settle(from);
-            return;
+        if !welcome || !self.nodes[from as usize].machine.has_room() {
+            return self.not_connected(from, to);
         }
         let conn = self.net.open(from, to, self.latency(from, to));
         let key = PeerKey(conn.into());
@@ -325,6 +343,14 @@ impl World {
         }
         self.settle(from);
         self.settle(to);
+    }
+
+    fn not_connected(&mut self, from: NodeId, to: NodeId) {
+        let now = self.agenda.now();
+        if self.nodes[from as usize].present {
+            self.node(from).machine.connect_failed(addr(to), false, now);
+            self.settle(from);
+        }
     }
 
     /// The connection at `end` is gone.
