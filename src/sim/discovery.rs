@@ -108,6 +108,7 @@ impl World {
         if let Some(nat) = &mut self.node(id).nat {
             nat.sent(to, now);
         }
+        self.check_datagram(id, payload.len());
         self.carry(Datagram { from: addr(id), to, payload });
     }
 
@@ -122,6 +123,7 @@ impl World {
         let Datagram { from, to, payload } = datagram;
         if to == TRACKER {
             if let Some(answer) = self.tracker.answer(from, &payload, now) {
+                self.check_datagram(node_of(TRACKER), answer.len());
                 self.carry(Datagram { from: TRACKER, to: from, payload: answer });
             }
             return;

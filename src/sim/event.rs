@@ -80,6 +80,8 @@ pub(super) enum What {
     Reset,
     /// Progress is noted for the plot.
     Sample,
+    /// Nodes are looked at.
+    Check,
 }
 
 impl What {
@@ -111,6 +113,7 @@ impl What {
             Self::Lost(n, piece) => (12 | u64::from(*n) << 8, piece.get().into()),
             Self::Reset => (13, 0),
             Self::Sample => (14, 0),
+            Self::Check => (18, 0),
         }
     }
 }

@@ -29,8 +29,26 @@ pub(super) struct Direction {
     busy: bool,
     /// When the last block that has come to the other side's downlink is through.
     held_until: Timestamp,
+    /// The node at this end lets the other one ask.
+    pub unchoked: bool,
+    /// Requests that have come to this end and are not answered.
+    pub owed: usize,
     /// Blocks this end waits for, and the buffer each is meant for.
     pub asked: Vec<(Block, u32)>,
+}
+
+impl Direction {
+    /// What this end says changes what the other one may do, and what it is owed.
+    pub fn note(&mut self, wire: &Wire) {
+        match wire {
+            Wire::Message(Message::Unchoke) => self.unchoked = true,
+            Wire::Message(Message::Choke) => self.unchoked = false,
+            Wire::Message(Message::Reject(_)) | Wire::Block { .. } => {
+                self.owed = self.owed.saturating_sub(1);
+            }
+            Wire::Message(_) | Wire::Close => {}
+        }
+    }
 }
 
 /// A connection.
@@ -103,6 +121,10 @@ impl Net {
 
     pub fn end(&mut self, end: End) -> &mut Direction {
         &mut self.conns[end.conn as usize].ends[usize::from(end.side)]
+    }
+
+    pub fn end_ref(&self, end: End) -> &Direction {
+        &self.conns[end.conn as usize].ends[usize::from(end.side)]
     }
 
     /// The end of `conn` that is at `node`.

@@ -7,6 +7,9 @@
 //! are: so "no wrong byte" is a finding, not an assumption. The same plan gives the same trace.
 
 mod announcer;
+#[cfg(test)]
+mod broken;
+mod checks;
 mod datagram;
 mod discovery;
 mod event;
@@ -22,6 +25,7 @@ mod tracker;
 mod world;
 
 pub use crate::proto::geometry::GeometryError;
+pub use checks::{Bounds, Rule};
 pub use plan::{Leave, NodePlan, Plan, Role, SCENARIOS, Settings, UnknownScenario};
 pub use report::{PeerReport, ReadReport, Report};
 

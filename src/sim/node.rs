@@ -126,6 +126,8 @@ pub(super) struct Program {
     pub last_ticket: u64,
     /// What the waiting read is for, and since when it waits.
     pub waits: Option<(Ticket, std::ops::Range<u64>, Timestamp)>,
+    /// A read that waits, and since when somebody honest could have served it.
+    pub served: Option<(Ticket, Timestamp)>,
     /// Seconds that each read waited.
     pub waited: Vec<f64>,
     pub done_at: Option<Timestamp>,
@@ -138,6 +140,7 @@ impl Program {
             next: 0,
             last_ticket: 0,
             waits: None,
+            served: None,
             waited: Vec::new(),
             done_at: None,
         }
@@ -179,6 +182,8 @@ pub(super) struct Node {
     pub present: bool,
     /// Vanished: nobody answers at its address any more.
     pub crashed: bool,
+    /// Attempts to connect that are under way.
+    pub connecting: usize,
     /// Open connections by the node at the other end.
     pub links: BTreeMap<NodeId, End>,
     pub wake_at: Timestamp,
@@ -209,6 +214,7 @@ impl Node {
             program: (plan.role == Role::Reader).then(|| Program::new(geometry.total())),
             present: false,
             crashed: false,
+            connecting: 0,
             links: BTreeMap::new(),
             wake_at: Timestamp::FAR_FUTURE,
             wants_unchoke: false,
@@ -226,11 +232,6 @@ impl Node {
     /// How the engine sets up a torrent.
     pub fn options() -> Options {
         Options { on_demand: false, upload: true, buffer_budget: BUFFER_BUDGET, port: super::PORT }
-    }
-
-    /// The most that unverified and unwritten pieces may take, in bytes.
-    pub fn memory_bound(geometry: &Geometry) -> u64 {
-        BUFFER_BUDGET.max(2 * u64::from(geometry.piece_length()))
     }
 
     /// How long it was there until `now`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::checks::{Bounds, Rule};
 use crate::proto::time::Timestamp;
 
 /// 10 Mbit/s, in bytes a second.
@@ -105,8 +106,10 @@ pub struct Plan {
     pub resets: Option<Duration>,
     /// Out of 1,000 writes, how many the disk refuses.
     pub disk_failures: u32,
-    /// Whether pieces are checked. Without the gate wrong bytes must show up.
-    pub gate: bool,
+    /// What every node keeps to.
+    pub bounds: Bounds,
+    /// A rule that is broken, to see that it is noticed.
+    pub breaks: Option<Rule>,
 }
 
 /// What a user may change of a scenario.
@@ -167,7 +170,8 @@ impl Plan {
             loss: 0.0,
             resets: None,
             disk_failures: 0,
-            gate: true,
+            bounds: Bounds::default(),
+            breaks: None,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(settings.seed ^ 0x706c_616e);
         plan.crowd(peers, &mut rng);

@@ -80,6 +80,8 @@ pub struct Report {
     pub free_rider_last: Option<bool>,
     /// The most memory for pieces on their way that a node took, in bytes.
     pub peak_memory: u64,
+    /// Connections that were closed because nothing was heard.
+    pub timeouts: u64,
     /// Announces that the tracker answered.
     pub announces: u64,
     /// Datagrams that were sent.
@@ -141,6 +143,7 @@ impl Report {
             unbanned_pairs: unbanned_pairs(world),
             free_rider_last: free_rider_last(world, last_s),
             peak_memory: world.nodes.iter().map(|n| n.disk.peak_memory).max().unwrap_or(0),
+            timeouts: world.timeouts,
             announces: world.tracker.announces,
             datagrams: world.datagrams.sent,
             datagrams_lost: world.datagrams.lost,

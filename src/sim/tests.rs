@@ -1,6 +1,10 @@
 //! Scenarios in small, run to their end.
 
+use std::time::Duration;
+
+use super::world::World;
 use super::*;
+use crate::proto::time::Timestamp;
 
 fn plan(name: &str, seed: u64) -> Plan {
     let size = Some(16 << 20);
@@ -32,13 +36,6 @@ fn nothing_forbidden_happens_in_any_scenario() {
 }
 
 #[test]
-fn without_the_gate_wrong_bytes_show_up() {
-    let ungated = Plan { gate: false, ..plan("liars", 3) };
-    let report = run(ungated).unwrap();
-    assert!(report.wrong_bytes > 0, "{report}");
-}
-
-#[test]
 fn every_liar_is_banned() {
     for seed in 0..3 {
         let report = sound(plan("liars", seed));
@@ -60,6 +57,31 @@ fn lost_datagrams_keep_nobody_from_the_tracker() {
         assert!(report.datagrams_lost * 5 > report.datagrams, "{report}");
         assert!(report.announces >= 11, "{report}");
     }
+}
+
+#[test]
+fn peers_of_one_that_crashed_wait_for_it_no_longer_than_they_may() {
+    let mut plan = plan("flash-crowd", 1);
+    plan.nodes.iter_mut().for_each(|node| node.up /= 20.0);
+    plan.nodes[3].leaves = Leave::Crash(Timestamp::ZERO + Duration::from_secs(40));
+    let report = sound(plan);
+    assert_eq!(report.timeouts, 10, "{report}");
+    let others = report.peers.iter().filter(|peer| peer.id != 3);
+    assert!(others.clone().all(|peer| peer.done_s.is_some()), "{report}");
+}
+
+#[test]
+fn a_connection_that_breaks_is_gone_at_both_ends() {
+    let mut world = World::new(plan("flash-crowd", 1)).unwrap();
+    while world.nodes.iter().map(|n| n.links.len()).sum::<usize>() < 20 {
+        assert!(world.step());
+    }
+    let links = |world: &World| world.nodes.iter().map(|n| n.links.len()).sum::<usize>();
+    let before = links(&world);
+    world.reset();
+    assert_eq!(links(&world), before - 2);
+    (0..11).for_each(|id| world.check_machine(id));
+    assert_eq!(world.violations, [""; 0]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::PORT;
+use super::checks::Rule;
 use super::datagram::Datagrams;
 use super::event::{Agenda, End, NodeId, What, Wire};
 use super::link::Net;
@@ -35,7 +36,7 @@ const KEPT_UNWRITTEN: Duration = Duration::from_secs(5);
 pub(super) const SAMPLES: u32 = 100;
 
 /// Findings that are told; one is enough to fail.
-const MAX_VIOLATIONS: usize = 20;
+pub(super) const MAX_VIOLATIONS: usize = 20;
 
 /// The whole world.
 pub(super) struct World {
@@ -51,6 +52,10 @@ pub(super) struct World {
     pub tracker: Tracker,
     pub rng: ChaCha8Rng,
     pub events: u64,
+    /// Connections closed because nothing was heard.
+    pub timeouts: u64,
+    /// The node that was looked at last.
+    pub next_checked: NodeId,
     pub violations: Vec<String>,
     /// Who banned whom.
     pub bans: BTreeSet<(NodeId, NodeId)>,
@@ -121,6 +126,8 @@ impl World {
             tracker: Tracker::new(info_hash, rng.random()),
             rng,
             events: 0,
+            timeouts: 0,
+            next_checked: 0,
             violations: Vec::new(),
             bans: BTreeSet::new(),
             wronged: BTreeSet::new(),
@@ -132,6 +139,7 @@ impl World {
             world.agenda.at(world.nodes[id as usize].plan.joins, What::Join(id));
         }
         world.agenda.after(Duration::ZERO, What::Sample);
+        world.agenda.after(Duration::ZERO, What::Check);
         if world.plan.resets.is_some() {
             world.agenda.after(Duration::from_secs(5), What::Reset);
         }
@@ -142,24 +150,23 @@ impl World {
         &mut self.nodes[id as usize]
     }
 
-    /// Notes that something happened that must not.
-    pub fn violation(&mut self, what: impl FnOnce() -> String) {
-        if self.violations.len() < MAX_VIOLATIONS {
-            let at = self.agenda.now().as_nanos() as f64 / 1e9;
-            self.violations.push(format!("at {at:.3} s: {}", what()));
-        }
-    }
-
     /// Runs until everyone who wants something has it, or has had far more time than it takes.
     pub fn run(&mut self) {
         let limit = Timestamp::ZERO + self.plan.bound() * 20 + Duration::from_secs(600);
-        while self.unfinished > 0 && self.agenda.now() < limit {
-            let Some(what) = self.agenda.next() else { break };
+        while self.unfinished > 0 && self.agenda.now() < limit && self.step() {}
+        self.sample();
+        self.check_nobody_is_stuck();
+    }
+
+    /// Has the next event happen; whether there was one.
+    pub fn step(&mut self) -> bool {
+        let next = self.agenda.next();
+        let happens = next.is_some();
+        if let Some(what) = next {
             self.events += 1;
             self.happen(what);
         }
-        self.sample();
-        self.check_nobody_is_stuck();
+        happens
     }
 
     fn happen(&mut self, what: What) {
@@ -177,7 +184,10 @@ impl World {
             What::Tracker(id) => self.tracker_woken(id),
             What::Datagram(datagram) => self.datagram(*datagram),
             What::Connected { from, to } => self.connected(from, to),
-            What::Unanswered { from, to } => self.not_connected(from, to),
+            What::Unanswered { from, to } => {
+                self.node(from).connecting -= 1;
+                self.not_connected(from, to);
+            }
             What::Sent(id) => self.sent(id),
             What::Arrive(to, wire) => {
                 let node = self.net.end(to).node as usize;
@@ -191,6 +201,7 @@ impl World {
             What::Written(id, piece) => self.written(id, piece),
             What::Lost(id, piece) => self.lost(id, piece),
             What::Reset => self.reset(),
+            What::Check => self.check(),
             What::Sample => {
                 self.sample();
                 self.agenda.after(self.sample_every, What::Sample);
@@ -278,9 +289,11 @@ impl World {
         self.net.send(end, Wire::Close, access, &mut self.agenda);
     }
 
-    fn reset(&mut self) {
-        let Some(every) = self.plan.resets else { return };
-        self.agenda.after(every, What::Reset);
+    /// A connection breaks, which both ends notice.
+    pub fn reset(&mut self) {
+        if let Some(every) = self.plan.resets {
+            self.agenda.after(every, What::Reset);
+        }
         // The first with a connection at or after a random place: nobody has to be counted.
         let from = self.rng.random_range(0..self.nodes.len());
         let (before, after) = self.nodes.split_at(from);
@@ -310,25 +323,26 @@ impl World {
         let to = node_of(addr);
         let wait = self.latency(from, to) * 3;
         self.agenda.after(wait, What::Connected { from, to });
+        self.node(from).connecting += 1;
+        self.check_connecting(from);
     }
 
     fn connected(&mut self, from: NodeId, to: NodeId) {
         let now = self.agenda.now();
-        let (there, here) = (addr(to), addr(from));
+        let there = addr(to);
         // Who comes in comes from some other port than it listens on.
-        let incoming = SocketAddr::new(here.ip(), 40_000);
-        if !self.nodes[from as usize].present {
-            return;
-        }
+        let incoming = SocketAddr::new(addr(from).ip(), 40_000);
         let target = &self.nodes[to as usize];
         if target.crashed || target.nat.is_some() {
             let waited = self.latency(from, to) * 3;
             let wait = CONNECT_TIMEOUT.saturating_sub(waited);
             return self.agenda.after(wait, What::Unanswered { from, to });
         }
+        self.node(from).connecting -= 1;
+        let (here, target) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let welcome =
             target.present && !target.links.contains_key(&from) && target.machine.accepts(incoming);
-        if !welcome || !self.nodes[from as usize].machine.has_room() {
+        if !here.present || !here.machine.has_room() || !welcome {
             return self.not_connected(from, to);
         }
         let conn = self.net.open(from, to, self.latency(from, to));
@@ -340,6 +354,7 @@ impl World {
             let node = self.node(at);
             node.links.insert(other, End { conn, side: side as u8 });
             node.machine.peer_connected(key, session, now);
+            self.check_connections(at);
         }
         self.settle(from);
         self.settle(to);
@@ -407,6 +422,12 @@ impl World {
         match wire {
             Wire::Close => return self.far_side_closed(to),
             Wire::Message(message) => {
+                if let Message::Request(_) = &message {
+                    self.net.end(to).owed += 1;
+                    self.node(id).machine.message(key, message, now);
+                    self.settle(id);
+                    return self.check_uploads(id, to);
+                }
                 if let Message::Reject(raw) = &message
                     && let Some((block, buffer)) = self.net.take_asked(to, *raw)
                 {
@@ -429,6 +450,9 @@ impl World {
                     false
                 };
                 node.duplicates += if kept { 0 } else { u64::from(raw.length) };
+                if let Some((block, _)) = asked.filter(|_| self.breaks(Rule::AskForMissing)) {
+                    self.request(id, key, block);
+                }
                 if kept && !good {
                     self.wronged.insert((id, from));
                 }
@@ -440,7 +464,8 @@ impl World {
     // ---- the gate and the disk
 
     fn judged(&mut self, id: NodeId, piece: PieceIndex) {
-        let (now, geometry, gate) = (self.agenda.now(), self.geometry, self.plan.gate);
+        let (now, geometry) = (self.agenda.now(), self.geometry);
+        let (gate, keep) = (!self.breaks(Rule::Gate), !self.breaks(Rule::Keep));
         let node = self.node(id);
         let Some(buffer) = node.disk.discard(&geometry, piece) else { return };
         if !node.present {
@@ -449,7 +474,7 @@ impl World {
         let good = buffer.blocks.iter().all(|b| b.is_some_and(|taint| taint.good));
         let digests: Vec<_> = buffer.blocks.iter().map(digest).collect();
         if good || !gate {
-            node.disk.content[piece.index()] = Some(good);
+            node.disk.content[piece.index()] = Some(good).filter(|_| keep);
             node.disk.verified += 1;
             node.disk.hold(&geometry, piece);
             let honest = node.plan.role.is_honest();
