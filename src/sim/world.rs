@@ -15,6 +15,7 @@ use super::event::{Agenda, End, NodeId, What, Wire};
 use super::link::Net;
 use super::node::{Node, Taint};
 use super::plan::{Leave, Plan, Role};
+use super::trace::Trace;
 use super::tracker::Tracker;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, GeometryError, PieceIndex};
@@ -52,6 +53,8 @@ pub(super) struct World {
     pub tracker: Tracker,
     pub rng: ChaCha8Rng,
     pub events: u64,
+    /// Where a line for each event goes, if it is wanted.
+    pub trace: Option<Trace>,
     /// Connections closed because nothing was heard.
     pub timeouts: u64,
     /// The node that was looked at last.
@@ -126,6 +129,7 @@ impl World {
             tracker: Tracker::new(info_hash, rng.random()),
             rng,
             events: 0,
+            trace: None,
             timeouts: 0,
             next_checked: 0,
             violations: Vec::new(),
@@ -164,6 +168,9 @@ impl World {
         let happens = next.is_some();
         if let Some(what) = next {
             self.events += 1;
+            if let Some(trace) = &mut self.trace {
+                trace.note(self.agenda.now(), &what);
+            }
             self.happen(what);
         }
         happens
