@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use super::datagram::Datagram;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::time::Timestamp;
 use crate::proto::wire::{Message, RawBlock};
@@ -43,14 +44,23 @@ pub(super) enum Wire {
 pub(super) enum What {
     Join(NodeId),
     Leave(NodeId),
+    /// The node vanishes and tells nobody.
+    Crash(NodeId),
     /// The machine's time to look around.
     Wake(NodeId),
     /// A round of the choker.
     Choke(NodeId),
-    /// The tracker is asked for peers.
-    Announce(NodeId),
+    /// The announcer's time to look around.
+    Tracker(NodeId),
+    /// A datagram has come to where it was sent.
+    Datagram(Box<Datagram>),
     /// An attempt to connect has come to its end.
     Connected {
+        from: NodeId,
+        to: NodeId,
+    },
+    /// An attempt to connect to who does not answer is given up.
+    Unanswered {
         from: NodeId,
         to: NodeId,
     },
@@ -70,6 +80,8 @@ pub(super) enum What {
     Reset,
     /// Progress is noted for the plot.
     Sample,
+    /// Nodes are looked at.
+    Check,
 }
 
 impl What {
@@ -82,8 +94,11 @@ impl What {
             Self::Leave(n) => (2, u64::from(*n)),
             Self::Wake(n) => (3, u64::from(*n)),
             Self::Choke(n) => (4, u64::from(*n)),
-            Self::Announce(n) => (5, u64::from(*n)),
+            Self::Tracker(n) => (5, u64::from(*n)),
+            Self::Datagram(datagram) => (15, digest(&datagram.payload)),
             Self::Connected { from, to } => (6, u64::from(*from) << 32 | u64::from(*to)),
+            Self::Unanswered { from, to } => (16, u64::from(*from) << 32 | u64::from(*to)),
+            Self::Crash(n) => (17, u64::from(*n)),
             Self::Sent(n) => (7, u64::from(*n)),
             Self::Arrive(to, wire) => {
                 let (kind, value) = fingerprint(wire, block);
@@ -98,8 +113,15 @@ impl What {
             Self::Lost(n, piece) => (12 | u64::from(*n) << 8, piece.get().into()),
             Self::Reset => (13, 0),
             Self::Sample => (14, 0),
+            Self::Check => (18, 0),
         }
     }
+}
+
+/// FNV-1a.
+fn digest(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 fn fingerprint(wire: &Wire, block: impl Fn(&RawBlock) -> u64) -> (u64, u64) {

@@ -22,13 +22,33 @@ const BLOCK_HEADER: f64 = 13.0;
 pub(super) struct Direction {
     pub node: NodeId,
     pub open: bool,
+    /// The other end has vanished: nothing that is sent arrives.
+    severed: bool,
     queue: VecDeque<Wire>,
     /// Waits for its turn at the uplink, or is being sent.
     busy: bool,
     /// When the last block that has come to the other side's downlink is through.
     held_until: Timestamp,
+    /// The node at this end lets the other one ask.
+    pub unchoked: bool,
+    /// Requests that have come to this end and are not answered.
+    pub owed: usize,
     /// Blocks this end waits for, and the buffer each is meant for.
     pub asked: Vec<(Block, u32)>,
+}
+
+impl Direction {
+    /// What this end says changes what the other one may do, and what it is owed.
+    pub fn note(&mut self, wire: &Wire) {
+        match wire {
+            Wire::Message(Message::Unchoke) => self.unchoked = true,
+            Wire::Message(Message::Choke) => self.unchoked = false,
+            Wire::Message(Message::Reject(_)) | Wire::Block { .. } => {
+                self.owed = self.owed.saturating_sub(1);
+            }
+            Wire::Message(_) | Wire::Close => {}
+        }
+    }
 }
 
 /// A connection.
@@ -59,6 +79,12 @@ impl Access {
             debt: 0.0,
             down_free: Timestamp::ZERO,
         }
+    }
+
+    /// The machine is gone: what it was sending stays unsent.
+    pub fn cut(&mut self) {
+        self.turns.clear();
+        self.sending = None;
     }
 
     /// A block has come to the downlink: when it is through.
@@ -97,6 +123,10 @@ impl Net {
         &mut self.conns[end.conn as usize].ends[usize::from(end.side)]
     }
 
+    pub fn end_ref(&self, end: End) -> &Direction {
+        &self.conns[end.conn as usize].ends[usize::from(end.side)]
+    }
+
     /// The end of `conn` that is at `node`.
     pub fn end_at(&self, conn: u32, node: NodeId) -> End {
         let side = u8::from(self.conns[conn as usize].ends[0].node != node);
@@ -105,6 +135,9 @@ impl Net {
 
     pub fn send(&mut self, from: End, wire: Wire, access: &mut Access, agenda: &mut Agenda) {
         let end = self.end(from);
+        if end.severed {
+            return;
+        }
         if !end.busy && !matches!(wire, Wire::Block { .. }) {
             self.send_small(from, wire, access, agenda);
             return;
@@ -185,6 +218,15 @@ impl Net {
         end.open = false;
         end.queue = VecDeque::new();
         end.asked = Vec::new();
+    }
+
+    /// The node at `end` has vanished; the other end does not know, and waits for its words to be
+    /// acknowledged.
+    pub fn vanish(&mut self, end: End) {
+        self.close(end);
+        let far = self.end(end.far());
+        far.severed = true;
+        far.queue = VecDeque::new();
     }
 
     /// Takes back that `raw` was asked for; the block and its buffer, if it was.

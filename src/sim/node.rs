@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::announcer::Announcer;
+use super::datagram::Nat;
 use super::event::{End, NodeId};
 use super::link::Access;
 use super::plan::{NodePlan, Role};
@@ -124,6 +126,8 @@ pub(super) struct Program {
     pub last_ticket: u64,
     /// What the waiting read is for, and since when it waits.
     pub waits: Option<(Ticket, std::ops::Range<u64>, Timestamp)>,
+    /// A read that waits, and since when somebody honest could have served it.
+    pub served: Option<(Ticket, Timestamp)>,
     /// Seconds that each read waited.
     pub waited: Vec<f64>,
     pub done_at: Option<Timestamp>,
@@ -136,6 +140,7 @@ impl Program {
             next: 0,
             last_ticket: 0,
             waits: None,
+            served: None,
             waited: Vec::new(),
             done_at: None,
         }
@@ -167,10 +172,18 @@ pub(super) struct Node {
     pub machine: Torrent,
     pub choker: Choker,
     pub access: Access,
+    /// What stands between it and the others, if anything does.
+    pub nat: Option<Nat>,
+    /// From when it joins.
+    pub announcer: Option<Announcer>,
     pub disk: Disk,
     pub program: Option<Program>,
     /// Joined and not left.
     pub present: bool,
+    /// Vanished: nobody answers at its address any more.
+    pub crashed: bool,
+    /// Attempts to connect that are under way.
+    pub connecting: usize,
     /// Open connections by the node at the other end.
     pub links: BTreeMap<NodeId, End>,
     pub wake_at: Timestamp,
@@ -195,9 +208,13 @@ impl Node {
             machine,
             choker: Choker::new(seed),
             access: Access::new(plan.up, plan.down),
+            nat: plan.natted.then(Nat::default),
+            announcer: None,
             disk: Disk::new(geometry, full),
             program: (plan.role == Role::Reader).then(|| Program::new(geometry.total())),
             present: false,
+            crashed: false,
+            connecting: 0,
             links: BTreeMap::new(),
             wake_at: Timestamp::FAR_FUTURE,
             wants_unchoke: false,
@@ -215,11 +232,6 @@ impl Node {
     /// How the engine sets up a torrent.
     pub fn options() -> Options {
         Options { on_demand: false, upload: true, buffer_budget: BUFFER_BUDGET, port: super::PORT }
-    }
-
-    /// The most that unverified and unwritten pieces may take, in bytes.
-    pub fn memory_bound(geometry: &Geometry) -> u64 {
-        BUFFER_BUDGET.max(2 * u64::from(geometry.piece_length()))
     }
 
     /// How long it was there until `now`.

@@ -80,6 +80,16 @@ pub struct Report {
     pub free_rider_last: Option<bool>,
     /// The most memory for pieces on their way that a node took, in bytes.
     pub peak_memory: u64,
+    /// Connections that were closed because nothing was heard.
+    pub timeouts: u64,
+    /// Announces that the tracker answered.
+    pub announces: u64,
+    /// Datagrams that were sent.
+    pub datagrams: u64,
+    /// Of these, how many were lost.
+    pub datagrams_lost: u64,
+    /// Of these, how many a NAT kept out.
+    pub datagrams_filtered: u64,
     /// Events.
     pub events: u64,
     /// A digest of everything that happened.
@@ -133,6 +143,11 @@ impl Report {
             unbanned_pairs: unbanned_pairs(world),
             free_rider_last: free_rider_last(world, last_s),
             peak_memory: world.nodes.iter().map(|n| n.disk.peak_memory).max().unwrap_or(0),
+            timeouts: world.timeouts,
+            announces: world.tracker.announces,
+            datagrams: world.datagrams.sent,
+            datagrams_lost: world.datagrams.lost,
+            datagrams_filtered: world.filtered,
             events: world.events,
             trace: format!("{:016x}", world.agenda.trace()),
             violations: world.violations.clone(),
@@ -255,6 +270,11 @@ impl fmt::Display for Report {
             f,
             "  blame        {} wrong bytes, {} honest banned, {} liars not banned ({} pairs)",
             self.wrong_bytes, self.banned_honest, self.unbanned_liars, self.unbanned_pairs
+        )?;
+        writeln!(
+            f,
+            "  tracker      {} announces answered, {} of {} datagrams lost",
+            self.announces, self.datagrams_lost, self.datagrams
         )?;
         if let Some(last) = self.free_rider_last {
             writeln!(f, "  free riders  {}", if last { "last" } else { "NOT last" })?;

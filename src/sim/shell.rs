@@ -1,14 +1,14 @@
-//! What the engine is to a real torrent: carries out what a machine says, and checks each of its
-//! words.
+//! What the engine is to a real torrent: carries out what a machine says, and has each of its words
+//! checked.
 
 use std::time::Duration;
 
-use super::event::{End, NodeId, What, Wire};
-use super::node::Node;
+use super::checks::Rule;
+use super::event::{NodeId, What, Wire};
 use super::plan::{Leave, Role};
 use super::world::World;
 use crate::proto::choker::CHOKE_INTERVAL;
-use crate::proto::geometry::{Block, PieceIndex};
+use crate::proto::geometry::Block;
 use crate::proto::peer::Disconnect;
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
@@ -38,6 +38,7 @@ impl World {
         if std::mem::take(&mut self.node(id).wants_unchoke) {
             self.choke(id, false);
         }
+        self.tell_trackers(id);
         let node = &mut self.nodes[id as usize];
         let wake = node.machine.poll_timeout().max(now + Duration::from_millis(1));
         if wake < node.wake_at {
@@ -49,7 +50,10 @@ impl World {
     fn carry_out(&mut self, id: NodeId, output: Output) {
         match output {
             Output::Send(key, message) => self.say(id, key, Wire::Message(message)),
-            Output::Request(key, block) => self.request(id, key, block),
+            Output::Request(key, block) => {
+                self.request(id, key, block);
+                self.ask_too_much(id, key, block);
+            }
             Output::Cancel(key, block) => {
                 let end = self.net.end_at(key.0 as u32, id);
                 if let Some((block, buffer)) = self.net.take_asked(end, block.into()) {
@@ -82,13 +86,15 @@ impl World {
 
     fn say(&mut self, id: NodeId, key: PeerKey, wire: Wire) {
         let end = self.net.end_at(key.0 as u32, id);
-        if self.net.end(end).open {
+        let direction = self.net.end(end);
+        if direction.open {
+            direction.note(&wire);
             let access = &mut self.nodes[id as usize].access;
             self.net.send(end, wire, access, &mut self.agenda);
         }
     }
 
-    fn request(&mut self, id: NodeId, key: PeerKey, block: Block) {
+    pub fn request(&mut self, id: NodeId, key: PeerKey, block: Block) {
         let end = self.net.end_at(key.0 as u32, id);
         if !self.net.end(end).open {
             return;
@@ -103,6 +109,18 @@ impl World {
         self.say(id, key, Wire::Message(Message::Request(block.into())));
     }
 
+    /// Asks for more than the machine wants asked, if that rule is to be broken.
+    fn ask_too_much(&mut self, id: NodeId, key: PeerKey, block: Block) {
+        if self.breaks(Rule::AskOnce) {
+            self.request(id, key, block);
+        } else if self.breaks(Rule::AskOne) {
+            let conns = self.nodes[id as usize].links.values().map(|end| end.conn.into());
+            if let Some(other) = conns.map(PeerKey).find(|other| *other != key) {
+                self.request(id, other, block);
+            }
+        }
+    }
+
     fn upload(&mut self, id: NodeId, key: PeerKey, raw: RawBlock) {
         let now = self.agenda.now();
         let lies = self.nodes[id as usize].plan.role.lies();
@@ -112,6 +130,7 @@ impl World {
             return;
         };
         match self.nodes[id as usize].plan.role {
+            _ if self.breaks(Rule::Serve) => {}
             Role::FreeRider => self.node(id).machine.uploaded(key, raw, false, now),
             Role::Staller => {}
             _ => self.say(id, key, Wire::Block { raw, good: right && !lies }),
@@ -124,8 +143,10 @@ impl World {
             return;
         }
         let other = self.far_node(end);
-        if reason == Disconnect::BadData {
-            self.bans.insert((id, other));
+        match reason {
+            Disconnect::BadData => _ = self.bans.insert((id, other)),
+            Disconnect::Timeout => self.timeouts += 1,
+            _ => {}
         }
         self.forget_asked(id, end);
         self.node(id).links.remove(&other);
@@ -181,6 +202,7 @@ impl World {
         while let Some(output) = self.node(id).machine.poll_output() {
             self.carry_out(id, output);
         }
+        self.check_unchoked(id);
     }
 
     // ---- reading
@@ -215,61 +237,5 @@ impl World {
         self.read_on(id);
         // What the program reads now has to be asked for now.
         self.node(id).machine.plan(now);
-    }
-
-    // ---- checks
-
-    /// No block is asked twice of one peer, nor of two peers unless in endgame or because a reader
-    /// waits.
-    fn check_request(&mut self, id: NodeId, end: End, block: Block) {
-        if self.net.end(end).asked.iter().any(|(asked, _)| *asked == block) {
-            self.violation(|| format!("node {id} asks twice for {block:?} of one peer"));
-        }
-        let node = &self.nodes[id as usize];
-        let held = node.disk.buffers.get(&block.piece);
-        let elsewhere = held.is_some_and(|b| b.asked[block.index as usize] > 0);
-        let here = held.is_some_and(|b| b.blocks[block.index as usize].is_some());
-        let reads = node.program.as_ref().is_some_and(|p| p.waits.is_some());
-        let free = if elsewhere && !reads { self.first_free(node) } else { None };
-        if let Some(free) = free {
-            self.violation(|| {
-                format!("node {id} asks a second peer for {block:?} while {free:?} has free blocks")
-            });
-        }
-        if here {
-            self.violation(|| format!("node {id} asks for {block:?}, which it has"));
-        }
-    }
-
-    /// A piece of which nobody is asked for some missing block.
-    fn first_free(&self, node: &Node) -> Option<PieceIndex> {
-        let missing = self.geometry.pieces().filter(|p| node.disk.content[p.index()].is_none());
-        let free = |p: &PieceIndex| node.disk.buffers.get(p).is_none_or(|b| b.has_free_block());
-        missing.into_iter().find(free)
-    }
-
-    fn check_memory(&mut self, id: NodeId) {
-        let (held, bound) =
-            (self.nodes[id as usize].disk.memory, Node::memory_bound(&self.geometry));
-        if held > bound {
-            self.violation(|| format!("node {id} holds {held} bytes of at most {bound}"));
-        }
-    }
-
-    /// At the end: whoever lacks a piece that an honest present node has was let down.
-    pub fn check_nobody_is_stuck(&mut self) {
-        let honest = |n: &&Node| n.present && n.plan.role.is_honest();
-        let held: Vec<bool> = (0..self.geometry.piece_count() as usize)
-            .map(|p| self.nodes.iter().filter(honest).any(|n| n.disk.content[p].is_some()))
-            .collect();
-        let lacks = |n: &&Node| {
-            n.plan.role.contributes()
-                && n.done_at.is_none()
-                && n.disk.content.iter().zip(&held).any(|(have, held)| have.is_none() && *held)
-        };
-        let stuck = self.nodes.iter().filter(honest).filter(lacks).count();
-        if stuck > 0 {
-            self.violation(|| format!("{stuck} nodes lack pieces that honest nodes have"));
-        }
     }
 }

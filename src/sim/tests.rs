@@ -1,6 +1,10 @@
 //! Scenarios in small, run to their end.
 
+use std::time::Duration;
+
+use super::world::World;
 use super::*;
+use crate::proto::time::Timestamp;
 
 fn plan(name: &str, seed: u64) -> Plan {
     let size = Some(16 << 20);
@@ -25,17 +29,10 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 
 #[test]
 fn nothing_forbidden_happens_in_any_scenario() {
-    for (name, _) in SCENARIOS {
-        let report = sound(plan(name, 1));
+    for scenario in SCENARIOS {
+        let report = sound(plan(scenario.name, 1));
         assert!(report.last_s.is_some(), "{report}");
     }
-}
-
-#[test]
-fn without_the_gate_wrong_bytes_show_up() {
-    let ungated = Plan { gate: false, ..plan("liars", 3) };
-    let report = run(ungated).unwrap();
-    assert!(report.wrong_bytes > 0, "{report}");
 }
 
 #[test]
@@ -50,6 +47,50 @@ fn every_liar_is_banned() {
 fn the_seed_may_leave_after_one_copy() {
     let report = sound(plan("seed-leaves", 2));
     assert!(report.last_s.is_some(), "{report}");
+}
+
+#[test]
+fn lost_datagrams_keep_nobody_from_the_tracker() {
+    for seed in 0..3 {
+        let report = sound(plan("lossy", seed));
+        assert!(report.last_s.is_some(), "{report}");
+        assert!(report.datagrams_lost * 5 > report.datagrams, "{report}");
+        assert!(report.announces >= 11, "{report}");
+    }
+}
+
+#[test]
+fn peers_of_one_that_crashed_wait_for_it_no_longer_than_they_may() {
+    let mut plan = plan("flash-crowd", 1);
+    plan.nodes.iter_mut().for_each(|node| node.up /= 20.0);
+    plan.nodes[3].leaves = Leave::Crash(Timestamp::ZERO + Duration::from_secs(40));
+    let report = sound(plan);
+    assert_eq!(report.timeouts, 10, "{report}");
+    let others = report.peers.iter().filter(|peer| peer.id != 3);
+    assert!(others.clone().all(|peer| peer.done_s.is_some()), "{report}");
+}
+
+#[test]
+fn a_connection_that_breaks_is_gone_at_both_ends() {
+    let mut world = World::new(plan("flash-crowd", 1)).unwrap();
+    while world.nodes.iter().map(|n| n.links.len()).sum::<usize>() < 20 {
+        assert!(world.step());
+    }
+    let links = |world: &World| world.nodes.iter().map(|n| n.links.len()).sum::<usize>();
+    let before = links(&world);
+    world.reset();
+    assert_eq!(links(&world), before - 2);
+    (0..11).for_each(|id| world.check_machine(id));
+    assert_eq!(world.violations, [""; 0]);
+}
+
+#[test]
+fn who_is_behind_a_nat_gets_everything_and_gives() {
+    let report = sound(plan("natted", 1));
+    let natted = report.peers.iter().skip(1).step_by(2);
+    for peer in natted {
+        assert!(peer.done_s.is_some() && peer.uploaded > 0, "{report}");
+    }
 }
 
 #[test]

@@ -9,28 +9,26 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::PORT;
+use super::checks::Rule;
+use super::datagram::Datagrams;
 use super::event::{Agenda, End, NodeId, What, Wire};
 use super::link::Net;
 use super::node::{Node, Taint};
 use super::plan::{Leave, Plan, Role};
+use super::trace::Trace;
+use super::tracker::Tracker;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, GeometryError, PieceIndex};
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::{FileEntry, Info};
 use crate::proto::peer::PeerSession;
-use crate::proto::swarm::{Digest, PeerKey, PeerSource};
+use crate::proto::swarm::{Digest, PeerKey};
 use crate::proto::time::Timestamp;
 use crate::proto::torrent::Torrent;
 use crate::proto::wire::Message;
 
-/// Peers in an answer of the tracker.
-const TRACKER_PEERS: usize = 50;
-
-/// When the tracker is asked again by a node that has few connections, and by one that has enough.
-const ANNOUNCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1_800));
-
-/// Connections that are enough.
-const ENOUGH_LINKS: usize = 10;
+/// How long an attempt to connect waits for an answer, as the engine has it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the store keeps a piece in memory that the disk refused.
 const KEPT_UNWRITTEN: Duration = Duration::from_secs(5);
@@ -39,7 +37,7 @@ const KEPT_UNWRITTEN: Duration = Duration::from_secs(5);
 pub(super) const SAMPLES: u32 = 100;
 
 /// Findings that are told; one is enough to fail.
-const MAX_VIOLATIONS: usize = 20;
+pub(super) const MAX_VIOLATIONS: usize = 20;
 
 /// The whole world.
 pub(super) struct World {
@@ -49,8 +47,18 @@ pub(super) struct World {
     pub agenda: Agenda,
     pub nodes: Vec<Node>,
     pub net: Net,
+    pub datagrams: Datagrams,
+    /// Datagrams that a NAT kept out.
+    pub filtered: u64,
+    pub tracker: Tracker,
     pub rng: ChaCha8Rng,
     pub events: u64,
+    /// Where a line for each event goes, if it is wanted.
+    pub trace: Option<Trace>,
+    /// Connections closed because nothing was heard.
+    pub timeouts: u64,
+    /// The node that was looked at last.
+    pub next_checked: NodeId,
     pub violations: Vec<String>,
     /// Who banned whom.
     pub bans: BTreeSet<(NodeId, NodeId)>,
@@ -68,12 +76,12 @@ pub(super) struct World {
 }
 
 /// Where a node listens: on an address of its own, up to 65,536 nodes.
-fn addr(node: NodeId) -> SocketAddr {
+pub(super) fn addr(node: NodeId) -> SocketAddr {
     let [.., high, low] = node.to_be_bytes();
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, high, low, 1)), PORT)
 }
 
-fn node_of(addr: SocketAddr) -> NodeId {
+pub(super) fn node_of(addr: SocketAddr) -> NodeId {
     let IpAddr::V4(ip) = addr.ip() else { return 0 };
     let [_, high, low, _] = ip.octets();
     u32::from(high) << 8 | u32::from(low)
@@ -105,6 +113,7 @@ impl World {
                 Node::new(*node, &geometry, machine, rng.random())
             })
             .collect();
+        let (loss, info_hash) = (plan.loss, info.info_hash);
         let wants = |n: &&Node| n.plan.role.contributes() || n.plan.role == Role::FreeRider;
         let mut world = Self {
             unfinished: nodes.iter().filter(wants).count(),
@@ -115,8 +124,14 @@ impl World {
             agenda: Agenda::default(),
             nodes,
             net: Net::default(),
+            datagrams: Datagrams::new(loss, rng.random()),
+            filtered: 0,
+            tracker: Tracker::new(info_hash, rng.random()),
             rng,
             events: 0,
+            trace: None,
+            timeouts: 0,
+            next_checked: 0,
             violations: Vec::new(),
             bans: BTreeSet::new(),
             wronged: BTreeSet::new(),
@@ -128,6 +143,7 @@ impl World {
             world.agenda.at(world.nodes[id as usize].plan.joins, What::Join(id));
         }
         world.agenda.after(Duration::ZERO, What::Sample);
+        world.agenda.after(Duration::ZERO, What::Check);
         if world.plan.resets.is_some() {
             world.agenda.after(Duration::from_secs(5), What::Reset);
         }
@@ -138,30 +154,33 @@ impl World {
         &mut self.nodes[id as usize]
     }
 
-    /// Notes that something happened that must not.
-    pub fn violation(&mut self, what: impl FnOnce() -> String) {
-        if self.violations.len() < MAX_VIOLATIONS {
-            let at = self.agenda.now().as_nanos() as f64 / 1e9;
-            self.violations.push(format!("at {at:.3} s: {}", what()));
-        }
-    }
-
     /// Runs until everyone who wants something has it, or has had far more time than it takes.
     pub fn run(&mut self) {
         let limit = Timestamp::ZERO + self.plan.bound() * 20 + Duration::from_secs(600);
-        while self.unfinished > 0 && self.agenda.now() < limit {
-            let Some(what) = self.agenda.next() else { break };
-            self.events += 1;
-            self.happen(what);
-        }
+        while self.unfinished > 0 && self.agenda.now() < limit && self.step() {}
         self.sample();
         self.check_nobody_is_stuck();
+    }
+
+    /// Has the next event happen; whether there was one.
+    pub fn step(&mut self) -> bool {
+        let next = self.agenda.next();
+        let happens = next.is_some();
+        if let Some(what) = next {
+            self.events += 1;
+            if let Some(trace) = &mut self.trace {
+                trace.note(self.agenda.now(), &what);
+            }
+            self.happen(what);
+        }
+        happens
     }
 
     fn happen(&mut self, what: What) {
         match what {
             What::Join(id) => self.join(id),
             What::Leave(id) => self.leave(id),
+            What::Crash(id) => self.crash(id),
             What::Wake(id) => {
                 if self.nodes[id as usize].wake_at <= self.agenda.now() {
                     self.node(id).wake_at = Timestamp::FAR_FUTURE;
@@ -169,8 +188,13 @@ impl World {
                 }
             }
             What::Choke(id) => self.choke_round(id),
-            What::Announce(id) => self.announce(id),
+            What::Tracker(id) => self.tracker_woken(id),
+            What::Datagram(datagram) => self.datagram(*datagram),
             What::Connected { from, to } => self.connected(from, to),
+            What::Unanswered { from, to } => {
+                self.node(from).connecting -= 1;
+                self.not_connected(from, to);
+            }
             What::Sent(id) => self.sent(id),
             What::Arrive(to, wire) => {
                 let node = self.net.end(to).node as usize;
@@ -184,6 +208,7 @@ impl World {
             What::Written(id, piece) => self.written(id, piece),
             What::Lost(id, piece) => self.lost(id, piece),
             What::Reset => self.reset(),
+            What::Check => self.check(),
             What::Sample => {
                 self.sample();
                 self.agenda.after(self.sample_every, What::Sample);
@@ -212,10 +237,12 @@ impl World {
                 node.machine.checked_at_rest(piece, true, now);
             }
         }
-        if let Leave::At(at) = node.plan.leaves {
-            self.agenda.at(at, What::Leave(id));
+        match node.plan.leaves {
+            Leave::At(at) => self.agenda.at(at, What::Leave(id)),
+            Leave::Crash(at) => self.agenda.at(at, What::Crash(id)),
+            Leave::Never | Leave::AfterOneCopy | Leave::AfterDone(_) => {}
         }
-        self.announce(id);
+        self.begin_announcing(id);
         self.choke_round(id);
         self.read_on(id);
         self.settle(id);
@@ -223,9 +250,35 @@ impl World {
 
     pub fn leave(&mut self, id: NodeId) {
         let now = self.agenda.now();
+        let Some(links) = self.absent(id) else { return };
+        for end in links {
+            self.hang_up(id, end);
+        }
+        if let Some(announcer) = &mut self.node(id).announcer {
+            announcer.leave(now);
+        }
+        self.tracker_step(id);
+    }
+
+    /// Nobody hears that `id` is gone: neither peers, whose connections stay half open, nor the
+    /// tracker.
+    fn crash(&mut self, id: NodeId) {
+        let Some(links) = self.absent(id) else { return };
+        for end in links {
+            self.net.vanish(end);
+        }
+        let node = self.node(id);
+        node.crashed = true;
+        node.access.cut();
+        node.announcer = None;
+    }
+
+    /// `id` is not there any more; the connections that it had.
+    fn absent(&mut self, id: NodeId) -> Option<Vec<End>> {
+        let now = self.agenda.now();
         let node = self.node(id);
         if !std::mem::replace(&mut node.present, false) {
-            return;
+            return None;
         }
         node.left_at = Some(now);
         node.disk.buffers.clear();
@@ -233,9 +286,7 @@ impl World {
         let unfinished = wanted && node.done_at.is_none();
         let links = std::mem::take(&mut node.links);
         self.unfinished -= usize::from(unfinished);
-        for end in links.into_values() {
-            self.hang_up(id, end);
-        }
+        Some(links.into_values().collect())
     }
 
     /// Closes `end`, which is at `id`; the other side hears of it.
@@ -245,33 +296,17 @@ impl World {
         self.net.send(end, Wire::Close, access, &mut self.agenda);
     }
 
-    fn announce(&mut self, id: NodeId) {
-        if !self.nodes[id as usize].present {
-            return;
+    /// A connection breaks, which both ends notice.
+    pub fn reset(&mut self) {
+        if let Some(every) = self.plan.resets {
+            self.agenda.after(every, What::Reset);
         }
-        let mut others: Vec<_> = (0..self.nodes.len() as NodeId)
-            .filter(|&other| other != id && self.nodes[other as usize].present)
-            .collect();
-        while others.len() > TRACKER_PEERS {
-            let at = self.rng.random_range(0..others.len());
-            others.swap_remove(at);
-        }
-        let addrs: Vec<_> = others.into_iter().map(addr).collect();
-        let node = self.node(id);
-        node.machine.peers_found(&addrs, PeerSource::Tracker);
-        let enough = node.links.len() >= ENOUGH_LINKS;
-        self.agenda.after(if enough { ANNOUNCE.1 } else { ANNOUNCE.0 }, What::Announce(id));
-        self.settle(id);
-    }
-
-    fn reset(&mut self) {
-        let Some(every) = self.plan.resets else { return };
-        self.agenda.after(every, What::Reset);
-        let ends: Vec<_> = self.nodes.iter().flat_map(|n| n.links.values().copied()).collect();
-        if ends.is_empty() {
-            return;
-        }
-        let end = ends[self.rng.random_range(0..ends.len())];
+        // The first with a connection at or after a random place: nobody has to be counted.
+        let from = self.rng.random_range(0..self.nodes.len());
+        let (before, after) = self.nodes.split_at(from);
+        let Some(node) = after.iter().chain(before).find(|n| !n.links.is_empty()) else { return };
+        let at = self.rng.random_range(0..node.links.len());
+        let Some(&end) = node.links.values().nth(at) else { return };
         for end in [end, end.far()] {
             if self.net.end(end).open {
                 self.far_side_closed(end);
@@ -282,7 +317,7 @@ impl World {
     // ---- connections
 
     /// The time from one node to another.
-    fn latency(&self, a: NodeId, b: NodeId) -> Duration {
+    pub fn latency(&self, a: NodeId, b: NodeId) -> Duration {
         let (low, high) = self.plan.rtt;
         let pair = u64::from(a.min(b)) << 32 | u64::from(a.max(b));
         let mut rng = ChaCha8Rng::seed_from_u64(self.plan.seed ^ pair.wrapping_mul(0x9e37_79b9));
@@ -295,23 +330,27 @@ impl World {
         let to = node_of(addr);
         let wait = self.latency(from, to) * 3;
         self.agenda.after(wait, What::Connected { from, to });
+        self.node(from).connecting += 1;
+        self.check_connecting(from);
     }
 
     fn connected(&mut self, from: NodeId, to: NodeId) {
         let now = self.agenda.now();
-        let (there, here) = (addr(to), addr(from));
+        let there = addr(to);
         // Who comes in comes from some other port than it listens on.
-        let incoming = SocketAddr::new(here.ip(), 40_000);
-        if !self.nodes[from as usize].present {
-            return;
-        }
+        let incoming = SocketAddr::new(addr(from).ip(), 40_000);
         let target = &self.nodes[to as usize];
+        if target.crashed || target.nat.is_some() {
+            let waited = self.latency(from, to) * 3;
+            let wait = CONNECT_TIMEOUT.saturating_sub(waited);
+            return self.agenda.after(wait, What::Unanswered { from, to });
+        }
+        self.node(from).connecting -= 1;
+        let (here, target) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let welcome =
             target.present && !target.links.contains_key(&from) && target.machine.accepts(incoming);
-        if !welcome {
-            self.node(from).machine.connect_failed(there, false, now);
-            self.settle(from);
-            return;
+        if !here.present || !here.machine.has_room() || !welcome {
+            return self.not_connected(from, to);
         }
         let conn = self.net.open(from, to, self.latency(from, to));
         let key = PeerKey(conn.into());
@@ -322,9 +361,18 @@ impl World {
             let node = self.node(at);
             node.links.insert(other, End { conn, side: side as u8 });
             node.machine.peer_connected(key, session, now);
+            self.check_connections(at);
         }
         self.settle(from);
         self.settle(to);
+    }
+
+    fn not_connected(&mut self, from: NodeId, to: NodeId) {
+        let now = self.agenda.now();
+        if self.nodes[from as usize].present {
+            self.node(from).machine.connect_failed(addr(to), false, now);
+            self.settle(from);
+        }
     }
 
     /// The connection at `end` is gone.
@@ -381,6 +429,12 @@ impl World {
         match wire {
             Wire::Close => return self.far_side_closed(to),
             Wire::Message(message) => {
+                if let Message::Request(_) = &message {
+                    self.net.end(to).owed += 1;
+                    self.node(id).machine.message(key, message, now);
+                    self.settle(id);
+                    return self.check_uploads(id, to);
+                }
                 if let Message::Reject(raw) = &message
                     && let Some((block, buffer)) = self.net.take_asked(to, *raw)
                 {
@@ -403,6 +457,9 @@ impl World {
                     false
                 };
                 node.duplicates += if kept { 0 } else { u64::from(raw.length) };
+                if let Some((block, _)) = asked.filter(|_| self.breaks(Rule::AskForMissing)) {
+                    self.request(id, key, block);
+                }
                 if kept && !good {
                     self.wronged.insert((id, from));
                 }
@@ -414,7 +471,8 @@ impl World {
     // ---- the gate and the disk
 
     fn judged(&mut self, id: NodeId, piece: PieceIndex) {
-        let (now, geometry, gate) = (self.agenda.now(), self.geometry, self.plan.gate);
+        let (now, geometry) = (self.agenda.now(), self.geometry);
+        let (gate, keep) = (!self.breaks(Rule::Gate), !self.breaks(Rule::Keep));
         let node = self.node(id);
         let Some(buffer) = node.disk.discard(&geometry, piece) else { return };
         if !node.present {
@@ -423,7 +481,7 @@ impl World {
         let good = buffer.blocks.iter().all(|b| b.is_some_and(|taint| taint.good));
         let digests: Vec<_> = buffer.blocks.iter().map(digest).collect();
         if good || !gate {
-            node.disk.content[piece.index()] = Some(good);
+            node.disk.content[piece.index()] = Some(good).filter(|_| keep);
             node.disk.verified += 1;
             node.disk.hold(&geometry, piece);
             let honest = node.plan.role.is_honest();

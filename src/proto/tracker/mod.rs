@@ -2,7 +2,8 @@
 //!
 //! [`http`] and [`udp`] turn an [`AnnounceRequest`] into bytes and bytes into an
 //! [`AnnounceAnswer`]; [`exchange`] carries one UDP announce through its two round trips;
-//! [`client`] decides which trackers of a torrent are asked at what time (BEP 12).
+//! [`client`] decides which trackers of a torrent are asked at what time (BEP 12). [`udp_server`] is
+//! the tracker's own side of the UDP protocol.
 //! Everything a tracker sends is hostile: answers, peers and texts are bounded here.
 
 pub mod client;
@@ -10,6 +11,7 @@ mod endpoint;
 pub mod exchange;
 pub mod http;
 pub mod udp;
+pub mod udp_server;
 
 pub use endpoint::{Endpoint, EndpointError, endpoint};
 

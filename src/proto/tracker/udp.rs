@@ -1,4 +1,5 @@
-//! The UDP tracker protocol: datagrams out and in (BEP 15, URL data of BEP 41).
+//! The UDP tracker protocol from the client's side: requests out, answers in (BEP 15, URL data of
+//! BEP 41).
 
 use std::time::Duration;
 
@@ -12,12 +13,12 @@ use crate::proto::ids::InfoHash;
 pub const MAX_SCRAPE: usize = 74;
 
 /// Says that a connect request is one.
-const PROTOCOL_ID: u64 = 0x417_2710_1980;
+pub(super) const PROTOCOL_ID: u64 = 0x417_2710_1980;
 
-const CONNECT: u32 = 0;
-const ANNOUNCE: u32 = 1;
-const SCRAPE: u32 = 2;
-const ERROR: u32 = 3;
+pub(super) const CONNECT: u32 = 0;
+pub(super) const ANNOUNCE: u32 = 1;
+pub(super) const SCRAPE: u32 = 2;
+pub(super) const ERROR: u32 = 3;
 
 /// The option that carries a part of the URL (BEP 41).
 const OPTION_URL_DATA: u8 = 2;

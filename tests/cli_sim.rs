@@ -1,0 +1,68 @@
+//! `p2pfs sim`: the same command gives the same bytes, and what it says on a failure runs it again.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn sim(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p2pfs"));
+    command.current_dir(dir).arg("sim").args(arguments).output().unwrap()
+}
+
+/// What a run of a small churn writes to its trace and to standard output.
+fn churn(seed: &str) -> (Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let small = ["churn", "--peers", "6", "--size", "4M", "--json", "--trace", "trace"];
+    let output = sim(dir.path(), &[&small[..], &["--seed", seed]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (std::fs::read(dir.path().join("trace")).unwrap(), output.stdout)
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_and_report_byte_for_byte() {
+    let (first, again, other) = (churn("5"), churn("5"), churn("6"));
+    assert!(first == again);
+    assert!(first.0 != other.0 && first.1 != other.1);
+}
+
+#[test]
+fn the_trace_has_a_line_for_each_event() {
+    let (trace, report) = churn("7");
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    let lines = String::from_utf8(trace).unwrap();
+    assert_eq!(lines.lines().count() as u64, report["events"].as_u64().unwrap());
+    let time = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();
+    assert!(lines.lines().map(time).is_sorted());
+    for event in ["join 0", "datagram 127.0.0.1:6881 to ", "request ", "block ", "judged "] {
+        assert!(lines.contains(event), "{event}");
+    }
+}
+
+#[test]
+fn the_list_tells_what_each_scenario_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = String::from_utf8(sim(dir.path(), &["--list"]).stdout).unwrap();
+    let help = String::from_utf8(sim(dir.path(), &["--help"]).stdout).unwrap();
+    for scenario in p2pfs::sim::SCENARIOS {
+        for text in [scenario.name, scenario.shows] {
+            assert!(list.contains(text) && help.contains(text), "{text}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_simulated_is_named_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, code, named) in [
+        (&["nonsense"][..], 1, "`nonsense`"),
+        (&["flash-crowd", "--peers", "0"], 1, "--peers"),
+        (&["flash-crowd", "--trace", "no/such/place"], 1, "no/such/place"),
+        (&[], 2, "SCENARIO"),
+    ] {
+        let output = sim(dir.path(), arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(code), 1), "{said}");
+        assert!(said.contains(named), "{said}");
+    }
+}
