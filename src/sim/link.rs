@@ -23,7 +23,7 @@ pub(super) struct Direction {
     pub node: NodeId,
     pub open: bool,
     /// The other end has vanished: nothing that is sent arrives.
-    severed: bool,
+    pub severed: bool,
     queue: VecDeque<Wire>,
     /// Waits for its turn at the uplink, or is being sent.
     busy: bool,

@@ -102,6 +102,9 @@ pub struct Report {
     pub readers: Vec<ReadReport>,
     /// What became of each node.
     pub peers: Vec<PeerReport>,
+    /// Pieces in the order in which their first blocks left the seed, and who got them.
+    #[serde(skip)]
+    pub seed_sent: Vec<(u32, u32)>,
     /// By time: the share that each node had.
     #[serde(skip)]
     pub progress: Vec<(f64, Vec<f32>)>,
@@ -154,6 +157,7 @@ impl Report {
             replay: world.plan.command(),
             readers: world.nodes.iter().enumerate().filter_map(read_report).collect(),
             peers: world.nodes.iter().enumerate().map(peer_report).collect(),
+            seed_sent: world.seed_sent.clone(),
             progress: progress(world),
         }
     }

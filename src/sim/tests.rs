@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use super::world::World;
+use super::datagram::Datagram;
+use super::world::{self, World};
 use super::*;
 use crate::proto::time::Timestamp;
 
 fn plan(name: &str, seed: u64) -> Plan {
     let size = Some(16 << 20);
     Plan::scenario(name, Settings { seed, size, ..Settings::default() }).unwrap()
+}
+
+/// A seed and three empty peers share four pieces.
+fn worked_example(seed: u64) -> Plan {
+    Plan::scenario("worked-example", Settings { seed, ..Settings::default() }).unwrap()
 }
 
 fn sound(plan: Plan) -> Report {
@@ -50,6 +56,18 @@ fn the_seed_may_leave_after_one_copy() {
 }
 
 #[test]
+fn in_the_worked_example_all_finish_also_when_the_seed_leaves_after_one_copy() {
+    for seed in 0..10 {
+        for leaves in [Leave::Never, Leave::AfterOneCopy] {
+            let mut plan = worked_example(seed);
+            plan.nodes[0].leaves = leaves;
+            let report = sound(plan);
+            assert!(report.last_s.is_some(), "{report}");
+        }
+    }
+}
+
+#[test]
 fn lost_datagrams_keep_nobody_from_the_tracker() {
     for seed in 0..3 {
         let report = sound(plan("lossy", seed));
@@ -82,6 +100,27 @@ fn a_connection_that_breaks_is_gone_at_both_ends() {
     assert_eq!(links(&world), before - 2);
     (0..11).for_each(|id| world.check_machine(id));
     assert_eq!(world.violations, [""; 0]);
+}
+
+#[test]
+fn connections_to_who_crashed_time_out_in_churn() {
+    let settings = Settings { seed: 3, ..Settings::default() };
+    let report = sound(Plan::scenario("churn", settings).unwrap());
+    assert!(report.timeouts > 0, "{report}");
+}
+
+#[test]
+fn a_nat_keeps_out_datagrams_from_where_nothing_was_sent() {
+    let mut world = World::new(plan("natted", 1)).unwrap();
+    while world.tracker.announces < 11 {
+        assert!(world.step());
+    }
+    let from_a_peer =
+        |to| Datagram { from: world::addr(4), to: world::addr(to), payload: vec![0; 20] };
+    world.datagram(from_a_peer(2));
+    assert_eq!(world.filtered, 0);
+    world.datagram(from_a_peer(1));
+    assert_eq!(world.filtered, 1);
 }
 
 #[test]

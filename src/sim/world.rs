@@ -68,6 +68,8 @@ pub(super) struct World {
     pub wrong_bytes: u64,
     /// When the seed had sent every block, and what it had sent until then, in bytes.
     pub first_copy: Option<(Timestamp, u64)>,
+    /// Pieces whose first block the seed has sent, in order, and to whom.
+    pub seed_sent: Vec<(u32, NodeId)>,
     /// Downloading nodes that are present or still to come and not done.
     pub unfinished: usize,
     /// By time: pieces of each node.
@@ -137,6 +139,7 @@ impl World {
             wronged: BTreeSet::new(),
             wrong_bytes: 0,
             first_copy: None,
+            seed_sent: Vec::new(),
             samples: Vec::new(),
         };
         for id in 0..world.nodes.len() as NodeId {
@@ -306,7 +309,9 @@ impl World {
         let (before, after) = self.nodes.split_at(from);
         let Some(node) = after.iter().chain(before).find(|n| !n.links.is_empty()) else { return };
         let at = self.rng.random_range(0..node.links.len());
-        let Some(&end) = node.links.values().nth(at) else { return };
+        // A half-open connection has nobody to break it.
+        let unbroken = |end: &&End| !self.net.end_ref(**end).severed;
+        let Some(&end) = node.links.values().nth(at).filter(unbroken) else { return };
         for end in [end, end.far()] {
             if self.net.end(end).open {
                 self.far_side_closed(end);
@@ -403,6 +408,10 @@ impl World {
         let node = &mut self.nodes[id as usize];
         let Some((end, raw)) = self.net.sent(&mut node.access, &mut self.agenda) else { return };
         node.uploaded += u64::from(raw.length);
+        if id == 0 && raw.begin == 0 {
+            let to = self.net.end_ref(end.far()).node;
+            self.seed_sent.push((raw.piece, to));
+        }
         let offset = u64::from(raw.piece) * piece_length + u64::from(raw.begin);
         let sent = node.sent.get_mut((offset >> 14) as usize);
         if sent.is_some_and(|sent| !std::mem::replace(sent, true)) {
