@@ -31,7 +31,7 @@ pub struct Bounds {
     pub uploads: usize,
     /// Addresses of peers that a node remembers.
     pub known_peers: usize,
-    /// Peers unchoked at once: 3 for what they give, 20 while the uplink is idle, 1 optimistic.
+    /// Peers unchoked at once, those included that ask for nothing.
     pub unchoked: usize,
     /// Bytes in a datagram: what fits an Ethernet packet.
     pub datagram: usize,
@@ -49,7 +49,7 @@ impl Default for Bounds {
             outstanding: 512,
             uploads: 256 + 8,
             known_peers: 2_000,
-            unchoked: 3 + 20 + 1,
+            unchoked: 40,
             datagram: 1_472,
             memory: super::node::BUFFER_BUDGET,
             read_wait: Duration::from_secs(120),

@@ -163,6 +163,8 @@ pub struct PeerSession {
     pub last_received: Timestamp,
     /// When payload last arrived from it.
     pub last_block: Timestamp,
+    /// Blocks that we let it know of ahead, while we are complete; doubled whenever it runs out.
+    pub look_ahead: Option<usize>,
     /// Bytes we sent of pieces that it has got a part of, while we are complete.
     pub half_sent: BTreeMap<PieceIndex, u32>,
     /// What became of pieces that we gave to it when nobody else had them.
@@ -218,6 +220,7 @@ impl PeerSession {
             last_sent: now,
             last_received: now,
             last_block: now,
+            look_ahead: None,
             half_sent: BTreeMap::new(),
             first_copies: FirstCopies::default(),
             suspected: 0,

@@ -73,6 +73,11 @@ impl HandOut {
         }
     }
 
+    /// Whether `peer` was suggested something, and has asked for all of it.
+    pub fn has_asked_for_all(&self, peer: PeerKey) -> bool {
+        self.suggested.get(&peer).is_some_and(BTreeSet::is_empty)
+    }
+
     /// `peer` can ask for nothing more: what was suggested to it is suggested to others.
     pub fn take_back(&mut self, peer: PeerKey) {
         self.waiting.extend(self.suggested.remove(&peer).unwrap_or_default());

@@ -10,22 +10,32 @@ use crate::proto::wire::{Message, RawBlock};
 /// hundreds of small pieces each round trip.
 pub(super) const MAX_SUGGESTED: usize = 64;
 
+/// Blocks that a peer may know of beyond what it has asked for: what goes through a fast and long
+/// connection in a round trip.
+const MAX_LOOK_AHEAD: usize = 4_096;
+
 /// Half-sent pieces remembered of one peer.
 const MAX_HALF_SENT: usize = 8;
 
 impl Torrent {
-    /// Suggests pieces to an unchoked peer: one more than what it has asked for and waits for, so
-    /// that it always knows what to ask for next.
+    /// Suggests pieces to an unchoked peer as soon as it will have nothing left to ask for: not
+    /// earlier, since others may come to whom they could be given.
     pub(super) fn suggest(&mut self, key: PeerKey, now: Timestamp) {
-        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get(&key)) else { return };
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
+            return;
+        };
         if peer.am_choking || !peer.fast || !active.announced.is_full() || peer.is_seed() {
             return;
         }
         let (picker, pieces) = (&active.picker, active.geometry.pieces());
         let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
-        let waits = (peer.uploads.len() + peer.uploading).saturating_sub(1) as u64;
-        let pieces = waits * u64::from(BLOCK_LEN) / u64::from(active.geometry.piece_length());
-        let open = (1 + pieces as usize).min(MAX_SUGGESTED);
+        let blocks = active.geometry.piece_length().div_ceil(BLOCK_LEN) as usize;
+        let waits = peer.uploads.len() + peer.uploading;
+        let ahead = peer.look_ahead.get_or_insert((blocks / 2).max(1));
+        if waits == 0 && hand_out.has_asked_for_all(key) {
+            *ahead = (*ahead * 2).min(MAX_LOOK_AHEAD);
+        }
+        let open = ahead.saturating_sub(waits).div_ceil(blocks).min(MAX_SUGGESTED);
         for piece in hand_out.suggest(key, open, |p| picker.is_only_at_seeds(p)) {
             self.send(key, Message::Suggest(piece.get()), now);
         }
@@ -62,7 +72,12 @@ impl Torrent {
     }
 
     /// A block was sent by a complete torrent.
-    pub(super) fn note_given(&mut self, key: PeerKey, raw: RawBlock) {
+    pub(super) fn note_given(&mut self, key: PeerKey, raw: RawBlock, now: Timestamp) {
+        self.note_first_copy(key, raw);
+        self.suggest(key, now);
+    }
+
+    fn note_first_copy(&mut self, key: PeerKey, raw: RawBlock) {
         let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
             return;
         };

@@ -140,7 +140,7 @@ impl Torrent {
             peer.up.add(u64::from(raw.length), now);
             self.totals.uploaded += u64::from(raw.length);
             self.totals.up.add(u64::from(raw.length), now);
-            self.note_given(key, raw);
+            self.note_given(key, raw, now);
         } else {
             self.reject(key, raw, now);
         }

@@ -429,7 +429,9 @@ impl TrackerClient {
             (false, true, false) => Event::Regular,
         };
         tracker.in_flight = Some(event);
-        let wants_peers = self.stats.wants_peers && !self.stopped;
+        // Who is complete and new asks too: those who wait for it may not ask again for a while.
+        let new = event == Event::Started;
+        let wants_peers = (self.stats.wants_peers || new) && !self.stopped;
         let request = AnnounceRequest {
             info_hash: self.identity.info_hash,
             peer_id: self.identity.peer_id,
