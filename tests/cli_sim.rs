@@ -1,4 +1,4 @@
-//! `p2pfs sim`: the same command gives the same bytes, and what it says on a failure runs it again.
+//! `p2pfs sim`: the same command gives the same bytes, and the one that a report names is the same.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,6 +24,21 @@ fn a_seed_gives_the_same_trace_and_report_byte_for_byte() {
     let (first, again, other) = (churn("5"), churn("5"), churn("6"));
     assert!(first == again);
     assert!(first.0 != other.0 && first.1 != other.1);
+}
+
+#[test]
+fn the_command_in_a_report_gives_the_same_report() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["worked-example", "--json", "--seed", "9"][..],
+        &["lossy", "--json", "--peers", "4", "--size", "1M"],
+    ] {
+        let first = sim(dir.path(), arguments).stdout;
+        let report: serde_json::Value = serde_json::from_slice(&first).unwrap();
+        let command = report["replay"].as_str().unwrap().strip_prefix("p2pfs sim ").unwrap();
+        let again: Vec<_> = command.split(' ').chain(["--json"]).collect();
+        assert!(first == sim(dir.path(), &again).stdout, "{command}");
+    }
 }
 
 #[test]

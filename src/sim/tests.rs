@@ -1,5 +1,6 @@
 //! Scenarios in small, run to their end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::datagram::Datagram;
@@ -64,6 +65,19 @@ fn in_the_worked_example_all_finish_also_when_the_seed_leaves_after_one_copy() {
             let report = sound(plan);
             assert!(report.last_s.is_some(), "{report}");
         }
+    }
+}
+
+#[test]
+fn in_the_worked_example_three_pieces_go_out_first_and_each_leaves_the_seed_once() {
+    for seed in 0..10 {
+        let report = sound(worked_example(seed));
+        let mut pieces: Vec<_> = report.seed_sent.iter().map(|(piece, _)| *piece).collect();
+        let first: BTreeSet<_> = pieces.iter().take(3).collect();
+        assert_eq!(first.len(), 3, "seed {seed}: {pieces:?}");
+        pieces.sort();
+        assert_eq!(pieces, [0, 1, 2, 3], "seed {seed}");
+        assert!(report.last_s.is_some(), "{report}");
     }
 }
 
