@@ -36,11 +36,12 @@ const fn usual(
 pub const SCENARIOS: [Scenario; 16] = [
     Scenario {
         peers: 3,
-        size: 4 << 20,
+        size: 1 << 20,
         ..usual("worked-example", "a seed and three empty peers share four pieces", |plan, _| {
-            // All are there when it begins, and handshakes take little of the time that it takes.
             plan.piece_length = plan.total.div_ceil(4).next_power_of_two().max(16 << 10);
-            plan.nodes.iter_mut().for_each(|node| node.joins = Timestamp::ZERO);
+            // The three wait for the seed: it sends everything in the time that a crowd gathers.
+            leechers(plan).for_each(|node| node.joins = Timestamp::ZERO);
+            plan.nodes[0].joins = Timestamp::ZERO + Duration::from_secs(1);
         })
     },
     usual("flash-crowd", "a seed and leechers that all come at once", |_, _| {}),

@@ -42,10 +42,10 @@ impl Torrent {
     }
 
     /// A peer asks for a block of `piece`.
-    pub(super) fn note_asked(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) {
-        let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) else { return };
-        hand_out.asked(key, piece);
-        self.suggest(key, now);
+    pub(super) fn note_asked(&mut self, key: PeerKey, piece: PieceIndex) {
+        if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
+            hand_out.asked(key, piece);
+        }
     }
 
     /// What was suggested to a peer that is gone or choked is suggested to others.

@@ -116,7 +116,7 @@ impl Torrent {
         if welcome {
             peer.uploads.push_back(raw);
             self.pump_uploads(key, now);
-            self.note_asked(key, piece, now);
+            self.note_asked(key, piece);
         } else {
             self.reject(key, raw, now);
         }

@@ -429,9 +429,6 @@ impl TrackerClient {
             (false, true, false) => Event::Regular,
         };
         tracker.in_flight = Some(event);
-        // Who is complete and new asks too: those who wait for it may not ask again for a while.
-        let new = event == Event::Started;
-        let wants_peers = (self.stats.wants_peers || new) && !self.stopped;
         let request = AnnounceRequest {
             info_hash: self.identity.info_hash,
             peer_id: self.identity.peer_id,
@@ -440,7 +437,9 @@ impl TrackerClient {
             downloaded: self.stats.downloaded,
             left: self.stats.left,
             event,
-            numwant: if wants_peers { NUMWANT } else { 0 },
+            // Who is complete asks too: peers that cannot be reached wait to be found, and so does
+            // everyone when it is us who cannot be reached.
+            numwant: if self.stopped { 0 } else { NUMWANT },
             key: self.identity.key,
             tracker_id: tracker.tracker_id.clone(),
         };
