@@ -50,6 +50,9 @@ const RATE_TAU: f64 = 4.0;
 /// How often [`Rate`] folds what it counted into the average.
 const RATE_STEP: Duration = Duration::from_millis(250);
 
+/// Less than this, in bytes a second, is nothing.
+const NOTHING: f64 = 1.0;
+
 impl Rate {
     /// Counts `bytes` at `now`.
     pub fn add(&mut self, bytes: u64, now: Timestamp) {
@@ -74,11 +77,15 @@ impl Rate {
         if elapsed < RATE_STEP {
             return;
         }
+        self.since = now;
+        if self.pending == 0 && self.per_second < NOTHING {
+            self.per_second = 0.0;
+            return;
+        }
         let secs = elapsed.as_secs_f64();
         let keep = (-secs / RATE_TAU).exp();
         self.per_second = self.per_second * keep + (self.pending as f64 / secs) * (1.0 - keep);
         self.pending = 0;
-        self.since = now;
     }
 }
 

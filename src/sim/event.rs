@@ -1,6 +1,6 @@
 //! What happens, and when: events in virtual time.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
@@ -150,37 +150,14 @@ fn fingerprint(wire: &Wire, block: impl Fn(&RawBlock) -> u64) -> (u64, u64) {
     }
 }
 
-struct Event {
-    at: Timestamp,
-    sequence: u64,
-    what: What,
-}
-
-impl Ord for Event {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // The heap gives the greatest: the earliest, and of these the first that was planned.
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
-    }
-}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Event {}
-
 /// The event queue, and the clock that it drives.
 #[derive(Default)]
 pub(super) struct Agenda {
-    heap: BinaryHeap<Event>,
+    /// When, in which order of those at the same time, and where it lies: events themselves are
+    /// many times larger, and would be moved about with each that comes or goes.
+    heap: BinaryHeap<Reverse<(Timestamp, u64, u32)>>,
+    events: Vec<Option<What>>,
+    free: Vec<u32>,
     sequence: u64,
     now: Timestamp,
     /// FNV-1a over all that has happened.
@@ -204,17 +181,24 @@ impl Agenda {
     /// Plans an event; what lies in the past happens now.
     pub fn at(&mut self, at: Timestamp, what: What) {
         self.sequence += 1;
-        self.heap.push(Event { at: at.max(self.now), sequence: self.sequence, what });
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() as u32 - 1
+        });
+        self.events[place as usize] = Some(what);
+        self.heap.push(Reverse((at.max(self.now), self.sequence, place)));
     }
 
     /// The next event; time moves on to it.
     pub fn next(&mut self) -> Option<What> {
-        let event = self.heap.pop()?;
-        self.now = event.at;
-        let (a, b) = event.what.fingerprint();
-        for word in [event.at.as_nanos(), a, b] {
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        let what = self.events[place as usize].take()?;
+        self.free.push(place);
+        self.now = at;
+        let (a, b) = what.fingerprint();
+        for word in [at.as_nanos(), a, b] {
             self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
         }
-        Some(event.what)
+        Some(what)
     }
 }

@@ -113,6 +113,11 @@ impl PeerList {
         worst.is_some_and(|a| self.known.remove(&a).is_some())
     }
 
+    /// Attempts to connect that are under way.
+    pub fn connecting(&self) -> usize {
+        self.connecting
+    }
+
     /// How many peers are known.
     pub fn len(&self) -> usize {
         self.known.len()

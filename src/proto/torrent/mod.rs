@@ -50,6 +50,11 @@ pub const MAX_PEERS: usize = 50;
 /// Of these, connections that others may open to us: some stay free for peers we choose.
 const MAX_INCOMING: usize = 40;
 
+/// We open half of the connections that we may have, and one more each time that this has passed:
+/// when a crowd gathers, whoever comes then finds room at those who came before. Otherwise everyone
+/// is connected to those who came just before it, and pieces take many steps through the crowd.
+const OPENING: Duration = Duration::from_secs(1);
+
 /// A connection through which nothing came or went for this long may have to make room for another
 /// peer, ...
 const USELESS_AFTER: Duration = Duration::from_secs(120);
@@ -150,6 +155,8 @@ pub struct Torrent {
     /// When somebody was last looked for who has use for the uplink.
     last_look: Timestamp,
     last_turnover: Timestamp,
+    /// When peers were first looked for.
+    looking_since: Option<Timestamp>,
     /// The peer list changed, or time has passed.
     look_for_peers: bool,
     totals: stats::Totals,
@@ -172,6 +179,7 @@ impl Torrent {
             last_tick: Timestamp::ZERO,
             last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
+            looking_since: None,
             look_for_peers: false,
             totals: stats::Totals::default(),
         }
@@ -347,7 +355,11 @@ impl Torrent {
     /// Connects to more peers. A complete torrent does so only to serve them.
     fn plan_connections(&mut self, now: Timestamp) {
         let seeding = !self.wants_peers();
+        let since = now.since(*self.looking_since.get_or_insert(now));
+        let allowed = MAX_PEERS / 2 + (since.as_nanos() / OPENING.as_nanos()) as usize;
+        let opened = self.peers.values().filter(|p| p.listen_addr == Some(p.addr)).count();
         while self.has_room()
+            && opened + self.list.connecting() < allowed
             && (!seeding || self.options.upload)
             && let Some(addr) = self.list.next_to_connect(seeding, now)
         {
