@@ -305,9 +305,10 @@ impl World {
         if !self.nodes[from as usize].present {
             return;
         }
-        let target = &self.nodes[to as usize];
-        let welcome =
-            target.present && !target.links.contains_key(&from) && target.machine.accepts(incoming);
+        let target = self.node(to);
+        let welcome = target.present
+            && !target.links.contains_key(&from)
+            && target.machine.accepts(incoming, now);
         if !welcome {
             self.node(from).machine.connect_failed(there, false, now);
             self.settle(from);
