@@ -204,7 +204,7 @@ async fn what_the_disk_refused_is_written_when_it_takes_it_again() {
     })
     .await
     .unwrap();
-    std::fs::remove_dir_all(&in_the_way).unwrap();
+    std::fs::remove_dir(in_the_way.join("x")).unwrap();
     tokio::time::timeout(BOUND, torrent.wait_complete()).await.unwrap().unwrap();
     assert_eq!(torrent.status().error, None);
     assert_eq!(read(&torrent, 0, data.len()).await, data);
@@ -235,4 +235,51 @@ async fn a_magnet_is_fetched_read_and_served_on() {
     assert_eq!(read(&torrent, 0, data.len()).await, data);
     first.shutdown().await;
     second.shutdown().await;
+}
+
+/// Has the system drop all that arrives at this end of a connection, as if the line were cut.
+fn cut_off(stream: &TcpStream) {
+    const BPF_RET: u16 = 6;
+    let drop_all = [socket2::SockFilter::new(BPF_RET, 0, 0, 0)];
+    socket2::SockRef::from(stream).attach_filter(&drop_all).unwrap();
+}
+
+/// Whether the other side closes the connection, whatever it says before.
+async fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
+    let mut rest = Vec::new();
+    tokio::time::timeout(within, stream.read_to_end(&mut rest)).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_connection_died_silently_comes_back_within_seconds() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), content(100_000));
+    let metainfo = torrent_of(&data, 65_536, dir.path());
+    let hash = metainfo.info.info_hash;
+    let leech = session(&dir.path().join("leech")).await;
+    let source = Source::Metainfo(Box::new(metainfo));
+    leech.add(add(source, vec![], DataPlace::Cache)).await.unwrap();
+    let id = PeerId::new([b'x'; 20]);
+    let (first, _) = greet(local(&leech), [127, 0, 0, 1], hash, id).await;
+    cut_off(&first);
+    let back = greet(local(&leech), [127, 0, 0, 1], hash, id);
+    tokio::time::timeout(Duration::from_secs(9), back).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_lives_and_is_silent_is_not_replaced_by_one_that_says_its_id() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), content(100_000));
+    let metainfo = torrent_of(&data, 65_536, dir.path());
+    let hash = metainfo.info.info_hash;
+    let leech = session(&dir.path().join("leech")).await;
+    let source = Source::Metainfo(Box::new(metainfo));
+    leech.add(add(source, vec![], DataPlace::Cache)).await.unwrap();
+    let id = PeerId::new([b'x'; 20]);
+    let (mut first, _) = greet(local(&leech), [127, 0, 0, 1], hash, id).await;
+    let mut second = TcpStream::connect(local(&leech)).await.unwrap();
+    let hello = Handshake { reserved: Reserved::ours(), info_hash: hash, peer_id: id };
+    second.write_all(&hello.encode()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(BOUND, second.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, [0; 0], "it was taken in");
+    assert!(!is_closed(&mut first, Duration::from_secs(1)).await);
 }

@@ -7,16 +7,13 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
+use super::opening::Opening;
 use super::peer::{HANDSHAKE_TIMEOUT, read_handshake};
 use super::session::Shared;
 
 /// Ports tried when none is asked for, as other clients do; then any.
 const USUAL_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
-
-/// Incoming connections that have not said what they want yet; more wait in the kernel's queue.
-const MAX_OPENING: usize = 64;
 
 /// The port, and a listener for each address.
 type Listeners = (u16, Vec<std::net::TcpListener>);
@@ -74,19 +71,20 @@ fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Accepts until the session ends.
 pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>) {
-    let opening = Arc::new(Semaphore::new(MAX_OPENING));
+    let opening = Arc::new(Opening::default());
     loop {
-        let Ok(permit) = opening.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = shared.cancel.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, addr)) => {
-                let shared = shared.clone();
+                let (shared, place) = (shared.clone(), opening.place(addr.ip()));
                 tokio::spawn(async move {
-                    open_incoming(stream, addr, &shared).await;
-                    drop(permit);
+                    tokio::select! {
+                        () = place.lost.cancelled() => {}
+                        () = open_incoming(stream, addr, &shared) => {}
+                    }
                 });
             }
             Err(e) => {

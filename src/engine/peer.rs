@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,9 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one write may take before the peer counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a peer that is probed may take to acknowledge what was sent to it.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Read from the socket at once, in bytes: sixteen blocks.
 const READ_CHUNK: usize = 256 * 1024;
@@ -116,9 +120,9 @@ type Pending = Arc<Mutex<HashMap<RawBlock, (Block, Arc<PieceBuffer>)>>>;
 pub(super) struct PeerLink {
     pub peer_id: PeerId,
     pub ip: IpAddr,
-    pub outgoing: bool,
     commands: mpsc::Sender<Command>,
     pending: Pending,
+    probe: Arc<Notify>,
     cancel: CancellationToken,
 }
 
@@ -141,6 +145,13 @@ impl PeerLink {
         if lock(&self.pending).remove(&block.into()).is_some() {
             self.tell(Command::Message(Message::Cancel(block.into())));
         }
+    }
+
+    /// Closes the connection within seconds if the other end is gone: something is sent, which its
+    /// system has to acknowledge. Whoever is there and silent stays.
+    pub(super) fn probe(&self) {
+        self.probe.notify_one();
+        self.tell(Command::Message(Message::KeepAlive));
     }
 
     pub(super) fn close(&self) {
@@ -193,7 +204,6 @@ pub(super) struct Connection {
     pub stream: TcpStream,
     pub peer_id: PeerId,
     pub ip: IpAddr,
-    pub outgoing: bool,
     /// Our handshake, where it has not been sent: on an incoming connection.
     pub greeting: Option<Handshake>,
 }
@@ -206,12 +216,19 @@ pub(super) fn spawn(
     store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
     events: mpsc::Sender<Events>,
 ) -> PeerLink {
-    let Connection { key, stream, peer_id, ip, outgoing, greeting } = connection;
+    let Connection { key, stream, peer_id, ip, greeting } = connection;
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
     let pending: Pending = Arc::default();
     let cancel = CancellationToken::new();
     let (read, write) = stream.into_split();
-    let reader = Reader { key, read, pending: pending.clone(), events: events.clone() };
+    let probe = Arc::new(Notify::new());
+    let reader = Reader {
+        key,
+        read,
+        pending: pending.clone(),
+        events: events.clone(),
+        probe: probe.clone(),
+    };
     let writer = Writer { key, write, store, events: events.clone(), limits: limits.clone() };
     let token = cancel.clone();
     tokio::spawn(async move {
@@ -228,7 +245,7 @@ pub(super) fn spawn(
         token.cancel();
         let _ = events.send((key, vec![Event::Closed(why)])).await;
     });
-    PeerLink { peer_id, ip, outgoing, commands, pending, cancel }
+    PeerLink { peer_id, ip, commands, pending, probe, cancel }
 }
 
 struct Reader {
@@ -236,6 +253,7 @@ struct Reader {
     read: OwnedReadHalf,
     pending: Pending,
     events: mpsc::Sender<Events>,
+    probe: Arc<Notify>,
 }
 
 impl Reader {
@@ -244,6 +262,7 @@ impl Reader {
     async fn run(mut self, limits: &Limits, cancel: &CancellationToken) -> String {
         let mut decoder = Decoder::new();
         let mut buffer = BytesMut::new();
+        let mut probed_until: Option<Instant> = None;
         loop {
             buffer.reserve(READ_CHUNK);
             let receive = async {
@@ -253,11 +272,26 @@ impl Reader {
             };
             let received = tokio::select! {
                 () = cancel.cancelled() => return "closed".to_owned(),
-                received = receive => received,
+                received = receive => Some(received),
+                () = self.probe.notified() => {
+                    probed_until = Some(Instant::now() + 2 * PROBE_TIMEOUT);
+                    None
+                }
+                () = sleep_until(probed_until.unwrap_or_else(Instant::now)),
+                    if probed_until.is_some() =>
+                {
+                    probed_until = None;
+                    None
+                }
+            };
+            // What was received before it was interrupted is in the buffer.
+            let received = match received {
+                Some(received) => received.map(|bytes| bytes > 0),
+                None => self.expect_signs_of_life(probed_until.is_some()).map(|()| true),
             };
             match received {
-                Ok(0) => return "closed by the peer".to_owned(),
-                Ok(_) => {}
+                Ok(false) => return "closed by the peer".to_owned(),
+                Ok(true) => {}
                 Err(e) => return e.to_string(),
             }
             loop {
@@ -273,6 +307,13 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Has the system close the connection when what was sent is not acknowledged in time, or no
+    /// longer do so.
+    fn expect_signs_of_life(&self, expect: bool) -> io::Result<()> {
+        let timeout = expect.then_some(PROBE_TIMEOUT);
+        SockRef::from(self.read.as_ref()).set_tcp_user_timeout(timeout)
     }
 
     /// Takes frames off `buffer`, as many as a batch may have; whether that was all of them.
@@ -420,14 +461,7 @@ mod tests {
         let (events, mut received) = mpsc::channel(4);
         let peer_id = PeerId::new([b'x'; 20]);
         let _link = spawn(
-            Connection {
-                key: PeerKey(1),
-                stream,
-                peer_id,
-                ip: addr.ip(),
-                outgoing: true,
-                greeting: None,
-            },
+            Connection { key: PeerKey(1), stream, peer_id, ip: addr.ip(), greeting: None },
             Limits { clock: Clock::start(), down: None, up: None },
             tokio::sync::watch::channel(None).1,
             events,

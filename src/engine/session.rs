@@ -24,8 +24,9 @@ use super::{listen, peer};
 use crate::proto::choker::{CHOKE_INTERVAL, Choker};
 use crate::proto::ids::{InfoHash, PeerId};
 use crate::proto::rate::TokenBucket;
+use crate::proto::shares::fair_shares;
 use crate::proto::swarm::{PeerKey, PeerSource};
-use crate::proto::torrent::{Options, Torrent as Machine};
+use crate::proto::torrent::{MAX_PEERS, Options, Torrent as Machine};
 use crate::proto::wire::handshake::Handshake;
 use crate::store::{Store, StoreError};
 
@@ -35,6 +36,13 @@ const BUFFER_BUDGET: u64 = 32 << 20;
 /// The same for all torrents together, in equal shares; but a torrent may always hold the few
 /// pieces that it needs to go on.
 const BUFFER_BUDGET_ALL: u64 = 128 << 20;
+
+/// Connections of all torrents together: each takes a descriptor and up to 256 KiB for what it
+/// receives. Attempts to connect are bounded by the same number.
+const MAX_CONNECTIONS: usize = 500;
+
+/// Of these, what a torrent may always have: a second one finds what the first has not.
+const MIN_CONNECTIONS: usize = 2;
 
 /// The choker looks for somebody to unchoke at most this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -94,6 +102,9 @@ struct Entry {
     commands: mpsc::UnboundedSender<Command>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
+    progress: watch::Receiver<Progress>,
+    /// Connections that it may have, as it was told.
+    connections: usize,
     /// Set once the torrent is ready.
     torrent: Option<Torrent>,
     users: usize,
@@ -130,6 +141,23 @@ impl Shared {
         }
     }
 
+    /// Divides the connections that there may be among the torrents there are: those who want few
+    /// leave the more to the others.
+    fn share_connections(&self) {
+        let mut torrents = self.torrents();
+        let wanted = |e: &Entry| match e.progress.borrow().stats.wanted_connections {
+            // It has only just been added.
+            0 => MAX_PEERS,
+            wanted => wanted,
+        };
+        let wants: Vec<_> = torrents.values().map(wanted).collect();
+        for (entry, limit) in torrents.values_mut().zip(connection_limits(&wants)) {
+            if std::mem::replace(&mut entry.connections, limit) != limit {
+                let _ = entry.commands.send(Command::Connections(limit));
+            }
+        }
+    }
+
     async fn adding(&self, hash: InfoHash) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,6 +170,14 @@ impl Shared {
     fn torrents(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, Entry>> {
         self.torrents.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many connections each torrent may have that wants so many. What nobody wants now is given out
+/// as well: a torrent need not ask first.
+fn connection_limits(wants: &[usize]) -> Vec<usize> {
+    let shares = fair_shares(MAX_CONNECTIONS, wants);
+    let spare = MAX_CONNECTIONS.saturating_sub(shares.iter().sum()) / wants.len().max(1);
+    shares.into_iter().map(|share| (share + spare).clamp(MIN_CONNECTIONS, MAX_PEERS)).collect()
 }
 
 /// All torrents of a daemon. Cheap to clone; [`Self::shutdown`] ends it.
@@ -220,6 +256,7 @@ impl Session {
             rand::rng().random(),
         );
         let watcher = progress.subscribe();
+        let shown = progress.subscribe();
         let announce_rx = announce.subscribe();
         let shared = self.shared.clone();
         let task = Task::new(machine, shared, cancel.clone(), commands_rx, progress, announce);
@@ -229,11 +266,14 @@ impl Session {
             commands: commands.clone(),
             cancel: cancel.clone(),
             task: tokio::spawn(task.run()),
+            progress: shown,
+            connections: MAX_PEERS,
             torrent: None,
             users: 1,
         };
         self.shared.torrents().insert(hash, entry);
         self.shared.share_memory();
+        self.shared.share_connections();
         let starting = Starting { session: self, hash, id, cancel: cancel.clone(), done: false };
         let torrent = starting.start(add, commands, watcher, announce_rx).await?;
         if let Some(entry) = self.shared.torrents().get_mut(&hash).filter(|e| e.id == id) {
@@ -266,6 +306,7 @@ impl Session {
             torrents.remove(&hash)
         };
         self.shared.share_memory();
+        self.shared.share_connections();
         if let Some(entry) = entry {
             end(vec![entry]).await;
         }
@@ -310,6 +351,9 @@ async fn choke(shared: Arc<Shared>, upload_limit: Option<u64>) {
         // A peer may change its mind as fast as it likes; we look at it only so often.
         tokio::time::sleep_until(next_look).await;
         next_look = Instant::now() + LOOK_INTERVAL;
+        if round {
+            shared.share_connections();
+        }
         let torrents: Vec<_> =
             shared.torrents().values().map(|e| (e.id, e.commands.clone())).collect();
         let mut candidates = Vec::new();
@@ -330,6 +374,33 @@ async fn choke(shared: Arc<Shared>, upload_limit: Option<u64>) {
             let keys: Vec<PeerKey> =
                 unchoked.iter().filter(|(t, _)| *t == id).map(|(_, k)| *k).collect();
             let _ = commands.send(Command::Unchoked(keys));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_torrents_have_as_many_connections_as_they_may() {
+        assert_eq!(connection_limits(&[5, 5, 50]), [MAX_PEERS; 3]);
+    }
+
+    #[test]
+    fn hundreds_of_torrents_share_and_the_idle_ones_leave_theirs_to_the_busy() {
+        let wants: Vec<_> = (0..300).map(|n| if n < 10 { 50 } else { 1 }).collect();
+        let limits = connection_limits(&wants);
+        assert!(limits[..10].iter().all(|limit| *limit >= 20), "{limits:?}");
+        let all: usize = limits.iter().sum();
+        assert!(all <= MAX_CONNECTIONS + MIN_CONNECTIONS * 300, "{all}");
+    }
+
+    #[test]
+    fn however_many_want_all_they_get_stays_within_the_bound() {
+        for count in [1, 9, 10, 11, 100, 250] {
+            let all: usize = connection_limits(&vec![MAX_PEERS; count]).iter().sum();
+            assert!(all <= MAX_CONNECTIONS, "{count} torrents have {all}");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The task in which one torrent lives: it feeds the machine what happens and carries out what the
 //! machine says.
 
+mod connections;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -11,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::peer::{self, ConnectError, Connection, Event, Events, PeerLink};
+use self::connections::{Arrival, Rival};
+use super::peer::{self, ConnectError, Event, Events, PeerLink};
 use super::session::Shared;
 use super::torrent::{ReadError, ReadHandle, Waiting};
 use super::tracker::AnnounceStats;
@@ -19,11 +22,10 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::choker::Candidate;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Info;
-use crate::proto::peer::PeerSession;
 use crate::proto::swarm::{PeerKey, PeerSource, Priority};
 use crate::proto::time::Timestamp;
 use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine};
-use crate::proto::wire::handshake::{Handshake, Reserved};
+use crate::proto::wire::handshake::Handshake;
 use crate::store::{PieceBuffer, TorrentStore, Verdict, VerifiedRange};
 
 /// Events of connections that may wait for the torrent; a connection then waits in turn.
@@ -31,9 +33,6 @@ const MAX_EVENTS: usize = 256;
 
 /// What was learnt is published this often at most.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A connection younger than this gives way to a second one with the same peer.
-const TIE_WINDOW: Duration = Duration::from_secs(10);
 
 /// What the torrent is told from outside.
 pub(crate) enum Command {
@@ -57,6 +56,8 @@ pub(crate) enum Command {
     },
     /// Memory for incoming pieces, in bytes.
     BufferBudget(u64),
+    /// Connections that there may be.
+    Connections(usize),
     /// More is wanted in the background.
     Want(Bitfield),
     Candidates(u64, oneshot::Sender<Vec<Candidate>>),
@@ -102,6 +103,8 @@ pub(super) struct Task {
     internal: (mpsc::UnboundedSender<Internal>, mpsc::UnboundedReceiver<Internal>),
     store: watch::Sender<Option<Arc<TorrentStore>>>,
     links: BTreeMap<PeerKey, PeerLink>,
+    /// Second connections, by the key of the first.
+    rivals: BTreeMap<PeerKey, Rival>,
     last_key: u64,
     buffers: HashMap<PieceIndex, Arc<PieceBuffer>>,
     /// Pieces to be written. One that the disk refused stays until it is written after all, or
@@ -135,6 +138,7 @@ impl Task {
             internal: mpsc::unbounded_channel(),
             store: watch::Sender::new(None),
             links: BTreeMap::new(),
+            rivals: BTreeMap::new(),
             last_key: 0,
             buffers: HashMap::new(),
             verified: HashMap::new(),
@@ -153,6 +157,7 @@ impl Task {
         let mut events = Vec::new();
         loop {
             let mut next = self.machine.poll_timeout();
+            next = next.min(self.next_rival_ends().unwrap_or(Timestamp::FAR_FUTURE));
             if let Some(published) = self.published.filter(|_| self.unpublished) {
                 next = next.min(published + PUBLISH_INTERVAL);
             }
@@ -177,6 +182,7 @@ impl Task {
                 }
                 () = tokio::time::sleep_until(clock.instant(next)) => {}
             }
+            self.expire_rivals();
             self.machine.plan(clock.now());
             while let Some(output) = self.machine.poll_output() {
                 self.carry_out(output);
@@ -207,13 +213,12 @@ impl Task {
                     self.want(super::select::pieces_of(info, &files), Priority::Prefetch);
                 }
             }
+            Command::Connections(limit) => self.machine.set_connection_limit(limit, now),
             Command::BufferBudget(bytes) => self.machine.set_buffer_budget(bytes),
             Command::Want(pieces) => self.want(pieces, Priority::Normal),
             Command::Peers(addrs, source) => self.machine.peers_found(&addrs, source),
             Command::Incoming(stream, addr, handshake) => {
-                if self.machine.accepts(addr) {
-                    self.connected(stream, addr, &handshake, false);
-                }
+                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: false });
             }
             Command::Activate { info, store, wanted } => self.activate(info, store, wanted),
             Command::Candidates(torrent, answer) => {
@@ -269,8 +274,7 @@ impl Task {
                 Event::Uploaded { raw, sent } => self.machine.uploaded(key, raw, sent, now),
                 Event::Closed(why) => {
                     tracing::debug!(?key, why, "connection closed");
-                    self.links.remove(&key);
-                    self.machine.peer_disconnected(key, now);
+                    self.link_ended(key);
                 }
             }
         }
@@ -280,7 +284,7 @@ impl Task {
         let now = self.shared.clock.now();
         match message {
             Internal::Connected(addr, Ok((stream, handshake))) => {
-                self.connected(stream, addr, &handshake, true);
+                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: true });
             }
             Internal::Connected(addr, Err(error)) => {
                 tracing::debug!(%addr, %error, "cannot connect");
@@ -321,51 +325,6 @@ impl Task {
         }
     }
 
-    /// A connection stands. Of two with the same peer, both sides keep the one that the greater
-    /// peer id opened. The same id from another address proves nothing: anybody can say it, and
-    /// would shut out the peer whose it is.
-    fn connected(&mut self, stream: TcpStream, addr: SocketAddr, theirs: &Handshake, out: bool) {
-        let now = self.shared.clock.now();
-        let is_twin = |l: &PeerLink| l.peer_id == theirs.peer_id && l.ip == addr.ip();
-        let twin = self.links.iter().find(|(_, l)| is_twin(l));
-        if let Some((&twin, link)) = twin {
-            let young = self.machine.age(twin, now).is_some_and(|age| age < TIE_WINDOW);
-            let ours_wins = self.shared.peer_id > theirs.peer_id;
-            if !young || link.outgoing == out || out != ours_wins {
-                if out {
-                    self.machine.connect_failed(addr, false, now);
-                }
-                return;
-            }
-            self.links.remove(&twin);
-            self.machine.peer_disconnected(twin, now);
-        }
-        if !self.machine.has_room() {
-            if out {
-                self.machine.connect_failed(addr, false, now);
-            }
-            return;
-        }
-        self.last_key += 1;
-        let key = PeerKey(self.last_key);
-        let greeting = (!out).then(|| Handshake {
-            reserved: Reserved::ours(),
-            info_hash: theirs.info_hash,
-            peer_id: self.shared.peer_id,
-        });
-        let (peer_id, ip, outgoing) = (theirs.peer_id, addr.ip(), out);
-        let link = peer::spawn(
-            Connection { key, stream, peer_id, ip, outgoing, greeting },
-            self.shared.limits.clone(),
-            self.store.subscribe(),
-            self.events.0.clone(),
-        );
-        self.links.insert(key, link);
-        let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
-        let session = PeerSession::new(addr, out, fast, extended, now);
-        self.machine.peer_connected(key, session, now);
-    }
-
     // ---- what to do
 
     fn carry_out(&mut self, output: Output) {
@@ -389,9 +348,7 @@ impl Task {
             }
             Output::Disconnect(key, reason) => {
                 tracing::debug!(?key, %reason, "disconnecting");
-                if let Some(link) = self.links.remove(&key) {
-                    link.close();
-                }
+                self.end_link(key);
             }
             Output::Connect(addr) => self.connect(addr),
             Output::Metadata(raw) => {
@@ -418,19 +375,6 @@ impl Task {
         if let Some(link) = self.links.get(&key) {
             link.tell(command);
         }
-    }
-
-    fn connect(&self, addr: SocketAddr) {
-        let (hash, ours) = (self.machine.info_hash(), self.shared.peer_id);
-        let (answer, cancel) = (self.internal.0.clone(), self.cancel.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                made = peer::connect(addr, hash, ours) => {
-                    let _ = answer.send(Internal::Connected(addr, made));
-                }
-            }
-        });
     }
 
     fn verify(&mut self, piece: PieceIndex, digests: bool) {

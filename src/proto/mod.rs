@@ -7,12 +7,14 @@
 pub mod bencode;
 pub mod bitfield;
 pub mod choker;
+pub mod crc32c;
 pub mod demand;
 pub mod geometry;
 pub mod ids;
 pub mod metainfo;
 pub mod peer;
 pub mod rate;
+pub mod shares;
 pub mod swarm;
 pub mod time;
 pub mod torrent;

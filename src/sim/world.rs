@@ -351,10 +351,14 @@ impl World {
             return self.agenda.after(wait, What::Unanswered { from, to });
         }
         self.node(from).connecting -= 1;
-        let (here, target) = (&self.nodes[from as usize], &self.nodes[to as usize]);
-        let welcome =
-            target.present && !target.links.contains_key(&from) && target.machine.accepts(incoming);
-        if !here.present || !here.machine.has_room() || !welcome {
+        let here = &self.nodes[from as usize];
+        let ready = here.present && here.machine.has_room();
+        let target = self.node(to);
+        let welcome = ready
+            && target.present
+            && !target.links.contains_key(&from)
+            && target.machine.accepts(incoming, now);
+        if !welcome {
             return self.not_connected(from, to);
         }
         let conn = self.net.open(from, to, self.latency(from, to));

@@ -114,6 +114,8 @@ struct EarlyHaves {
 pub struct PeerSession {
     /// The remote end of the connection.
     pub addr: SocketAddr,
+    /// We connected to the peer.
+    pub outgoing: bool,
     /// Where the peer listens: `addr` when we connected, else what it says (BEP 10 `p`).
     pub listen_addr: Option<SocketAddr>,
     /// Both sides speak the fast extension (BEP 6).
@@ -195,6 +197,7 @@ impl PeerSession {
     ) -> Self {
         Self {
             addr,
+            outgoing,
             listen_addr: outgoing.then_some(addr),
             fast,
             extended,

@@ -2,14 +2,18 @@
 //! and who lies.
 
 mod blame;
+mod external;
 mod hand_out;
 mod peer_list;
 mod picker;
+mod priority;
 
 pub use blame::{Blame, Digest};
+pub use external::{ExternalAddress, site};
 pub use hand_out::{HandOut, Sent};
-pub use peer_list::{PeerList, PeerSource};
+pub use peer_list::{PeerList, PeerSource, Search};
 pub use picker::{Holds, Picker, Priority};
+pub use priority::Ourselves;
 
 /// Names one connection of a torrent; never reused while the torrent lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

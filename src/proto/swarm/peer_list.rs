@@ -1,22 +1,32 @@
 //! The peers we know of: whom to connect to next, and whom never again.
+//!
+//! Addresses are hearsay until we have connected, so whoever tells of them gets a bounded share of
+//! the list, and what trackers say goes before what peers say.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::external::site;
+use super::priority::Ourselves;
+use crate::proto::crc32c::crc32c;
 use crate::proto::time::Timestamp;
+use crate::proto::wire::pex::PexFlags;
 
-/// Peers remembered of one torrent; beyond it the worst idle one makes room, and when all others
-/// are in use a banned one.
+/// Peers remembered of one torrent; beyond it the worst that is not in use makes room, if it is no
+/// better than the new one, and else a banned one.
 const MAX_KNOWN: usize = 2_000;
 
-/// Connection attempts under way at once: most known addresses are dead, and each of those takes
-/// ten seconds to show it.
-const MAX_CONNECTING: usize = 50;
+/// Of these, addresses that one peer may have told us of: a liar must not fill the list.
+const MAX_PER_INFORMANT: usize = 100;
 
-/// Proven liars of one address before the whole address is banned: several honest peers can stand
-/// behind one NAT.
-const LIARS_PER_ADDRESS: u32 = 3;
+/// Proven liars of one site before the whole site is banned: several honest peers can stand behind
+/// one NAT.
+const LIARS_PER_SITE: u32 = 3;
 
 /// Wait before the second attempt; doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
@@ -38,84 +48,162 @@ const LAST_RETRY_PROVEN: Duration = Duration::from_secs(60);
 /// Attempts after which a peer that nobody named and that gave nothing is forgotten.
 const MAX_FAILURES: u32 = 6;
 
+/// One choice out of this many is made by lot and not by priority. A checksum is linear, so those
+/// whose priority is high for one node are much the same for its neighbours: by priority alone a
+/// thousand nodes of fifty connections are four hops apart, with this three, as in a random graph.
+pub(super) const BY_LOT: usize = 5;
+
 /// Who told us of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerSource {
     /// The user, or the magnet's `x.pe`.
     Manual,
+    /// The peer itself, on the local network (BEP 14).
+    Lsd,
     /// A tracker.
     Tracker,
+    /// The DHT (BEP 5).
+    Dht,
+    /// The peer at this address, which is connected to it (BEP 11).
+    Pex(IpAddr),
     /// The peer connected to us.
     Incoming,
+}
+
+impl PeerSource {
+    /// How much its word counts, least first.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Manual => 0,
+            Self::Lsd => 1,
+            Self::Tracker => 2,
+            Self::Dht => 3,
+            Self::Pex(_) => 4,
+            Self::Incoming => 5,
+        }
+    }
+
+    /// The peer whose word it is that there is a peer at `addr`.
+    fn informant(self, addr: SocketAddr) -> Option<IpAddr> {
+        match self {
+            Self::Pex(from) => Some(site(from)),
+            Self::Incoming => Some(site(addr.ip())),
+            Self::Manual | Self::Lsd | Self::Tracker | Self::Dht => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Known {
     source: PeerSource,
+    /// What is known of it beside its address; [`PexFlags::UPLOAD_ONLY`] for who has everything.
+    flags: PexFlags,
     failures: u32,
     next_try: Timestamp,
     state: State,
-    /// Was last seen to have everything.
-    seed: bool,
     /// Data or metadata came through it once.
     proven: bool,
 }
 
+impl Known {
+    /// Who is tried first, and kept when room is needed, among those that may be; least first.
+    const fn standing(&self) -> (u32, u8) {
+        (self.failures, self.source.rank())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// Nothing is under way; there may be a connection.
     Idle,
+    /// We are connecting to it.
     Connecting,
-    Connected,
+    /// It sent bad data.
     Banned,
+    /// It is we.
+    Ourselves,
+}
+
+/// What a torrent looks for when it looks for peers.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// Our addresses, for priorities.
+    pub ours: Ourselves,
+    /// Where the peers listen that are connected.
+    pub connected: BTreeSet<SocketAddr>,
+    /// We have everything: no need for others that have.
+    pub seeding: bool,
+    /// Attempts under way at once: most known addresses are dead, and each of those takes ten
+    /// seconds to show it.
+    pub attempts: usize,
 }
 
 /// The peer list of one torrent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PeerList {
     known: BTreeMap<SocketAddr, Known>,
     liars: BTreeMap<IpAddr, u32>,
-    connecting: usize,
+    salt: u64,
+    /// How often somebody was chosen to connect to.
+    chosen: usize,
 }
 
 impl PeerList {
-    /// Adds an address; returns whether it is new and usable.
-    pub fn add(&mut self, addr: SocketAddr, source: PeerSource) -> bool {
-        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
-            return false;
-        }
-        if self.known.contains_key(&addr) || self.is_banned(addr) {
-            return false;
-        }
-        if self.known.len() >= MAX_KNOWN && !self.make_room() {
-            return false;
-        }
-        let known = Known {
-            source,
-            failures: 0,
-            next_try: Timestamp::ZERO,
-            state: State::Idle,
-            seed: false,
-            proven: false,
-        };
-        self.known.insert(addr, known);
-        true
+    /// An empty list. `salt` decides between peers that are otherwise alike, so that not all of a
+    /// swarm choose the same.
+    pub fn new(salt: u64) -> Self {
+        Self { known: BTreeMap::new(), liars: BTreeMap::new(), salt, chosen: 0 }
     }
 
-    fn make_room(&mut self) -> bool {
+    /// Adds an address, with what was said of it; returns whether it is new and usable. `connected`
+    /// are never dropped for it. One that is known already is believed as the better of its sources.
+    pub fn add(
+        &mut self,
+        addr: SocketAddr,
+        source: PeerSource,
+        flags: PexFlags,
+        connected: &BTreeSet<SocketAddr>,
+    ) -> bool {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        if let Some(known) = self.known.get_mut(&addr) {
+            if source.rank() < known.source.rank() {
+                known.source = source;
+            }
+            return false;
+        }
+        let welcome = is_usable(addr, source)
+            && !self.is_banned(addr)
+            && !self.has_said_enough(source.informant(addr))
+            && (self.known.len() < MAX_KNOWN || self.make_room(source.rank(), connected));
+        if welcome {
+            self.known.insert(addr, Known::new(source, flags));
+        }
+        welcome
+    }
+
+    fn has_said_enough(&self, informant: Option<IpAddr>) -> bool {
+        let said = |from| {
+            self.known.iter().filter(|(addr, k)| k.source.informant(**addr) == Some(from)).count()
+        };
+        informant.is_some_and(|from| said(from) >= MAX_PER_INFORMANT)
+    }
+
+    /// Forgets the worst peer that is not in use, if it is no better than a new one of `rank`; if
+    /// there is none, a banned one.
+    fn make_room(&mut self, rank: u8, connected: &BTreeSet<SocketAddr>) -> bool {
+        let unused = |addr: &SocketAddr, known: &Known| {
+            known.source != PeerSource::Manual
+                && !connected.contains(addr)
+                && (known.state == State::Banned
+                    || known.state == State::Idle && known.standing() >= (0, rank))
+        };
         let worst = self
             .known
             .iter()
-            .filter(|(_, k)| matches!(k.state, State::Idle | State::Banned))
-            .filter(|(_, k)| k.source != PeerSource::Manual)
-            // What peers say of themselves goes before what trackers say.
-            .max_by_key(|(_, k)| (k.state == State::Idle, k.failures, k.source))
-            .map(|(a, _)| *a);
-        worst.is_some_and(|a| self.known.remove(&a).is_some())
-    }
-
-    /// Attempts to connect that are under way.
-    pub fn connecting(&self) -> usize {
-        self.connecting
+            .filter(|(addr, known)| unused(addr, known))
+            .max_by_key(|(_, k)| (k.state == State::Idle, k.standing()))
+            .map(|(addr, _)| *addr);
+        worst.is_some_and(|addr| self.known.remove(&addr).is_some())
     }
 
     /// How many peers are known.
@@ -135,62 +223,82 @@ impl PeerList {
 
     /// Whether this address sent bad data, or too many of its neighbours did.
     pub fn is_banned(&self, addr: SocketAddr) -> bool {
-        self.liars.get(&addr.ip()).is_some_and(|&n| n >= LIARS_PER_ADDRESS)
+        self.liars.get(&site(addr.ip())).is_some_and(|&n| n >= LIARS_PER_SITE)
             || self.known.get(&addr).is_some_and(|k| k.state == State::Banned)
     }
 
-    /// The next address to connect to, which is then counted as connecting. The best are those that
-    /// failed least, and of these those a person named. Who `seeding` does not look for seeds.
-    pub fn next_to_connect(&mut self, seeding: bool, now: Timestamp) -> Option<SocketAddr> {
-        if self.connecting >= MAX_CONNECTING {
+    /// Whether a person named this peer.
+    pub fn is_manual(&self, addr: SocketAddr) -> bool {
+        self.known.get(&addr).is_some_and(|k| k.source == PeerSource::Manual)
+    }
+
+    /// The next address to connect to, which then counts as an attempt until
+    /// [`Self::attempt_ended`]. The best are those that failed least, of these those of the best
+    /// source, and of these those of the highest priority (BEP 40), or now and then any.
+    pub fn next_to_connect(&mut self, search: &Search, now: Timestamp) -> Option<SocketAddr> {
+        if self.attempts() >= search.attempts {
             return None;
         }
-        let (addr, known) = self
-            .known
-            .iter_mut()
-            .filter(|(_, k)| k.state == State::Idle && k.next_try <= now)
-            .filter(|(_, k)| !(seeding && k.seed))
-            .min_by_key(|(_, k)| (k.failures, k.source, k.next_try))?;
-        known.state = State::Connecting;
-        self.connecting += 1;
-        Some(*addr)
+        let (salt, by_lot) = (self.salt, self.chosen % BY_LOT == BY_LOT - 1);
+        let best = self.candidates(search, now).min_by(|(a, left), (b, right)| {
+            let standing = left.standing().cmp(&right.standing());
+            let priority = || match by_lot {
+                true => Ordering::Equal,
+                false => search.ours.priority(**b).cmp(&search.ours.priority(**a)),
+            };
+            standing.then_with(priority).then_with(|| lot(salt, **a).cmp(&lot(salt, **b)))
+        });
+        let addr = *best?.0;
+        self.known.get_mut(&addr)?.state = State::Connecting;
+        self.chosen = self.chosen.wrapping_add(1);
+        Some(addr)
     }
 
     /// Whether there is anybody to connect to now.
-    pub fn has_candidate(&self, now: Timestamp) -> bool {
-        self.known.values().any(|k| k.state == State::Idle && k.next_try <= now)
+    pub fn has_candidate(&self, search: &Search, now: Timestamp) -> bool {
+        self.candidates(search, now).next().is_some()
     }
 
-    /// A connection to or from `addr` (its listening address, where known) stands.
-    pub fn connected(&mut self, addr: SocketAddr) {
-        if let Some(known) = self.known.get_mut(&addr) {
-            self.connecting -= usize::from(known.state == State::Connecting);
-            if known.state != State::Banned {
-                known.state = State::Connected;
-            }
+    fn candidates<'a>(
+        &'a self,
+        search: &'a Search,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (&'a SocketAddr, &'a Known)> {
+        self.known
+            .iter()
+            .filter(move |(_, k)| k.state == State::Idle && k.next_try <= now)
+            .filter(|(_, k)| !(search.seeding && k.flags.has(PexFlags::UPLOAD_ONLY)))
+            .filter(|(addr, _)| !search.connected.contains(addr) && !self.is_banned(**addr))
+    }
+
+    /// Attempts under way.
+    fn attempts(&self) -> usize {
+        self.known.values().filter(|k| k.state == State::Connecting).count()
+    }
+
+    /// An attempt to connect has ended, one way or the other.
+    pub fn attempt_ended(&mut self, addr: SocketAddr) {
+        if let Some(known) = self.known.get_mut(&addr).filter(|k| k.state == State::Connecting) {
+            known.state = State::Idle;
         }
     }
 
     /// `addr` has everything.
     pub fn is_seed(&mut self, addr: SocketAddr) {
         if let Some(known) = self.known.get_mut(&addr) {
-            known.seed = true;
+            known.flags = known.flags.with(PexFlags::UPLOAD_ONLY);
         }
     }
 
-    /// An attempt failed before anything useful was said, or a connection ended; `useful` when data
-    /// or metadata came through it.
-    pub fn disconnected(&mut self, addr: SocketAddr, useful: bool, now: Timestamp) {
+    /// An attempt failed, or a connection ended; `useful` when data or metadata came through it. It
+    /// is tried again after a while that doubles with each failure in a row.
+    pub fn failed(&mut self, addr: SocketAddr, useful: bool, now: Timestamp) {
         let Some(known) = self.known.get_mut(&addr) else { return };
-        self.connecting -= usize::from(known.state == State::Connecting);
-        if known.state == State::Banned {
-            return;
-        }
-        known.state = State::Idle;
         known.failures = if useful { 0 } else { known.failures + 1 };
         known.proven |= useful;
         let manual = known.source == PeerSource::Manual;
-        if known.failures > MAX_FAILURES && !manual && !known.proven {
+        let hopeless = known.failures > MAX_FAILURES && !manual && !known.proven;
+        if hopeless && known.state == State::Idle {
             self.known.remove(&addr);
             return;
         }
@@ -205,165 +313,88 @@ impl PeerList {
     }
 
     /// `addr` is proven to have sent bad data.
-    pub fn ban(&mut self, addr: SocketAddr) {
-        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&addr) {
-            self.make_room();
+    pub fn ban(&mut self, addr: SocketAddr, connected: &BTreeSet<SocketAddr>) {
+        if self.known.get(&addr).is_some_and(|k| k.state == State::Banned) {
+            return;
         }
-        if self.liars.len() >= MAX_KNOWN && !self.liars.contains_key(&addr.ip()) {
+        let site = site(addr.ip());
+        if self.liars.len() >= MAX_KNOWN && !self.liars.contains_key(&site) {
             self.liars.pop_first();
         }
-        let known = self.known.entry(addr).or_insert(Known {
-            source: PeerSource::Incoming,
-            failures: 0,
-            next_try: Timestamp::ZERO,
-            state: State::Idle,
-            seed: false,
-            proven: false,
-        });
-        if known.state != State::Banned {
-            self.connecting -= usize::from(known.state == State::Connecting);
-            known.state = State::Banned;
-            *self.liars.entry(addr.ip()).or_default() += 1;
+        *self.liars.entry(site).or_default() += 1;
+        let new = !self.known.contains_key(&addr);
+        if new && self.known.len() >= MAX_KNOWN && !self.make_room(0, connected) {
+            return;
         }
+        let fresh = Known::new(PeerSource::Incoming, PexFlags::default());
+        self.known.entry(addr).or_insert(fresh).state = State::Banned;
     }
 
     /// `addr` is ourselves: never again, but no liar.
-    pub fn forget(&mut self, addr: SocketAddr) {
+    pub fn is_ourselves(&mut self, addr: SocketAddr) {
         if let Some(known) = self.known.get_mut(&addr) {
-            self.connecting -= usize::from(known.state == State::Connecting);
-            known.state = State::Banned;
+            known.state = State::Ourselves;
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addr(n: u16) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, 1], n))
-    }
-
-    fn at(secs: u64) -> Timestamp {
-        Timestamp::ZERO + Duration::from_secs(secs)
-    }
-
-    #[test]
-    fn failures_back_off_and_forget() {
-        let mut list = PeerList::default();
-        list.add(addr(1), PeerSource::Tracker);
-        let mut now = at(0);
-        let mut tries = 0;
-        while !list.is_empty() {
-            assert_eq!(list.next_to_connect(false, now), Some(addr(1)));
-            assert_eq!(list.next_to_connect(false, now), None);
-            list.disconnected(addr(1), false, now);
-            tries += 1;
-            assert_eq!(list.next_to_connect(false, now + FIRST_RETRY / 2), None);
-            now = now + LAST_RETRY;
-        }
-        assert_eq!(tries, MAX_FAILURES + 1);
-    }
-
-    #[test]
-    fn who_was_useful_is_tried_again_soon() {
-        let mut list = PeerList::default();
-        list.add(addr(1), PeerSource::Tracker);
-        list.disconnected(addr(1), true, at(10));
-        assert_eq!(list.next_to_connect(false, at(10)), None);
-        assert_eq!(list.next_to_connect(false, at(11)), Some(addr(1)));
-        list.disconnected(addr(1), false, at(11));
-        assert_eq!(list.next_to_connect(false, at(15)), None);
-    }
-
-    #[test]
-    fn who_was_named_is_tried_again_every_few_seconds() {
-        let mut list = PeerList::default();
-        list.add(addr(1), PeerSource::Manual);
-        let tries: Vec<_> = (0..30)
-            .filter(|&second| {
-                let tried = list.next_to_connect(false, at(second)).is_some();
-                if tried {
-                    list.disconnected(addr(1), false, at(second));
-                }
-                tried
-            })
-            .collect();
-        assert_eq!(tries, [0, 1, 3, 7, 12, 17, 22, 27]);
-    }
-
-    #[test]
-    fn a_liar_is_never_tried_again_but_its_neighbour_is() {
-        let mut list = PeerList::default();
-        list.add(addr(1), PeerSource::Tracker);
-        list.add(addr(2), PeerSource::Tracker);
-        list.ban(addr(1));
-        assert!(!list.add(addr(1), PeerSource::Tracker));
-        assert_eq!(list.next_to_connect(false, at(1)), Some(addr(2)));
-        list.ban(addr(3));
-        list.ban(addr(4));
-        assert!(list.is_banned(addr(2)));
-        assert_eq!(list.banned(), 3);
-    }
-
-    #[test]
-    fn a_connection_that_was_under_way_does_not_lift_a_ban() {
-        let mut list = PeerList::default();
-        list.add(addr(1), PeerSource::Tracker);
-        list.next_to_connect(false, at(1));
-        list.ban(addr(1));
-        list.connected(addr(1));
-        assert!(list.is_banned(addr(1)));
-    }
-
-    #[test]
-    fn a_peer_that_gave_something_is_tried_again_however_long_it_is_away() {
-        let mut list = PeerList::default();
-        list.add(addr(1), PeerSource::Tracker);
-        list.next_to_connect(false, at(0));
-        list.connected(addr(1));
-        list.disconnected(addr(1), true, at(10));
-        for minute in 1..60 {
-            assert_eq!(list.next_to_connect(false, at(minute * 60 + 10)), Some(addr(1)));
-            list.disconnected(addr(1), false, at(minute * 60 + 10));
+impl Known {
+    fn new(source: PeerSource, flags: PexFlags) -> Self {
+        Self {
+            source,
+            flags,
+            failures: 0,
+            next_try: Timestamp::ZERO,
+            state: State::Idle,
+            proven: false,
         }
     }
+}
 
-    #[test]
-    fn a_seeder_does_not_look_for_seeds() {
-        let mut list = PeerList::default();
-        list.add(addr(1), PeerSource::Tracker);
-        list.is_seed(addr(1));
-        assert_eq!(list.next_to_connect(true, at(1)), None);
-        assert_eq!(list.next_to_connect(false, at(1)), Some(addr(1)));
-    }
+/// Whether there can be a peer at `addr` that `source` could reach. A peer elsewhere knows nothing
+/// of this machine or network: what it says of them can only be meant to have us knock there.
+fn is_usable(addr: SocketAddr, source: PeerSource) -> bool {
+    let ip = addr.ip();
+    let reachable = addr.port() != 0
+        && !ip.is_unspecified()
+        && !ip.is_multicast()
+        && ip != IpAddr::from([255; 4]);
+    let heard = match source {
+        PeerSource::Pex(from) => Scope::of(from) <= Scope::of(ip),
+        _ => true,
+    };
+    reachable && heard
+}
 
-    #[test]
-    fn the_list_is_bounded() {
-        let mut list = PeerList::default();
-        for n in 1..=5_000 {
-            list.add(addr(n), PeerSource::Tracker);
+/// How far an address reaches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Machine,
+    Network,
+    World,
+}
+
+impl Scope {
+    fn of(ip: IpAddr) -> Self {
+        let local = match ip {
+            IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+        };
+        match ip {
+            ip if ip.is_loopback() => Self::Machine,
+            _ if local => Self::Network,
+            _ => Self::World,
         }
-        assert_eq!(list.len(), MAX_KNOWN);
-        assert!(!list.add(addr(0), PeerSource::Tracker));
     }
+}
 
-    #[test]
-    fn bans_are_bounded_and_leave_room_for_others() {
-        let mut list = PeerList::default();
-        for n in 0..5_000u32 {
-            list.ban(SocketAddr::from((std::net::Ipv6Addr::from(u128::from(n) + 1), 1)));
-        }
-        assert!(list.len() <= MAX_KNOWN && list.liars.len() <= MAX_KNOWN);
-        assert!(list.add(addr(1), PeerSource::Tracker));
+/// What decides between peers of the same priority, differently on each node.
+fn lot(salt: u64, addr: SocketAddr) -> u32 {
+    let mut bytes = salt.to_be_bytes().to_vec();
+    match addr.ip() {
+        IpAddr::V4(ip) => bytes.extend(ip.octets()),
+        IpAddr::V6(ip) => bytes.extend(ip.octets()),
     }
-
-    #[test]
-    fn what_peers_say_of_themselves_does_not_push_out_what_trackers_say() {
-        let mut list = PeerList::default();
-        (9_001..=10_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Tracker)));
-        (1..=4_000).for_each(|n| assert!(list.add(addr(n), PeerSource::Incoming)));
-        let trackers = list.known.values().filter(|k| k.source == PeerSource::Tracker);
-        assert_eq!(trackers.count(), 1_000);
-    }
+    bytes.extend(addr.port().to_be_bytes());
+    crc32c(&bytes)
 }

@@ -10,26 +10,26 @@ use super::tests::info;
 use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::BLOCK_LEN;
-use crate::proto::swarm::Priority;
+use crate::proto::swarm::{PeerSource, Priority};
 use crate::proto::wire::extended::{self, ExtendedHandshake, MetadataMessage};
 
 const BUDGET: u64 = 1 << 20;
 
-struct Lone {
-    machine: Torrent,
-    now: Timestamp,
-    info: Arc<Info>,
-    last_key: u64,
-    asked: BTreeSet<(PeerKey, Block)>,
+pub(super) struct Lone {
+    pub machine: Torrent,
+    pub now: Timestamp,
+    pub info: Arc<Info>,
+    pub last_key: u64,
+    pub asked: BTreeSet<(PeerKey, Block)>,
     /// How often each block was asked for.
-    times: BTreeMap<Block, u32>,
-    sent: Vec<(PeerKey, Message)>,
-    others: Vec<Output>,
+    pub times: BTreeMap<Block, u32>,
+    pub sent: Vec<(PeerKey, Message)>,
+    pub others: Vec<Output>,
 }
 
 impl Lone {
     /// A machine that wants `wanted` of a torrent with `pieces` pieces of `blocks` blocks.
-    fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
+    pub fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
         let info = info(pieces, blocks * BLOCK_LEN);
         let geometry = info.geometry;
         let options = Options { on_demand: false, upload: true, buffer_budget: BUDGET, port: 6881 };
@@ -45,11 +45,11 @@ impl Lone {
         Self { machine, now, info, last_key: 0, asked, times, sent, others }
     }
 
-    fn on_demand(pieces: u32, blocks: u32) -> Self {
+    pub fn on_demand(pieces: u32, blocks: u32) -> Self {
         Self::new(pieces, blocks, |_| false)
     }
 
-    fn connect(&mut self, outgoing: bool, fast: bool) -> PeerKey {
+    pub fn connect(&mut self, outgoing: bool, fast: bool) -> PeerKey {
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         let addr = SocketAddr::from(([192, 0, 2, 1], 1_000 + self.last_key as u16));
@@ -59,7 +59,7 @@ impl Lone {
     }
 
     /// A peer that has these pieces and lets us ask for them.
-    fn holder(&mut self, fast: bool, has: impl Fn(u32) -> bool) -> PeerKey {
+    pub fn holder(&mut self, fast: bool, has: impl Fn(u32) -> bool) -> PeerKey {
         let key = self.connect(true, fast);
         let mut bits = Bitfield::empty(self.info.geometry.piece_count());
         for piece in self.info.geometry.pieces().filter(|p| has(p.get())) {
@@ -70,25 +70,25 @@ impl Lone {
         key
     }
 
-    fn seed(&mut self) -> PeerKey {
+    pub fn seed(&mut self) -> PeerKey {
         self.holder(true, |_| true)
     }
 
-    fn say(&mut self, key: PeerKey, message: Message) {
+    pub fn say(&mut self, key: PeerKey, message: Message) {
         self.machine.message(key, message, self.now);
     }
 
-    fn read(&mut self, piece: u32) {
+    pub fn read(&mut self, piece: u32) {
         let start = self.info.geometry.piece_range(self.piece(piece)).start;
         let (ticket, handle) = (Ticket(u64::from(piece)), HandleId(1));
         self.machine.read(ticket, handle, start..start + 1, self.now, Timestamp::FAR_FUTURE);
     }
 
-    fn piece(&self, index: u32) -> PieceIndex {
+    pub fn piece(&self, index: u32) -> PieceIndex {
         self.info.geometry.piece(index).unwrap()
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.machine.plan(self.now);
         while let Some(output) = self.machine.poll_output() {
             match output {
@@ -103,28 +103,28 @@ impl Lone {
         }
     }
 
-    fn asked_of(&self, key: PeerKey) -> Vec<Block> {
+    pub fn asked_of(&self, key: PeerKey) -> Vec<Block> {
         self.asked.iter().filter(|(k, _)| *k == key).map(|(_, b)| *b).collect()
     }
 
-    fn give(&mut self, key: PeerKey, block: Block) {
+    pub fn give(&mut self, key: PeerKey, block: Block) {
         self.asked.remove(&(key, block));
         self.machine.block_arrived(key, block, true, self.now);
     }
 
-    fn give_all(&mut self, key: PeerKey) {
+    pub fn give_all(&mut self, key: PeerKey) {
         for block in self.asked_of(key) {
             self.give(key, block);
         }
     }
 
-    fn gone(&mut self, key: PeerKey) {
+    pub fn gone(&mut self, key: PeerKey) {
         self.asked.retain(|(k, _)| *k != key);
         self.machine.peer_disconnected(key, self.now);
     }
 
     /// Steps through `time`, letting `act` happen each time, until it is true.
-    fn within(&mut self, time: Duration, mut act: impl FnMut(&mut Self) -> bool) -> bool {
+    pub fn within(&mut self, time: Duration, mut act: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + time;
         while self.now < end {
             self.step();
@@ -136,13 +136,13 @@ impl Lone {
         false
     }
 
-    fn verifies(&self, piece: u32) -> usize {
+    pub fn verifies(&self, piece: u32) -> usize {
         let is = |o: &&Output| matches!(o, Output::Verify { piece: p, .. } if p.get() == piece);
         self.others.iter().filter(is).count()
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_suspicious_piece_outlives_the_peer_it_was_asked_of() {
@@ -369,7 +369,7 @@ fn a_choke_without_the_fast_extension_withdraws_all_requests() {
 #[test]
 fn incoming_connections_leave_room_to_connect() {
     let mut lone = Lone::new(10, 16, |_| true);
-    while lone.machine.accepts(SocketAddr::from(([192, 0, 2, 2], 1))) {
+    while lone.machine.accepts(SocketAddr::from(([192, 0, 2, 1], 1)), lone.now) {
         lone.connect(false, true);
     }
     let known = SocketAddr::from(([192, 0, 2, 3], 1));

@@ -1,6 +1,5 @@
 //! What peers say.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -282,17 +281,11 @@ impl Torrent {
         if let Some(reqq) = theirs.reqq {
             peer.window.set_limit(reqq);
         }
-        if peer.listen_addr.is_none()
-            && let Some(port) = theirs.listen_port
-        {
-            let listen = SocketAddr::new(peer.addr.ip(), port);
-            peer.listen_addr = Some(listen);
-            if self.list.is_banned(listen) {
-                self.disconnect(key, Disconnect::BadData, now);
-                return;
-            }
-            self.list.add(listen, crate::proto::swarm::PeerSource::Incoming);
-            self.list.connected(listen);
+        if let Some(ours) = theirs.yourip {
+            self.external.vote(peer.addr.ip(), ours);
+        }
+        if let Some(port) = theirs.listen_port {
+            self.peer_listens(key, port, now);
         }
         self.metadata_offered(key, theirs.metadata_size.unwrap_or(0), now);
     }

@@ -11,6 +11,7 @@
 //! claims from an earlier run is *hinted*: announced, but hashed again before its first use.
 
 mod active;
+mod connections;
 mod first_copies;
 #[cfg(test)]
 mod hostile;
@@ -36,31 +37,14 @@ use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::Info;
 use crate::proto::peer::{Disconnect, PeerSession};
-use crate::proto::swarm::{PeerKey, PeerList, PeerSource};
+use crate::proto::swarm::{ExternalAddress, PeerKey, PeerList};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::metadata::MetadataFetch;
 use crate::proto::wire::{Message, RawBlock};
 
 pub use crate::proto::demand::{HandleId, Ticket};
+pub use connections::{MAX_PEERS, Second};
 pub use stats::Stats;
-
-/// Connections of one torrent.
-pub const MAX_PEERS: usize = 50;
-
-/// Of these, connections that others may open to us: some stay free for peers we choose.
-const MAX_INCOMING: usize = 40;
-
-/// We open half of the connections that we may have, and one more each time that this has passed:
-/// when a crowd gathers, whoever comes then finds room at those who came before. Otherwise everyone
-/// is connected to those who came just before it, and pieces take many steps through the crowd.
-const OPENING: Duration = Duration::from_secs(1);
-
-/// A connection through which nothing came or went for this long may have to make room for another
-/// peer, ...
-const USELESS_AFTER: Duration = Duration::from_secs(120);
-
-/// ... one connection each time that this has passed.
-const TURNOVER: Duration = Duration::from_secs(30);
 
 /// Silence after which a connection is closed (BEP 3: keep-alives come every two minutes).
 const SILENCE: Duration = Duration::from_secs(150);
@@ -146,6 +130,11 @@ pub struct Torrent {
     rng: ChaCha8Rng,
     peers: BTreeMap<PeerKey, PeerSession>,
     list: PeerList,
+    external: ExternalAddress,
+    /// Connections that there may be.
+    limit: usize,
+    /// Somebody who came was refused for want of room.
+    refused: bool,
     fetch: Option<MetadataFetch>,
     active: Option<Active>,
     outputs: VecDeque<Output>,
@@ -157,6 +146,7 @@ pub struct Torrent {
     last_turnover: Timestamp,
     /// When peers were first looked for.
     looking_since: Option<Timestamp>,
+    last_replacement: Timestamp,
     /// The peer list changed, or time has passed.
     look_for_peers: bool,
     totals: stats::Totals,
@@ -171,7 +161,10 @@ impl Torrent {
             options,
             rng: ChaCha8Rng::seed_from_u64(seed),
             peers: BTreeMap::new(),
-            list: PeerList::default(),
+            list: PeerList::new(seed),
+            external: ExternalAddress::default(),
+            limit: MAX_PEERS,
+            refused: false,
             fetch: Some(MetadataFetch::new(info_hash, seed)),
             active: None,
             outputs: VecDeque::new(),
@@ -180,6 +173,7 @@ impl Torrent {
             last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
             looking_since: None,
+            last_replacement: Timestamp::ZERO,
             look_for_peers: false,
             totals: stats::Totals::default(),
         }
@@ -198,86 +192,6 @@ impl Torrent {
     /// The info hash.
     pub fn info_hash(&self) -> InfoHash {
         self.info_hash
-    }
-
-    /// How long a connection has stood.
-    pub fn age(&self, key: PeerKey, now: Timestamp) -> Option<Duration> {
-        self.peers.get(&key).map(|p| now.since(p.since))
-    }
-
-    // ---- peers come and go
-
-    /// Addresses were learnt.
-    pub fn peers_found(&mut self, addrs: &[SocketAddr], source: PeerSource) {
-        for addr in addrs {
-            self.list.add(*addr, source);
-        }
-        self.look_for_peers = true;
-    }
-
-    /// Whether a connection from `addr` is welcome.
-    pub fn accepts(&self, addr: SocketAddr) -> bool {
-        self.peers.len() < MAX_INCOMING && !self.list.is_banned(addr)
-    }
-
-    /// Whether there may be one more connection: attempts under way are not counted beforehand.
-    pub fn has_room(&self) -> bool {
-        self.peers.len() < MAX_PEERS
-    }
-
-    /// An attempt to connect failed; `ourselves` when the handshake showed our own peer id.
-    pub fn connect_failed(&mut self, addr: SocketAddr, ourselves: bool, now: Timestamp) {
-        if ourselves {
-            self.list.forget(addr);
-        } else {
-            self.list.disconnected(addr, false, now);
-        }
-        self.look_for_peers = true;
-    }
-
-    /// A connection stands and handshakes were exchanged.
-    pub fn peer_connected(&mut self, key: PeerKey, session: PeerSession, now: Timestamp) {
-        self.list.connected(session.known_addr());
-        self.peers.insert(key, session);
-        self.askable = None;
-        self.greet(key, now);
-    }
-
-    /// A connection ended, whoever ended it.
-    pub fn peer_disconnected(&mut self, key: PeerKey, now: Timestamp) {
-        let Some(mut peer) = self.peers.remove(&key) else { return };
-        self.take_back_suggestions(key);
-        self.askable = None;
-        let useful = peer.down.total() + peer.up.total() > 0;
-        self.list.disconnected(peer.known_addr(), useful, now);
-        self.look_for_peers = true;
-        if let Some(fetch) = &mut self.fetch {
-            fetch.peer_gone(key.0);
-        }
-        if let Some(active) = &mut self.active {
-            if let Some(holds) = &peer.holds {
-                active.picker.peer_left(holds);
-            }
-            for block in peer.window.clear() {
-                active.release(block, key, &mut self.outputs);
-            }
-        }
-    }
-
-    /// Closes a connection from our side.
-    fn disconnect(&mut self, key: PeerKey, reason: Disconnect, now: Timestamp) {
-        if self.peers.contains_key(&key) {
-            self.outputs.push_back(Output::Disconnect(key, reason));
-            self.peer_disconnected(key, now);
-        }
-    }
-
-    /// Bans a peer that is proven to have sent bad data.
-    fn ban(&mut self, key: PeerKey, now: Timestamp) {
-        if let Some(peer) = self.peers.get(&key) {
-            self.list.ban(peer.known_addr());
-            self.disconnect(key, Disconnect::BadData, now);
-        }
     }
 
     fn send(&mut self, key: PeerKey, message: Message, now: Timestamp) {
@@ -352,38 +266,6 @@ impl Torrent {
         }
     }
 
-    /// Connects to more peers. A complete torrent does so only to serve them.
-    fn plan_connections(&mut self, now: Timestamp) {
-        let seeding = !self.wants_peers();
-        let since = now.since(*self.looking_since.get_or_insert(now));
-        let allowed = MAX_PEERS / 2 + (since.as_nanos() / OPENING.as_nanos()) as usize;
-        let opened = self.peers.values().filter(|p| p.listen_addr == Some(p.addr)).count();
-        while self.has_room()
-            && opened + self.list.connecting() < allowed
-            && (!seeding || self.options.upload)
-            && let Some(addr) = self.list.next_to_connect(seeding, now)
-        {
-            self.outputs.push_back(Output::Connect(addr));
-        }
-    }
-
-    /// When all connections are taken and other peers are known, the oldest one that has been of no
-    /// use for long makes room.
-    fn turn_over(&mut self, now: Timestamp) {
-        if self.has_room() || !self.wants_peers() || now.since(self.last_turnover) < TURNOVER {
-            return;
-        }
-        self.last_turnover = now;
-        let useless = self.peers.iter_mut().filter_map(|(key, p)| {
-            let idle = now.since(p.since.max(p.last_block)) > USELESS_AFTER;
-            (idle && p.up.per_second(now) < 1.0).then_some((p.since, *key))
-        });
-        let oldest = useless.min().map(|(_, key)| key);
-        if let Some(key) = oldest.filter(|_| self.list.has_candidate(now)) {
-            self.disconnect(key, Disconnect::TooMany, now);
-        }
-    }
-
     fn tick(&self) -> Duration {
         let waiting = self.active.as_ref().is_some_and(|a| a.demand.waiting() > 0);
         if waiting { TICK_WAITING } else { TICK }
@@ -420,11 +302,6 @@ impl Torrent {
         self.pass_turns_on();
         self.retry_write(now);
         self.turn_over(now);
-    }
-
-    /// Whether there is anything to get from more peers.
-    pub fn wants_peers(&self) -> bool {
-        self.active.as_ref().is_none_or(|a| !a.announced.is_full())
     }
 
     /// When [`Self::plan`] must be called even if nothing happens.

@@ -144,7 +144,7 @@ impl Torrent {
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
         };
         let shared = !order.is_empty() && self.is_in_a_crowd();
-        while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
+        while self.peers.get(&key).is_some_and(|p| p.window.room() > 0) {
             if shared && self.ask_for_rarest_ahead(key, order, now) {
                 continue;
             }

@@ -28,6 +28,8 @@ pub struct Stats {
     pub peers: usize,
     /// Connected peers that have everything.
     pub seeders: usize,
+    /// Connections that it could make use of.
+    pub wanted_connections: usize,
     /// Known addresses.
     pub known_peers: usize,
     /// Banned peers.
@@ -71,6 +73,7 @@ impl Torrent {
             pieces_unfinished: active.map_or(0, |a| a.unfinished.count()),
             peers: self.peers.len(),
             seeders: self.peers.values().filter(|p| p.is_seed()).count(),
+            wanted_connections: self.wanted_connections(),
             known_peers: self.list.len(),
             banned: self.list.banned(),
             downloaded: self.totals.downloaded,

@@ -9,6 +9,7 @@ use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{BLOCK_LEN, Geometry};
 use crate::proto::metainfo::{FileEntry, Info};
+use crate::proto::swarm::PeerSource;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -257,7 +258,8 @@ impl World {
                     std::net::IpAddr::V4(ip) => ip.octets()[3] - 1,
                     std::net::IpAddr::V6(_) => unreachable!(),
                 });
-                let accepted = self.nodes.get(other).is_some_and(|o| o.machine.accepts(addr(node)));
+                let target = self.nodes.get_mut(other);
+                let accepted = target.is_some_and(|o| o.machine.accepts(addr(node), now));
                 if accepted {
                     self.connect(node, other);
                 } else {

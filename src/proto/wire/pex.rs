@@ -31,6 +31,11 @@ impl PexFlags {
     pub const fn has(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
     }
+
+    /// These and `flags`.
+    pub const fn with(self, flags: Self) -> Self {
+        Self(self.0 | flags.0)
+    }
 }
 
 /// A message of `ut_pex`: what changed among the sender's peers.

@@ -1,0 +1,158 @@
+//! Connections on their way in and out, until they are among those of the torrent.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::{Internal, Task};
+use crate::engine::peer::{self, Connection, PeerLink};
+use crate::proto::peer::PeerSession;
+use crate::proto::swarm::PeerKey;
+use crate::proto::time::Timestamp;
+use crate::proto::torrent::Second;
+use crate::proto::wire::handshake::{Handshake, Reserved};
+
+/// How long a second connection waits for the first to prove that it lives. The other side gives us
+/// ten seconds for our handshake.
+const RIVAL_WAIT: Duration = Duration::from_secs(7);
+
+/// A connection whose peer has said its handshake.
+pub(super) struct Arrival {
+    pub stream: TcpStream,
+    pub addr: SocketAddr,
+    pub theirs: Handshake,
+    /// We opened it.
+    pub outgoing: bool,
+}
+
+/// A second connection to a peer, while the first is probed.
+pub(super) struct Rival {
+    arrival: Arrival,
+    until: Timestamp,
+}
+
+impl Task {
+    pub(super) fn connect(&self, addr: SocketAddr) {
+        let (hash, ours) = (self.machine.info_hash(), self.shared.peer_id);
+        let (answer, cancel) = (self.internal.0.clone(), self.cancel.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                made = peer::connect(addr, hash, ours) => {
+                    let _ = answer.send(Internal::Connected(addr, made));
+                }
+            }
+        });
+    }
+
+    /// A connection stands. It counts as a second one to a peer that is connected if id and address
+    /// are the same. The same id from another address proves nothing: anybody can say it, and would
+    /// shut out the peer whose it is.
+    pub(super) fn arrived(&mut self, arrival: Arrival) {
+        let now = self.shared.clock.now();
+        let is_twin =
+            |l: &PeerLink| l.peer_id == arrival.theirs.peer_id && l.ip == arrival.addr.ip();
+        let first = self.links.iter().find(|(_, l)| is_twin(l)).map(|(key, _)| *key);
+        if let Some(first) = first {
+            let ours_is_greater = self.shared.peer_id > arrival.theirs.peer_id;
+            let second =
+                self.machine.second_connection(first, arrival.outgoing, ours_is_greater, now);
+            match second {
+                Second::Refused => return self.turn_away(&arrival, Some(first)),
+                Second::Waits => return self.wait_for_proof(first, arrival),
+                Second::Replaces => self.link_ended(first),
+            }
+        }
+        let welcome = match arrival.outgoing {
+            true => self.machine.has_room(),
+            false => self.machine.accepts(arrival.addr, now),
+        };
+        match welcome {
+            true => self.take_in(arrival),
+            false => self.turn_away(&arrival, None),
+        }
+    }
+
+    /// Has `first` prove that it lives while `arrival` waits.
+    fn wait_for_proof(&mut self, first: PeerKey, arrival: Arrival) {
+        if self.rivals.contains_key(&first) {
+            return self.turn_away(&arrival, Some(first));
+        }
+        if let Some(link) = self.links.get(&first) {
+            link.probe();
+        }
+        let until = self.shared.clock.now() + RIVAL_WAIT;
+        self.rivals.insert(first, Rival { arrival, until });
+    }
+
+    /// When the next of the connections that wait is to be turned away.
+    pub(super) fn next_rival_ends(&self) -> Option<Timestamp> {
+        self.rivals.values().map(|rival| rival.until).min()
+    }
+
+    /// Turns away those whose first connections have proved to be alive.
+    pub(super) fn expire_rivals(&mut self) {
+        let now = self.shared.clock.now();
+        let over: Vec<_> =
+            self.rivals.iter().filter(|(_, r)| r.until <= now).map(|(first, _)| *first).collect();
+        for first in over {
+            if let Some(rival) = self.rivals.remove(&first) {
+                self.turn_away(&rival.arrival, Some(first));
+            }
+        }
+    }
+
+    /// A connection has ended; whoever waited for that takes its place.
+    pub(super) fn link_ended(&mut self, key: PeerKey) {
+        self.links.remove(&key);
+        self.machine.peer_disconnected(key, self.shared.clock.now());
+        if let Some(rival) = self.rivals.remove(&key) {
+            self.arrived(rival.arrival);
+        }
+    }
+
+    /// The machine has ended a connection.
+    pub(super) fn end_link(&mut self, key: PeerKey) {
+        if let Some(link) = self.links.remove(&key) {
+            link.close();
+        }
+        if let Some(rival) = self.rivals.remove(&key) {
+            self.turn_away(&rival.arrival, None);
+        }
+    }
+
+    /// A connection is not kept; `first` is the one that its peer has already.
+    fn turn_away(&mut self, arrival: &Arrival, first: Option<PeerKey>) {
+        let now = self.shared.clock.now();
+        tracing::debug!(addr = %arrival.addr, ?first, "a connection is not kept");
+        match first {
+            _ if !arrival.outgoing => {}
+            Some(first) => self.machine.connected_already(arrival.addr, first, now),
+            None => self.machine.connect_failed(arrival.addr, false, now),
+        }
+    }
+
+    fn take_in(&mut self, arrival: Arrival) {
+        let Arrival { stream, addr, theirs, outgoing } = arrival;
+        let now = self.shared.clock.now();
+        self.last_key += 1;
+        let key = PeerKey(self.last_key);
+        let greeting = (!outgoing).then(|| Handshake {
+            reserved: Reserved::ours(),
+            info_hash: theirs.info_hash,
+            peer_id: self.shared.peer_id,
+        });
+        let (peer_id, ip) = (theirs.peer_id, addr.ip());
+        let link = peer::spawn(
+            Connection { key, stream, peer_id, ip, greeting },
+            self.shared.limits.clone(),
+            self.store.subscribe(),
+            self.events.0.clone(),
+        );
+        self.links.insert(key, link);
+        let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
+        let session = PeerSession::new(addr, outgoing, fast, extended, now);
+        self.machine.peer_connected(key, session, now);
+    }
+}

@@ -1,0 +1,367 @@
+//! Who is connected: whom we connect to, who may come in, and who has to make room.
+//!
+//! Connections are worth most when they are spread over the swarm like those of a random graph, so
+//! peers are preferred by their canonical priority (BEP 40), which both ends compute alike. A
+//! connection gives way only while it is of no use, and only now and then: those that carry data
+//! are what a torrent lives on, and a swarm that keeps changing its connections trades nothing.
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::{Output, Torrent};
+use crate::proto::peer::{Disconnect, PeerSession};
+use crate::proto::swarm::{Ourselves, PeerKey, PeerSource, Search, site};
+use crate::proto::time::Timestamp;
+use crate::proto::wire::pex::PexFlags;
+
+/// Connections of one torrent.
+pub const MAX_PEERS: usize = 50;
+
+/// What a torrent wants beyond the peers it has or knows, so that others can come.
+const ROOM_TO_GROW: usize = 5;
+
+/// One out of this many connections is kept for peers that we choose, so that those who come to us
+/// cannot have them all.
+const CHOSEN_SHARE: usize = 5;
+
+/// We open half of the connections that we may have, and one more each time that this has passed:
+/// when a crowd gathers, whoever comes then finds room at those who came before. Otherwise everyone
+/// is connected to those who came just before it, and pieces take many steps through the crowd.
+const OPENING: Duration = Duration::from_secs(1);
+
+/// Connections that the peers of one site (an IPv4 address or IPv6 /64) may keep while others wait:
+/// several honest ones can stand behind one NAT.
+const MAX_PER_SITE: usize = 4;
+
+/// A connection through which nothing came or went for this long may have to make room for a peer
+/// of a higher priority that comes to us, ...
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+
+/// ... one connection each time that this has passed.
+const REPLACEMENT: Duration = Duration::from_secs(10);
+
+/// A connection through which nothing came or went for this long may have to make room for any
+/// other peer, ...
+const USELESS_AFTER: Duration = Duration::from_secs(120);
+
+/// ... one connection each time that this has passed.
+const TURNOVER: Duration = Duration::from_secs(30);
+
+/// Two connections between the same peers that are opened from both ends within this time have
+/// crossed.
+const CROSSING: Duration = Duration::from_secs(10);
+
+/// What becomes of a second connection to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    /// It replaces the first.
+    Replaces,
+    /// It is closed.
+    Refused,
+    /// It is closed if the first proves to be alive, and replaces it if not.
+    Waits,
+}
+
+impl Torrent {
+    // ---- who is known
+
+    /// Addresses were learnt.
+    pub fn peers_found(&mut self, addrs: &[SocketAddr], source: PeerSource) {
+        let connected = self.search().connected;
+        for addr in addrs {
+            self.list.add(*addr, source, PexFlags::default(), &connected);
+        }
+        self.look_for_peers = true;
+    }
+
+    /// What we look for now.
+    fn search(&self) -> Search {
+        Search {
+            ours: self.ourselves(),
+            connected: self.peers.values().map(PeerSession::known_addr).collect(),
+            seeding: !self.wants_peers(),
+            attempts: self.limit,
+        }
+    }
+
+    /// Our addresses as others see them.
+    fn ourselves(&self) -> Ourselves {
+        self.external.ourselves(self.options.port)
+    }
+
+    // ---- who may come in
+
+    /// How many connections there may be from now on, at most [`MAX_PEERS`]; if there are more, the
+    /// least useful ones are closed.
+    pub fn set_connection_limit(&mut self, limit: usize, now: Timestamp) {
+        self.limit = limit.clamp(1, MAX_PEERS);
+        while self.peers.len() > self.limit {
+            let named = |peer: &PeerSession| self.list.is_manual(peer.known_addr());
+            let all_named = self.peers.values().all(named);
+            let Some(key) = self.least_useful(all_named, |_| true, now) else { return };
+            self.disconnect(key, Disconnect::TooMany, now);
+        }
+        self.look_for_peers = true;
+    }
+
+    /// How many connections the torrent could make use of.
+    pub fn wanted_connections(&self) -> usize {
+        let known = if self.wants_peers() { self.list.len() } else { 0 };
+        (self.peers.len().max(known) + ROOM_TO_GROW).min(MAX_PEERS)
+    }
+
+    /// Whether there may be one more connection: attempts under way are not counted beforehand.
+    pub fn has_room(&self) -> bool {
+        self.peers.len() < self.limit
+    }
+
+    fn has_room_for_incoming(&self) -> bool {
+        self.peers.len() < self.limit - self.limit / CHOSEN_SHARE
+    }
+
+    /// Whether a connection from `addr` is welcome. One that is takes the place of another, which is
+    /// closed for it, when all places are taken.
+    pub fn accepts(&mut self, addr: SocketAddr, now: Timestamp) -> bool {
+        if self.list.is_banned(addr) {
+            return false;
+        }
+        if self.has_room_for_incoming() {
+            return true;
+        }
+        let other = self.crowded(addr.ip(), now).or_else(|| self.outranked(addr, now));
+        match other {
+            Some(key) => self.disconnect(key, Disconnect::TooMany, now),
+            None => self.refused = true,
+        }
+        other.is_some()
+    }
+
+    /// A connection to a site that has more of them than it may keep while others wait, and more
+    /// than the site of `newcomer` would have. They are evened out so and not shifted to and fro.
+    fn crowded(&mut self, newcomer: IpAddr, now: Timestamp) -> Option<PeerKey> {
+        let at = |ip: IpAddr| {
+            let site_of = site(ip);
+            self.peers.values().filter(|p| site(p.addr.ip()) == site_of).count()
+        };
+        let allowed = MAX_PER_SITE.max(at(newcomer) + 1);
+        let sites = self.peers.values().map(|p| p.addr.ip());
+        let (count, ip) = sites.map(|ip| (at(ip), site(ip))).max()?;
+        if count <= allowed {
+            return None;
+        }
+        self.least_useful(false, |peer| site(peer.addr.ip()) == ip, now)
+    }
+
+    /// The connection of the lowest priority, if it is of no use and its priority is lower than that
+    /// of `newcomer`.
+    fn outranked(&mut self, newcomer: SocketAddr, now: Timestamp) -> Option<PeerKey> {
+        if now.since(self.last_replacement) < REPLACEMENT {
+            return None;
+        }
+        let ours = self.ourselves();
+        let bar = ours.priority(newcomer);
+        let idle = self.idle_for(IDLE_AFTER, now);
+        let lower = idle.into_iter().filter_map(|key| {
+            let priority = ours.priority(self.peers.get(&key)?.known_addr());
+            (priority < bar).then_some((priority, key))
+        });
+        let lowest = lower.min()?.1;
+        self.last_replacement = now;
+        (!self.is_only_holder(lowest)).then_some(lowest)
+    }
+
+    /// What to do with a second connection to the peer of `first`, `outgoing` if we opened it. Of
+    /// two that crossed, both sides keep the one that the greater peer id opened; otherwise the
+    /// first stays if it lives. A peer that came back must not be shut out by what is left of it,
+    /// and nobody else can end a connection by saying that peer's id.
+    pub fn second_connection(
+        &self,
+        first: PeerKey,
+        outgoing: bool,
+        ours_is_greater: bool,
+        now: Timestamp,
+    ) -> Second {
+        let Some(first) = self.peers.get(&first) else { return Second::Replaces };
+        let crossed = first.outgoing != outgoing && now.since(first.since) < CROSSING;
+        match crossed {
+            true if outgoing == ours_is_greater => Second::Replaces,
+            true => Second::Refused,
+            false => Second::Waits,
+        }
+    }
+
+    // ---- connections come and go
+
+    /// An attempt to connect failed; `ourselves` when the handshake showed our own peer id.
+    pub fn connect_failed(&mut self, addr: SocketAddr, ourselves: bool, now: Timestamp) {
+        self.list.attempt_ended(addr);
+        if ourselves {
+            self.list.is_ourselves(addr);
+        } else {
+            self.list.failed(addr, false, now);
+        }
+        self.look_for_peers = true;
+    }
+
+    /// An attempt to connect to `addr` reached a peer that is connected already.
+    pub fn connected_already(&mut self, addr: SocketAddr, key: PeerKey, now: Timestamp) {
+        match self.peers.get_mut(&key).filter(|peer| peer.listen_addr.is_none()) {
+            Some(peer) => {
+                peer.listen_addr = Some(addr);
+                self.list.attempt_ended(addr);
+            }
+            None => self.connect_failed(addr, false, now),
+        }
+    }
+
+    /// A connection stands and handshakes were exchanged.
+    pub fn peer_connected(&mut self, key: PeerKey, session: PeerSession, now: Timestamp) {
+        if session.outgoing {
+            self.list.attempt_ended(session.addr);
+        }
+        self.peers.insert(key, session);
+        self.askable = None;
+        self.greet(key, now);
+    }
+
+    /// A peer that connected to us says on which port it listens.
+    pub(super) fn peer_listens(&mut self, key: PeerKey, port: u16, now: Timestamp) {
+        let Some(peer) = self.peers.get_mut(&key).filter(|p| p.listen_addr.is_none()) else {
+            return;
+        };
+        let addr = SocketAddr::new(peer.addr.ip(), port);
+        peer.listen_addr = Some(addr);
+        if self.list.is_banned(addr) {
+            self.disconnect(key, Disconnect::BadData, now);
+            return;
+        }
+        self.peers_found(&[addr], PeerSource::Incoming);
+    }
+
+    /// A connection ended, whoever ended it.
+    pub fn peer_disconnected(&mut self, key: PeerKey, now: Timestamp) {
+        let Some(mut peer) = self.peers.remove(&key) else { return };
+        self.take_back_suggestions(key);
+        self.askable = None;
+        let useful = peer.down.total() + peer.up.total() > 0;
+        self.list.failed(peer.known_addr(), useful, now);
+        self.look_for_peers = true;
+        if let Some(fetch) = &mut self.fetch {
+            fetch.peer_gone(key.0);
+        }
+        if let Some(active) = &mut self.active {
+            if let Some(holds) = &peer.holds {
+                active.picker.peer_left(holds);
+            }
+            for block in peer.window.clear() {
+                active.release(block, key, &mut self.outputs);
+            }
+        }
+    }
+
+    /// Closes a connection from our side.
+    pub(super) fn disconnect(&mut self, key: PeerKey, reason: Disconnect, now: Timestamp) {
+        if self.peers.contains_key(&key) {
+            self.outputs.push_back(Output::Disconnect(key, reason));
+            self.peer_disconnected(key, now);
+        }
+    }
+
+    /// Bans a peer that is proven to have sent bad data.
+    pub(super) fn ban(&mut self, key: PeerKey, now: Timestamp) {
+        if let Some(peer) = self.peers.get(&key) {
+            self.list.ban(peer.known_addr(), &self.search().connected);
+            self.disconnect(key, Disconnect::BadData, now);
+        }
+    }
+
+    // ---- whom we look for
+
+    /// Connects to more peers. A complete torrent does so only to serve them.
+    pub(super) fn plan_connections(&mut self, now: Timestamp) {
+        let mut search = self.search();
+        search.attempts = self.may_open(now);
+        while self.has_room()
+            && (!search.seeding || self.options.upload)
+            && let Some(addr) = self.list.next_to_connect(&search, now)
+        {
+            self.outputs.push_back(Output::Connect(addr));
+        }
+    }
+
+    /// How many more connections we may open now.
+    fn may_open(&mut self, now: Timestamp) -> usize {
+        let since = now.since(*self.looking_since.get_or_insert(now));
+        let steps = (since.as_nanos() / OPENING.as_nanos()) as usize;
+        let opened = self.peers.values().filter(|p| p.outgoing).count();
+        self.limit.min((self.limit.div_ceil(2) + steps).saturating_sub(opened))
+    }
+
+    /// When all connections are taken and others wait, the oldest one that has been of no use for
+    /// long makes room.
+    pub(super) fn turn_over(&mut self, now: Timestamp) {
+        if now.since(self.last_turnover) < TURNOVER {
+            return;
+        }
+        let shut_out = std::mem::take(&mut self.refused) && !self.has_room_for_incoming();
+        let search = self.search();
+        let wanted = !search.seeding && !self.has_room() && self.list.has_candidate(&search, now);
+        if shut_out || wanted {
+            self.last_turnover = now;
+            let useless = self.idle_for(USELESS_AFTER, now);
+            let oldest = useless.into_iter().min_by_key(|key| self.peers.get(key).map(|p| p.since));
+            if let Some(key) = oldest.filter(|key| !self.is_only_holder(*key)) {
+                self.disconnect(key, Disconnect::TooMany, now);
+            }
+        }
+    }
+
+    /// Whether there is anything to get from more peers.
+    pub fn wants_peers(&self) -> bool {
+        self.active.as_ref().is_none_or(|a| !a.announced.is_full())
+    }
+
+    // ---- what a connection is worth
+
+    /// Connections through which nothing came or went for `time`, and nothing is about to; never
+    /// those to peers that a person named.
+    fn idle_for(&mut self, time: Duration, now: Timestamp) -> Vec<PeerKey> {
+        let list = &self.list;
+        let idle = self.peers.iter_mut().filter_map(|(key, peer)| {
+            let asked = !peer.window.is_empty() && !peer.window.is_stalled();
+            let idle =
+                now.since(peer.since.max(peer.last_block)) > time && peer.up.per_second(now) < 1.0;
+            (idle && !asked && !list.is_manual(peer.known_addr())).then_some(*key)
+        });
+        idle.collect()
+    }
+
+    /// Of those among `which`, the connection that carries least, and of these the one through which
+    /// nothing came for longest; one that a person named only if `named` ones are meant too.
+    fn least_useful(
+        &mut self,
+        named: bool,
+        which: impl Fn(&PeerSession) -> bool,
+        now: Timestamp,
+    ) -> Option<PeerKey> {
+        let list = &self.list;
+        let meant =
+            |peer: &PeerSession| which(peer) && (named || !list.is_manual(peer.known_addr()));
+        let worth = |peer: &mut PeerSession| {
+            let carries = peer.down.per_second(now) + peer.up.per_second(now);
+            (carries as u64, peer.last_block)
+        };
+        let peers = self.peers.iter_mut().filter(|(_, peer)| meant(peer));
+        peers.map(|(key, peer)| (worth(peer), *key)).min().map(|(_, key)| key)
+    }
+
+    /// Whether this peer has a piece that we lack and no other connected peer has.
+    fn is_only_holder(&self, key: PeerKey) -> bool {
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get(&key)) else { return false };
+        let lacking = active.geometry.pieces().filter(|p| !active.announced.contains(*p));
+        lacking.into_iter().any(|p| peer.has(p) && active.picker.availability(p) <= 1)
+    }
+}
