@@ -30,7 +30,7 @@ const MAX_OPENINGS: u32 = 4;
 const MAX_UNASKED: u32 = 64;
 
 /// Bytes that a peer may have from us before it has to give something back, ...
-const CREDIT: u64 = 1 << 20;
+const CREDIT: u64 = 4 << 20;
 
 /// ... and how many times what it gave it may have beyond that.
 const GENEROSITY: u64 = 4;

@@ -300,7 +300,9 @@ impl Torrent {
     }
 
     /// Asks for a block of `piece` a second time, if whoever was asked first is stalled, or has had
-    /// it for longer than `patience` and twice what this peer would need.
+    /// it for longer than `patience` and twice what this peer would need. In endgame, without any
+    /// patience, also longer than twice what whoever was asked should need: when it is our downlink
+    /// that is slow, a second copy makes everything slower.
     fn duplicate(
         &mut self,
         key: PeerKey,
@@ -314,12 +316,15 @@ impl Torrent {
         if !active.picker.is_partial(piece) || !peer.serves(piece) {
             return false;
         }
+        let endgame = patience.is_zero();
         let patience = patience.max(peer.window.expected_delay() * 2);
         let peers = &self.peers;
         let block = active.picker.take_duplicate(piece, key, |block, asked| {
             asked.iter().all(|k| {
                 let Some(window) = peers.get(k).map(|p| &p.window) else { return true };
-                window.is_stalled() || window.age_of(block, now).is_none_or(|age| age > patience)
+                let due = if endgame { window.expected_delay() * 2 } else { Duration::ZERO };
+                let late = |age| age > patience.max(due);
+                window.is_stalled() || window.age_of(block, now).is_none_or(late)
             })
         });
         let Some(block) = block else { return false };
