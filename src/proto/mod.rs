@@ -13,6 +13,7 @@ pub mod ids;
 pub mod metainfo;
 pub mod peer;
 pub mod rate;
+pub mod seeding;
 pub mod swarm;
 pub mod time;
 pub mod torrent;
