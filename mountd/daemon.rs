@@ -62,14 +62,19 @@ impl Daemon {
         .await?;
         settings.data_dir = Some(cache.into());
         settings.port = Some(session.port());
-        let leases =
-            Leases { session, users: Mutex::default(), runtime: tokio::runtime::Handle::current() };
+        let activity = Activity::default();
+        let leases = Leases {
+            session,
+            users: Mutex::default(),
+            activity: activity.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
         Ok(Self {
             leases: Arc::new(leases),
             settings,
             mounts: Mounts::default(),
             seeds: Seeds::default(),
-            activity: Activity::default(),
+            activity,
             foreground,
             stop: Notify::new(),
             problem: Mutex::default(),
@@ -220,6 +225,7 @@ pub struct Adding {
 struct Leases {
     session: Session,
     users: Mutex<BTreeMap<InfoHash, usize>>,
+    activity: Activity,
     runtime: tokio::runtime::Handle,
 }
 
@@ -264,7 +270,12 @@ impl Drop for Lease {
         }
         users.remove(&hash);
         let (session, torrent) = (self.leases.session.clone(), self.torrent.clone());
-        self.leases.runtime.spawn(async move { session.remove(&torrent).await });
+        // The daemon stays until peers have got what was sent to them.
+        let busy = self.leases.activity.request();
+        self.leases.runtime.spawn(async move {
+            session.remove(&torrent).await;
+            drop(busy);
+        });
     }
 }
 

@@ -23,7 +23,7 @@ pub enum Linger {
 /// What keeps the daemon here.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
-    /// Mounts, seeds and connections that live now.
+    /// Mounts, seeds and connections that live now, and torrents that are ending.
     now: usize,
     /// Whether a request has ended.
     asked: bool,
@@ -31,8 +31,8 @@ struct Count {
     used: bool,
 }
 
-/// Counts what keeps the daemon here.
-#[derive(Debug, Default)]
+/// Counts what keeps the daemon here; clones count together.
+#[derive(Clone, Debug, Default)]
 pub struct Activity(watch::Sender<Count>);
 
 /// Something that keeps the daemon here until it is dropped.
@@ -50,7 +50,7 @@ impl Drop for Busy {
 }
 
 impl Activity {
-    /// A connection that is being served.
+    /// A connection that is being served, or a torrent that is ending.
     pub fn request(&self) -> Busy {
         self.0.send_modify(|count| count.now += 1);
         Busy { counter: self.0.clone() }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use p2pfs::engine::{DataPlace, Torrent};
+use p2pfs::engine::{DataPlace, ReadError, Torrent};
 use p2pfs::fs::{self, Mount, MountOptions, Unmount, UnmountError};
 use p2pfs::proto::metainfo::layout::EntryKind;
+use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{
     ErrorKind, MountRequest, Outcome, Progress, Response, RpcError, ShareKind, ShareStatus,
     Unmounting, WirePath,
@@ -32,6 +33,7 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 struct Live {
     dir: PathBuf,
     mount: Mount,
+    seed_until: Option<SeedUntil>,
     lease: Lease,
     ended: watch::Sender<bool>,
     detached: watch::Sender<bool>,
@@ -95,10 +97,10 @@ impl Daemon {
         // From here on it is done to the end even if the client leaves.
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
         let finished = tokio::spawn(async move {
-            let live = daemon.go_live(place, lease, options).await?;
+            let live = daemon.go_live(place, lease, options, request.seed_until).await?;
             if events.is_closed() {
                 live.unmount(Unmount::Force).await.map_err(from_unmount)?;
-            } else if request.until_done {
+            } else if request.until_done || request.seed_until.is_some() {
                 tokio::spawn(daemon.until_done(live, request.keep.map(|keep| keep.0)));
             }
             Ok(outcome)
@@ -111,6 +113,7 @@ impl Daemon {
         place: Reservation,
         lease: Lease,
         options: MountOptions,
+        seed_until: Option<SeedUntil>,
     ) -> Result<Arc<Live>, RpcError> {
         let torrent = lease.torrent().clone();
         let mount = spawn_blocking(move || Mount::new(torrent, options));
@@ -118,6 +121,7 @@ impl Daemon {
         let live = Arc::new(Live {
             dir: mount.dir().to_owned(),
             mount,
+            seed_until,
             lease,
             ended: watch::Sender::new(false),
             detached: watch::Sender::new(false),
@@ -129,25 +133,46 @@ impl Daemon {
         Ok(live)
     }
 
-    /// Unmounts when everything selected is verified, and has been copied if that is wanted.
+    /// Unmounts when everything selected is verified, has been copied if that is wanted, and was
+    /// seeded for as long as that is wanted.
     async fn until_done(self: Arc<Self>, live: Arc<Live>, keep: Option<PathBuf>) {
-        let mut ended = live.ended.subscribe();
-        let torrent = live.lease.torrent().clone();
-        tokio::select! {
-            complete = torrent.wait_complete() => if let Err(error) = complete {
-                return self.give_up(&live, &format!("{}: {error}", live.dir.display()));
-            },
-            () = over(&mut ended) => return,
+        if !self.waits_for(&live, live.lease.torrent().wait_complete()).await {
+            return;
         }
         if let Some(keep) = keep {
+            let torrent = live.lease.torrent().clone();
             let kept = spawn_blocking(move || keep::copy(&torrent, &keep)).await;
             if let Err(error) = kept.map_err(anyhow::Error::from).and_then(|kept| kept) {
                 return self.give_up(&live, &format!("{error:#}"));
             }
         }
+        if let Some(rule) = live.seed_until
+            && !self.waits_for(&live, live.lease.torrent().wait_seeded(rule)).await
+        {
+            return;
+        }
         // Whoever still reads may finish.
         if let Err(UnmountError::Busy { .. }) = live.unmount(Unmount::Plain).await {
             let _ = live.unmount(Unmount::Lazy).await;
+        }
+    }
+
+    /// Waits for something to become true of a mount; whether it did while the mount is there.
+    async fn waits_for(
+        &self,
+        live: &Live,
+        done: impl Future<Output = Result<(), ReadError>>,
+    ) -> bool {
+        let mut ended = live.ended.subscribe();
+        tokio::select! {
+            done = done => match done {
+                Ok(()) => true,
+                Err(error) => {
+                    self.give_up(live, &format!("{}: {error}", live.dir.display()));
+                    false
+                }
+            },
+            () = over(&mut ended) => false,
         }
     }
 
@@ -233,6 +258,7 @@ impl Daemon {
             port: self.port(),
             pid: std::process::id(),
             detached: *live.detached.borrow(),
+            seed_until: live.seed_until,
             problem: locked(&live.problem).clone(),
             torrent: live.lease.torrent().status(),
         };

@@ -1,10 +1,11 @@
 //! Seeds: data of the user's own, served where it is and never written.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use p2pfs::engine::{DataPlace, Torrent};
 use p2pfs::proto::metainfo::layout::EntryKind;
+use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{Outcome, RpcError, SeedRequest, ShareKind, ShareStatus, WirePath};
 
 use crate::daemon::{Adding, Daemon, Events, Lease, locked};
@@ -18,13 +19,18 @@ pub struct Seeds {
 
 struct Seed {
     data: PathBuf,
+    until: Option<SeedUntil>,
     lease: Lease,
     _busy: Busy,
 }
 
 impl Daemon {
     /// Checks data and serves it. Dropping the future leaves nothing.
-    pub async fn seed(&self, request: SeedRequest, events: Events) -> Result<Outcome, RpcError> {
+    pub async fn seed(
+        self: &Arc<Self>,
+        request: SeedRequest,
+        events: Events,
+    ) -> Result<Outcome, RpcError> {
         let how = Adding {
             on_demand: false,
             upload: true,
@@ -41,9 +47,31 @@ impl Daemon {
         }
         let outcome = lease.outcome();
         let _busy = self.activity.share();
-        let seed = Arc::new(Seed { data: request.data.0, lease, _busy });
+        let (torrent, until) = (lease.torrent().clone(), request.seed_until);
+        let seed = Arc::new(Seed { data: request.data.0, until, lease, _busy });
+        if let Some(rule) = until {
+            let seed = Arc::downgrade(&seed);
+            tokio::spawn(Arc::clone(self).stop_when_seeded(seed, torrent, rule));
+        }
         locked(&self.seeds.table).push(seed);
         Ok(outcome)
+    }
+
+    /// Stops a seed when its rule is met, if it is there still.
+    async fn stop_when_seeded(
+        self: Arc<Self>,
+        seed: Weak<Seed>,
+        torrent: Torrent,
+        rule: SeedUntil,
+    ) {
+        // Fails only when the torrent has ended, and the seed with it.
+        if torrent.wait_seeded(rule).await.is_ok() {
+            let is_it = |other: &Arc<Seed>| Arc::as_ptr(other) == seed.as_ptr();
+            let stopped = locked(&self.seeds.table).extract_if(.., |other| is_it(other)).next();
+            if let Some(seed) = stopped {
+                tracing::info!(data = %seed.data.display(), %rule, "seeded for long enough");
+            }
+        }
     }
 
     /// Stops seeding this data, or this info hash.
@@ -72,6 +100,7 @@ impl Daemon {
             port: self.port(),
             pid: std::process::id(),
             detached: false,
+            seed_until: seed.until,
             problem: None,
             torrent: seed.lease.torrent().status(),
         };

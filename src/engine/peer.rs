@@ -18,6 +18,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
 use crate::proto::geometry::Block;
@@ -40,6 +41,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a peer that is probed may take to acknowledge what was sent to it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection of a torrent that ends may take to deliver what it was given to send.
+/// Closing at once could throw away the end of what has been counted as sent: the system answers
+/// whatever the peer still says with a reset, which empties both sides' buffers.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Read from the socket at once, in bytes: sixteen blocks.
 const READ_CHUNK: usize = 256 * 1024;
@@ -208,21 +214,27 @@ pub(super) struct Connection {
     pub greeting: Option<Handshake>,
 }
 
-/// Runs a connection until either side closes it. `store` gives the blocks to upload, once the
-/// torrent has one.
-pub(super) fn spawn(
-    connection: Connection,
-    limits: Limits,
-    store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
-    events: mpsc::Sender<Events>,
-) -> PeerLink {
+/// What a torrent's connections share with its task.
+pub(super) struct Lines {
+    pub events: mpsc::Sender<Events>,
+    /// Gives the blocks to upload, once the torrent has a store.
+    pub store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
+    /// The torrent ends.
+    pub ended: CancellationToken,
+    /// Knows when all connections are closed.
+    pub open: TaskTracker,
+}
+
+/// Runs a connection until either side closes it.
+pub(super) fn spawn(connection: Connection, limits: Limits, lines: Lines) -> PeerLink {
+    let Lines { events, store, ended, open } = lines;
     let Connection { key, stream, peer_id, ip, greeting } = connection;
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
     let pending: Pending = Arc::default();
     let cancel = CancellationToken::new();
     let (read, write) = stream.into_split();
     let probe = Arc::new(Notify::new());
-    let reader = Reader {
+    let mut reader = Reader {
         key,
         read,
         pending: pending.clone(),
@@ -231,19 +243,21 @@ pub(super) fn spawn(
     };
     let writer = Writer { key, write, store, events: events.clone(), limits: limits.clone() };
     let token = cancel.clone();
-    tokio::spawn(async move {
-        let why = tokio::select! {
-            () = token.cancelled() => String::new(),
-            why = writer.run(greeting, commands_rx) => why,
-        };
+    let writing = open.spawn(async move {
+        let why = writer.run(greeting, commands_rx, &token).await;
         tracing::trace!(?key, why, "writing ended");
         token.cancel();
     });
     let token = cancel.clone();
-    tokio::spawn(async move {
+    open.spawn(async move {
         let why = reader.run(&limits, &token).await;
         token.cancel();
+        // It is the last that is heard of a connection: what was sent has been told before.
+        let _ = writing.await;
         let _ = events.send((key, vec![Event::Closed(why)])).await;
+        if ended.is_cancelled() {
+            let _ = tokio::time::timeout(LINGER, drain(reader.read)).await;
+        }
     });
     PeerLink { peer_id, ip, commands, pending, probe, cancel }
 }
@@ -259,7 +273,7 @@ struct Reader {
 impl Reader {
     /// Reads until the end. A block that was put into its buffer is always told of: cancelling
     /// takes effect only while nothing is in hand.
-    async fn run(mut self, limits: &Limits, cancel: &CancellationToken) -> String {
+    async fn run(&mut self, limits: &Limits, cancel: &CancellationToken) -> String {
         let mut decoder = Decoder::new();
         let mut buffer = BytesMut::new();
         let mut probed_until: Option<Instant> = None;
@@ -354,6 +368,12 @@ impl Reader {
     }
 }
 
+/// Reads and forgets until the peer has closed its side, which it does when it has got all.
+async fn drain(mut read: OwnedReadHalf) {
+    let mut nobody = [0; 16 << 10];
+    while read.read(&mut nobody).await.is_ok_and(|read| read > 0) {}
+}
+
 struct Writer {
     key: PeerKey,
     write: OwnedWriteHalf,
@@ -363,10 +383,13 @@ struct Writer {
 }
 
 impl Writer {
+    /// Writes until the end. Blocks that were sent are always told of: cancelling takes effect only
+    /// while nothing is in hand.
     async fn run(
         mut self,
         greeting: Option<Handshake>,
         mut commands: mpsc::Receiver<Command>,
+        cancel: &CancellationToken,
     ) -> String {
         let mut batch = Vec::new();
         let mut uploads = VecDeque::new();
@@ -379,6 +402,7 @@ impl Writer {
         loop {
             // Messages do not wait for uploads that the limit holds back.
             tokio::select! {
+                () = cancel.cancelled() => return String::new(),
                 received = commands.recv_many(&mut batch, 256) => if received == 0 {
                     return "closed".to_owned();
                 },
@@ -392,7 +416,13 @@ impl Writer {
             }
             let due = self.due(&mut uploads, &mut held);
             let uploaded = self.append_uploads(due, &mut out).await;
-            match tokio::time::timeout(WRITE_TIMEOUT, self.write.write_all_buf(&mut out)).await {
+            let write = tokio::time::timeout(WRITE_TIMEOUT, self.write.write_all_buf(&mut out));
+            let written = tokio::select! {
+                biased;
+                written = write => written,
+                () = cancel.cancelled() => return String::new(),
+            };
+            match written {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => return e.to_string(),
                 Err(_) => return "it takes nothing any more".to_owned(),
@@ -463,8 +493,12 @@ mod tests {
         let _link = spawn(
             Connection { key: PeerKey(1), stream, peer_id, ip: addr.ip(), greeting: None },
             Limits { clock: Clock::start(), down: None, up: None },
-            tokio::sync::watch::channel(None).1,
-            events,
+            Lines {
+                events,
+                store: tokio::sync::watch::channel(None).1,
+                ended: CancellationToken::new(),
+                open: TaskTracker::new(),
+            },
         );
         tokio::spawn(async move { flood.write_all(&[0; 4 * 100_000]).await });
         let mut messages = 0;

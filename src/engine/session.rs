@@ -47,7 +47,7 @@ const MIN_CONNECTIONS: usize = 2;
 /// The choker looks for somebody to unchoke at most this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long trackers are given to hear that we stop.
+/// How long the end of the session may take: trackers hear that we stop.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What a session is started with.
@@ -294,6 +294,8 @@ impl Session {
     }
 
     /// Gives a torrent back; the last user's doing so ends it. Reads that wait end with an error.
+    /// Returns when its connections have delivered what they had to, 30 s later at most, and its
+    /// trackers have been told, within 3 s.
     pub async fn remove(&self, torrent: &Torrent) {
         let hash = torrent.info().info_hash;
         let entry = {
@@ -316,7 +318,7 @@ impl Session {
     pub async fn shutdown(&self) {
         self.shared.cancel.cancel();
         let entries = self.shared.torrents().drain().map(|(_, e)| e).collect();
-        end(entries).await;
+        let _ = tokio::time::timeout(FAREWELL, end(entries)).await;
     }
 }
 
@@ -325,16 +327,12 @@ async fn end(entries: Vec<Entry>) {
     for entry in &entries {
         entry.cancel.cancel();
     }
-    let farewell = async {
-        for entry in entries {
-            let trackers = entry.torrent.map(|t| t.inner.trackers.clone());
-            let _ = entry.task.await;
-            if let Some(trackers) = trackers.and_then(Arc::into_inner) {
-                trackers.join().await;
-            }
+    for entry in entries {
+        let _ = entry.task.await;
+        if let Some(torrent) = entry.torrent {
+            torrent.inner.trackers.join().await;
         }
-    };
-    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
 }
 
 /// The choker's task: a round every ten seconds, and a look whenever somebody becomes interested.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::tracker::TrackerStatus;
+use crate::proto::seeding::ShareRatio;
 
 /// A torrent's state. Bytes, and bytes a second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct TorrentStatus {
     pub downloaded: u64,
     /// Payload sent.
     pub uploaded: u64,
+    /// `uploaded` ÷ `verified`.
+    pub share_ratio: ShareRatio,
     /// Payload received and thrown away.
     pub wasted: u64,
     /// Reads that wait.

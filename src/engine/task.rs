@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::connections::{Arrival, Rival};
 use super::peer::{self, ConnectError, Event, Events, PeerLink};
@@ -105,6 +106,8 @@ pub(super) struct Task {
     links: BTreeMap<PeerKey, PeerLink>,
     /// Second connections, by the key of the first.
     rivals: BTreeMap<PeerKey, Rival>,
+    /// Connections that are not closed yet.
+    open: TaskTracker,
     last_key: u64,
     buffers: HashMap<PieceIndex, Arc<PieceBuffer>>,
     /// Pieces to be written. One that the disk refused stays until it is written after all, or
@@ -112,6 +115,9 @@ pub(super) struct Task {
     verified: HashMap<PieceIndex, VerifiedRange>,
     reads: HashMap<Ticket, Waiting>,
     last_ticket: u64,
+    /// Payload sent. The machine may have parted with a peer that has got its last block before it
+    /// hears that this was sent, and does not count it.
+    uploaded: u64,
     progress: watch::Sender<Progress>,
     announce: watch::Sender<AnnounceStats>,
     /// When what was learnt was last published.
@@ -139,11 +145,13 @@ impl Task {
             store: watch::Sender::new(None),
             links: BTreeMap::new(),
             rivals: BTreeMap::new(),
+            open: TaskTracker::new(),
             last_key: 0,
             buffers: HashMap::new(),
             verified: HashMap::new(),
             reads: HashMap::new(),
             last_ticket: 0,
+            uploaded: 0,
             progress,
             announce,
             published: None,
@@ -151,7 +159,8 @@ impl Task {
         }
     }
 
-    /// Runs until cancelled. Reads that wait then end with [`ReadError::Gone`], connections close.
+    /// Runs until cancelled. Reads that wait then end with [`ReadError::Gone`], connections close
+    /// when they have delivered what they were given; at once when the session ends.
     pub(super) async fn run(mut self) {
         let clock = self.shared.clock;
         let mut events = Vec::new();
@@ -162,7 +171,7 @@ impl Task {
                 next = next.min(published + PUBLISH_INTERVAL);
             }
             tokio::select! {
-                () = self.cancel.cancelled() => return,
+                () = self.cancel.cancelled() => return self.end().await,
                 Some(command) = self.commands.recv() => {
                     self.command(command);
                     while let Ok(command) = self.commands.try_recv() {
@@ -188,6 +197,16 @@ impl Task {
                 self.carry_out(output);
             }
             self.publish();
+        }
+    }
+
+    async fn end(self) {
+        let (open, session) = (self.open.clone(), self.shared.cancel.clone());
+        drop(self);
+        open.close();
+        tokio::select! {
+            () = open.wait() => {}
+            () = session.cancelled() => {}
         }
     }
 
@@ -271,7 +290,10 @@ impl Task {
                     self.machine.block_arrived(key, block, kept, now);
                 }
                 Event::Unasked(bytes) => self.machine.block_unasked(key, bytes, now),
-                Event::Uploaded { raw, sent } => self.machine.uploaded(key, raw, sent, now),
+                Event::Uploaded { raw, sent } => {
+                    self.uploaded += if sent { u64::from(raw.length) } else { 0 };
+                    self.machine.uploaded(key, raw, sent, now);
+                }
                 Event::Closed(why) => {
                     tracing::debug!(?key, why, "connection closed");
                     self.link_ended(key);
@@ -424,7 +446,7 @@ impl Task {
             return;
         }
         self.published = Some(now);
-        let stats = self.machine.stats(now);
+        let stats = Stats { uploaded: self.uploaded, ..self.machine.stats(now) };
         let left = self.machine.bytes_left();
         let announce = AnnounceStats {
             uploaded: stats.uploaded,

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
+use super::clock::Clock;
 use super::status::TorrentStatus;
 use super::task::{Command, Progress};
 use super::tracker::Trackers;
 use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
+use crate::proto::seeding::{SeedUntil, Seeding, ShareRatio};
 use crate::store::TorrentStore;
 
 /// Names one open file handle of the filesystem to the engine.
@@ -136,6 +139,27 @@ impl Torrent {
         Ok(())
     }
 
+    /// Waits until `rule` says that this torrent was seeded for long enough. Without peers a share
+    /// ratio is never reached, so that is a wait without end.
+    pub async fn wait_seeded(&self, rule: SeedUntil) -> Result<(), ReadError> {
+        let mut progress = self.inner.progress.clone();
+        let (clock, mut seeding) = (Clock::start(), Seeding::new(rule));
+        loop {
+            let ratio = {
+                let progress = progress.borrow_and_update();
+                let ratio = || ShareRatio::of(progress.stats.uploaded, self.verified_bytes(None));
+                progress.complete.then(ratio)
+            };
+            if seeding.is_met(ratio, clock.now()) {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = progress.changed() => changed.map_err(|_| ReadError::Gone)?,
+                () = sleep(seeding.poll_timeout().since(clock.now())) => {}
+            }
+        }
+    }
+
     /// The torrent's state, at most a tenth of a second old while anything moves.
     pub fn status(&self) -> TorrentStatus {
         let progress = self.inner.progress.borrow().clone();
@@ -170,6 +194,7 @@ impl Torrent {
             upload_rate: stats.upload_rate,
             downloaded: stats.downloaded,
             uploaded: stats.uploaded,
+            share_ratio: ShareRatio::of(stats.uploaded, verified),
             wasted: stats.wasted,
             waiting_reads: self.waiting_reads(),
             banned: stats.banned,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -40,8 +40,8 @@ pub struct TrackerConfig {
 
 /// The announces of one torrent. They go on when this is dropped; cancelling ends them.
 pub struct Trackers {
+    /// Closed when they have ended.
     status: watch::Receiver<(Instant, Vec<TrackerStatus>)>,
-    task: JoinHandle<()>,
 }
 
 impl Trackers {
@@ -65,7 +65,8 @@ impl Trackers {
         let client = TrackerClient::new(&config.tiers, identity, first, seed, clock.now());
         let (publish, status) = watch::channel((Instant::now(), client.status(clock.now())));
         let driver = Driver { client, clock, stats, peers, publish, announces: JoinSet::new() };
-        Self { status, task: tokio::spawn(driver.run(cancel)) }
+        tokio::spawn(driver.run(cancel));
+        Self { status }
     }
 
     /// All trackers, tier by tier.
@@ -79,10 +80,9 @@ impl Trackers {
     }
 
     /// Waits for the end, which cancelling brings about.
-    pub async fn join(self) {
-        if let Err(error) = self.task.await {
-            warn!("the tracker task ended badly: {error}");
-        }
+    pub async fn join(&self) {
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
     }
 }
 

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod metainfo;
 pub mod peer;
 pub mod rate;
+pub mod seeding;
 pub mod shares;
 pub mod swarm;
 pub mod time;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::WirePath;
 use super::size;
 use crate::engine::TorrentStatus;
+use crate::proto::seeding::SeedUntil;
 
 /// The daemon's greeting, its first message on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +119,9 @@ pub struct MountRequest {
     pub on_demand: bool,
     /// Unmount when all that was selected is verified.
     pub until_done: bool,
-    /// Copy the finished files here before that.
+    /// Unmount when all that was selected is verified and this rule is met.
+    pub seed_until: Option<SeedUntil>,
+    /// Copy the finished files here before that, as soon as they are verified.
     pub keep: Option<WirePath>,
     /// Globs of the files to fetch; empty for all.
     pub select: Vec<String>,
@@ -145,6 +148,8 @@ pub struct SeedRequest {
     pub source: SourceRequest,
     /// The file or folder it describes.
     pub data: WirePath,
+    /// Stop when this rule is met.
+    pub seed_until: Option<SeedUntil>,
 }
 
 /// What an unmount does when the mount is in use.
@@ -294,6 +299,8 @@ pub struct ShareStatus {
     pub pid: u32,
     /// Whether it was detached and only ends when nobody uses it any more.
     pub detached: bool,
+    /// The rule by which it ends by itself.
+    pub seed_until: Option<SeedUntil>,
     /// What went wrong here, if something did.
     pub problem: Option<String>,
     /// The torrent.

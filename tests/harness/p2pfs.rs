@@ -294,6 +294,12 @@ impl Status {
         self.0[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {}", self.0))
     }
 
+    /// A field that must be there and a number, whole or not.
+    #[track_caller]
+    pub fn fraction(&self, field: &str) -> f64 {
+        self.0[field].as_f64().unwrap_or_else(|| panic!("no number {field} in {}", self.0))
+    }
+
     /// A field that must be there and text.
     #[track_caller]
     pub fn text(&self, field: &str) -> &str {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use p2pfs::fs::MountOptions;
 use p2pfs::fs::mount::{MountError, check as check_dir};
+use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{ErrorKind, MountRequest, Request, RpcError, size, visible};
 
 use super::source::{self, Network};
@@ -37,7 +38,12 @@ pub struct Mount {
     /// Unmount when everything is verified
     #[arg(long)]
     pub until_done: bool,
-    /// Copy the finished files to this directory before that
+    /// Unmount when everything is verified and this is met: ratio=R, so many bytes sent for each that
+    /// is here, or time=D, such as time=30m; see p2pfs(7). Without RULE, as the last word of the
+    /// line, ratio=1.0
+    #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "ratio=1.0")]
+    pub seed_until: Option<SeedUntil>,
+    /// Copy the finished files to this directory before that, once everything is verified
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
     /// Fetch only the files that match, repeatable; the others are fetched when they are read
@@ -93,8 +99,7 @@ impl Mount {
 
     /// The request, with all that can be checked without the daemon checked.
     async fn request(self) -> Result<MountRequest> {
-        if self.keep.is_some() && !self.until_done {
-            let message = "--keep says where finished files go: it needs --until-done";
+        if let Some(message) = self.contradiction() {
             return Err(RpcError::new(ErrorKind::Usage, message).into());
         }
         let (source, _) = source::check(&self.source).await?;
@@ -109,6 +114,7 @@ impl Mount {
             dir: dir.into(),
             on_demand: self.on_demand,
             until_done: self.until_done,
+            seed_until: self.seed_until,
             keep: keep.map(Into::into),
             select: self.select,
             read_timeout: self.read_timeout,
@@ -119,6 +125,23 @@ impl Mount {
             umask: self.umask,
             options: self.options,
         })
+    }
+
+    /// What is wrong with the options taken together.
+    fn contradiction(&self) -> Option<&'static str> {
+        match () {
+            () if self.keep.is_some() && !self.until_done && self.seed_until.is_none() => {
+                Some("--keep says where finished files go: it needs --until-done or --seed-until")
+            }
+            () if self.seed_until.is_some() && self.no_seed => {
+                Some("--no-seed gives nothing, so --seed-until would wait in vain: leave one away")
+            }
+            () if self.seed_until.is_some() && self.on_demand => Some(
+                "--on-demand fetches only what is read, and --seed-until waits for everything: \
+                 leave one away",
+            ),
+            () => None,
+        }
     }
 
     fn mount_options(&self) -> MountOptions {
@@ -143,6 +166,7 @@ impl Mount {
         self.on_demand |= other.on_demand;
         self.until_done |= other.until_done;
         self.no_seed |= other.no_seed;
+        self.seed_until = self.seed_until.or(other.seed_until);
         self.keep = self.keep.or(other.keep);
         self.timeout = self.timeout.or(other.timeout);
         self.read_timeout = self.read_timeout.or(other.read_timeout);

@@ -6,7 +6,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{ErrorKind, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 16] = [
+const OURS: [&str; 17] = [
     "socket",
     "peer",
     "port",
@@ -14,6 +14,7 @@ const OURS: [&str; 16] = [
     "data-dir",
     "on-demand",
     "until-done",
+    "seed-until",
     "keep",
     "select",
     "timeout",
@@ -81,8 +82,8 @@ mod tests {
 
     #[test]
     fn our_options_are_taken_and_the_others_left() {
-        let mount = mount(&["ro,until_done,uid=5", "select=*.mkv,port=7"]).unwrap();
-        assert!(mount.until_done && mount.on_demand);
+        let mount = mount(&["ro,seed_until,until_done,uid=5", "select=*.mkv,port=7"]).unwrap();
+        assert!(mount.until_done && mount.on_demand && mount.seed_until.is_some());
         assert_eq!(mount.select, ["*.mkv"]);
         assert_eq!(mount.network.settings.port, Some(2), "the flag wins");
         assert_eq!(mount.options, ["ro", "uid=5"]);

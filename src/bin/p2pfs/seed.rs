@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 use p2pfs::engine::Source;
+use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{Request, SeedRequest, size, visible};
 
 use super::source::{self, Network};
@@ -13,7 +14,7 @@ use super::{daemon, mount, places};
 /// Check data that you have, and serve it where it is
 ///
 /// Returns when the data is checked and served. It is never written to. `p2pfs status` lists what is
-/// seeded, `p2pfs stop PATH` ends it.
+/// seeded and what it has given, `p2pfs stop PATH` ends it.
 #[derive(Debug, Args)]
 pub struct Seed {
     /// .torrent file, or http(s) URL of one
@@ -23,6 +24,10 @@ pub struct Seed {
     /// Tracker to announce to, beside the torrent's own, repeatable
     #[arg(long = "tracker", value_name = "URL")]
     trackers: Vec<String>,
+    /// Stop when this is met: ratio=R, so many full copies sent, or time=D, such as time=30m; see
+    /// p2pfs(7). Without RULE, as the last word of the line, ratio=1.0
+    #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "ratio=1.0")]
+    seed_until: Option<SeedUntil>,
     /// Stay, and stop on SIGINT and SIGTERM: a daemon of its own for this one seed
     #[arg(short, long)]
     foreground: bool,
@@ -39,7 +44,8 @@ impl Seed {
         let data = places::existing(&self.path)?;
         let source = self.network.request(torrent, self.trackers, mount::TIMEOUT)?;
         let settings = source.settings.clone();
-        let request = SeedRequest { source, data: data.clone().into() };
+        let seed_until = self.seed_until;
+        let request = SeedRequest { source, data: data.clone().into(), seed_until };
         let request = Request::Seed(Box::new(request));
         if self.foreground {
             return daemon::become_daemon(socket, &settings, &request);

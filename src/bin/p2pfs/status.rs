@@ -67,14 +67,18 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "  {} ({}, {} known), {}/s down, {}/s up, {} waiting",
+        "  {} ({}, {} known), {}/s down, {}/s up, share ratio {}, {} waiting",
         size::count(torrent.peers as u64, "peer"),
         size::count(torrent.seeders as u64, "seeder"),
         torrent.known_peers,
         size::show(torrent.download_rate),
         size::show(torrent.upload_rate),
+        torrent.share_ratio,
         size::count(torrent.waiting_reads as u64, "read")
     )?;
+    if let Some(rule) = share.seed_until {
+        writeln!(out, "  ends when it is complete and seeded until {rule}")?;
+    }
     for tracker in &torrent.trackers {
         if let Some(error) = &tracker.error {
             writeln!(out, "  tracker {}: {error}", tracker.url)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::{Internal, Task};
-use crate::engine::peer::{self, Connection, PeerLink};
+use crate::engine::peer::{self, Connection, Lines, PeerLink};
 use crate::proto::peer::PeerSession;
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
@@ -147,8 +147,12 @@ impl Task {
         let link = peer::spawn(
             Connection { key, stream, peer_id, ip, greeting },
             self.shared.limits.clone(),
-            self.store.subscribe(),
-            self.events.0.clone(),
+            Lines {
+                events: self.events.0.clone(),
+                store: self.store.subscribe(),
+                ended: self.cancel.clone(),
+                open: self.open.clone(),
+            },
         );
         self.links.insert(key, link);
         let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
