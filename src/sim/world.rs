@@ -361,6 +361,8 @@ impl World {
         if !welcome {
             return self.not_connected(from, to);
         }
+        // Another connection may have to make room first.
+        self.settle(to);
         let conn = self.net.open(from, to, self.latency(from, to));
         let key = PeerKey(conn.into());
         for (side, (at, other, remote)) in

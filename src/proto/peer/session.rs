@@ -394,3 +394,80 @@ pub enum Early {
     /// `have`.
     Have(u32),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: u64 = 256 << 10;
+
+    fn geometry() -> Geometry {
+        Geometry::new(1_000 * PIECE, PIECE).unwrap()
+    }
+
+    /// A peer that has `has` pieces, was sent `got` bytes and sent `gave`.
+    fn peer(has: u32, got: u64, gave: u64) -> PeerSession {
+        let now = Timestamp::ZERO;
+        let addr = SocketAddr::from(([192, 0, 2, 1], 6881));
+        let mut peer = PeerSession::new(addr, true, true, true, now);
+        let mut bits = Bitfield::empty(geometry().piece_count());
+        for piece in geometry().pieces().take(has as usize) {
+            bits.insert(piece);
+        }
+        peer.holds = Some(Holds::Some(bits));
+        peer.am_interested = true;
+        peer.up.add(got, now);
+        peer.down.add(gave, now);
+        peer
+    }
+
+    #[test]
+    fn who_took_a_lot_and_gave_nothing_although_it_could_owes() {
+        assert!(peer(100, CREDIT + 1, 0).owes(PIECE));
+        assert!(!peer(100, CREDIT, 0).owes(PIECE));
+        assert!(!peer(100, CREDIT + 1, 1).owes(PIECE));
+    }
+
+    #[test]
+    fn who_has_nothing_for_us_owes_nothing_unless_it_hides_what_it_was_sent() {
+        let poor = |has| PeerSession { am_interested: false, ..peer(has, 20 << 20, 0) };
+        assert!(!poor(80).owes(PIECE));
+        assert!(poor(10).owes(PIECE));
+    }
+
+    #[test]
+    fn a_kept_first_copy_is_forgotten_in_time() {
+        let at = |secs| Timestamp::ZERO + Duration::from_secs(secs);
+        let mut copies = FirstCopies { lent: 9, kept: 9, ..FirstCopies::default() };
+        assert!(!copies.are_kept());
+        copies = FirstCopies { lent: 12, kept: 12, ..copies };
+        assert!(copies.are_kept());
+        for second in 1..=60 {
+            copies.forgive(at(second));
+        }
+        assert!(!copies.are_kept());
+        assert_eq!(copies.kept, 11);
+    }
+
+    #[test]
+    fn a_seed_that_suggests_is_asked_for_that_until_it_has_been_silent_for_a_while() {
+        let at = |ms| Timestamp::ZERO + Duration::from_millis(ms);
+        let pieces: Vec<_> = geometry().pieces().take(3).collect();
+        let mut seed = PeerSession { holds: Some(Holds::All), ..peer(0, 0, 0) };
+        assert!(!seed.is_suggesting(at(0)));
+        seed.note_suggestion(pieces[0], at(0));
+        seed.note_suggestion(pieces[1], at(100));
+        assert_eq!(seed.suggestion(|_| true), Some(pieces[0]));
+        assert_eq!(seed.suggestion(|p| p != pieces[0]), Some(pieces[1]));
+        assert!(seed.is_suggesting(at(1_000)) && !seed.is_suggesting(at(1_100)));
+        seed.note_block(pieces[2], at(1_050));
+        assert!(!seed.is_suggesting(at(1_100)), "that was no suggestion");
+        seed.note_block(pieces[1], at(1_050));
+        assert!(seed.is_suggesting(at(2_000)));
+        seed.forget_suggestions();
+        assert!(!seed.is_suggesting(at(2_000)));
+        let mut leecher = peer(5, 0, 0);
+        leecher.note_suggestion(pieces[0], at(0));
+        assert!(!leecher.is_suggesting(at(0)), "only seeds hand out");
+    }
+}

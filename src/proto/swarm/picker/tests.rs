@@ -162,3 +162,22 @@ fn a_seed_may_have_rarer_pieces_than_the_begun_one_and_others_may_not() {
     assert!(picker.has_rarer(begun, &Holds::All));
     assert!(!picker.has_rarer(begun, &holds(&[5, 6])));
 }
+
+#[test]
+fn a_piece_whose_requests_were_all_refused_is_as_good_as_any_other_again() {
+    let mut picker = picker();
+    let piece = geometry().piece(1).unwrap();
+    let (first, second) = (PeerKey(1), PeerKey(2));
+    let refused = picker.take_from(piece, first).unwrap();
+    let came = picker.take_from(piece, second).unwrap();
+    picker.released(refused, first);
+    assert!(picker.is_partial(piece));
+    picker.arrived(came, second).unwrap();
+    let again = picker.take_from(piece, first).unwrap();
+    picker.released(again, first);
+    assert!(picker.is_partial(piece), "a block of it is here");
+    let other = geometry().piece(2).unwrap();
+    let refused = picker.take_from(other, first).unwrap();
+    picker.released(refused, first);
+    assert!(picker.is_missing(other));
+}
