@@ -9,12 +9,13 @@ FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
 PREFIX ?= /usr/local
 
-.PHONY: help demo test deps lint pure doc bench fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-machines fuzz soak install clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
 	@echo 'make test      installs what the tests need, then checks and tests everything'
 	@echo 'make bench     cold sequential read: p2pfs beside libtorrent and btfs'
+	@echo 'make bench-machines   how long picker, choker and an event of a swarm take'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
 	@echo 'make install   p2pfs, p2pfs-mountd (cargo install) and the man pages (below PREFIX)'
@@ -42,6 +43,9 @@ pure:
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --lib --document-private-items
+
+bench-machines:
+	$(CARGO) bench --no-default-features --bench machines
 
 bench:
 	@sh tests/install-deps --bench

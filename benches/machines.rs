@@ -1,5 +1,6 @@
 //! How long the decisions take: the picker over 100,000 pieces and 200 peers, the choker, and a
 //! swarm of whole machines, an event at a time.
+#![allow(clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
