@@ -9,12 +9,13 @@ FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
 PREFIX ?= /usr/local
 
-.PHONY: help demo test deps lint pure doc bench fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-swarm fuzz soak install clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
 	@echo 'make test      installs what the tests need, then checks and tests everything'
 	@echo 'make bench     cold sequential read: p2pfs beside libtorrent and btfs'
+	@echo 'make bench-swarm  swarms of processes over capped uplinks, p2pfs beside libtorrent'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
 	@echo 'make install   p2pfs, p2pfs-mountd (cargo install) and the man pages (below PREFIX)'
@@ -47,6 +48,11 @@ bench:
 	@sh tests/install-deps --bench
 	$(CARGO) build --release
 	/usr/bin/python3 tests/bench/cold_read.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
+
+bench-swarm:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/swarm.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
 
 fuzz:
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || \
