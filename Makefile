@@ -9,13 +9,14 @@ FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
 PREFIX ?= /usr/local
 
-.PHONY: help demo test deps lint pure doc bench bench-machines fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-swarm fuzz soak install clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
 	@echo 'make test      installs what the tests need, then checks and tests everything'
 	@echo 'make bench     cold sequential read: p2pfs beside libtorrent and btfs'
 	@echo 'make bench-machines   how long picker, choker and an event of a swarm take'
+	@echo 'make bench-swarm  swarms of processes over capped uplinks, p2pfs beside libtorrent'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
 	@echo 'make install   p2pfs, p2pfs-mountd (cargo install) and the man pages (below PREFIX)'
@@ -51,6 +52,11 @@ bench:
 	@sh tests/install-deps --bench
 	$(CARGO) build --release
 	/usr/bin/python3 tests/bench/cold_read.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
+
+bench-swarm:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/swarm.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
 
 fuzz:
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || \

@@ -39,12 +39,14 @@ def listens(port):
     return any(one[1].endswith(f":{port:04X}") and one[3] == "0A" for one in fields)
 
 
-def make_torrent(path, torrent, piece_length):
+def make_torrent(path, torrent, piece_length, tracker=None):
     """Writes a v1 torrent of a file or folder."""
     files = lt.file_storage()
     lt.add_files(files, str(path))
     creator = lt.create_torrent(files, piece_size=piece_length, flags=V1_ONLY)
     lt.set_piece_hashes(creator, str(path.parent))
+    if tracker:
+        creator.add_tracker(tracker)
     torrent.write_bytes(lt.bencode(creator.generate()))
 
 

@@ -129,7 +129,8 @@ def report(session, handle):
             last = dict(now, banned=list(banned))
 
 
-def main():
+def options(line=None):
+    """The command line, or one that is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("save_path")
@@ -143,8 +144,11 @@ def main():
     parser.add_argument("--announce-ip", default="")
     parser.add_argument("--upload-limit", type=int, default=0, help="bytes/s, 0 for none")
     parser.add_argument("--download-limit", type=int, default=0, help="bytes/s, 0 for none")
-    args = parser.parse_args()
+    return parser.parse_args(line)
 
+
+def main():
+    args = options()
     session = lt.session(settings(args))
     limit_loopback_too(session)
     handle = session.add_torrent(parameters(args))
