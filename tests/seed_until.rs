@@ -27,13 +27,10 @@ fn a_seed_stops_when_one_copy_has_gone_out() {
     leecher.wait_until_complete();
     assert_eq!(Tree::read(&scratch.path("save/album")), content.tree());
     wait_until("the tracker is told", PATIENCE, || {
-        server.requests().last().is_some_and(|last| last.contains("event=stopped"))
+        // The leecher announces to the same tracker, perhaps later.
+        let uploaded = format!("&uploaded={}&", torrent.length);
+        server.requests().iter().any(|r| r.contains("event=stopped") && r.contains(&uploaded))
     });
-    let requests = server.requests();
-    let (_, told) = requests.last().unwrap().split_once("uploaded=").unwrap();
-    let told: u64 = told.split('&').next().unwrap().parse().unwrap();
-    // A leecher that is slow to hear of a block may ask for it again.
-    assert!((torrent.length..2 * torrent.length).contains(&told), "{told} of {}", torrent.length);
 }
 
 #[test]
