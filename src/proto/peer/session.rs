@@ -32,6 +32,9 @@ const MAX_UNASKED: u32 = 64;
 /// Bytes that a peer may have from us before it has to give something back, ...
 const CREDIT: u64 = 4 << 20;
 
+/// ... or this many pieces, if that is more: what it has a part of it can neither give nor admit.
+const CREDIT_PIECES: u64 = 4;
+
 /// ... and how many times what it gave it may have beyond that.
 const GENEROSITY: u64 = 4;
 
@@ -272,8 +275,9 @@ impl PeerSession {
             Some(Holds::All) => u64::MAX,
             None => 0,
         };
-        let hides = got > admits.saturating_add(CREDIT);
-        got > CREDIT + GENEROSITY * gave && (self.am_interested || hides)
+        let credit = CREDIT.max(CREDIT_PIECES * piece);
+        let hides = got > admits.saturating_add(credit);
+        got > credit + GENEROSITY * gave && (self.am_interested || hides)
     }
 
     /// The peer said what it has as a whole; an error when it does so again and again. It may once,
@@ -433,6 +437,13 @@ mod tests {
         let poor = |has| PeerSession { am_interested: false, ..peer(has, 20 << 20, 0) };
         assert!(!poor(80).owes(PIECE));
         assert!(poor(10).owes(PIECE));
+    }
+
+    #[test]
+    fn who_is_in_the_middle_of_large_pieces_owes_nothing_yet() {
+        let newcomer = PeerSession { am_interested: false, ..peer(0, 40 << 20, 0) };
+        assert!(newcomer.owes(PIECE));
+        assert!(!newcomer.owes(16 << 20));
     }
 
     #[test]

@@ -398,6 +398,12 @@ impl Picker {
         })
     }
 
+    /// Whether something that is wanted before everything normal can be asked for.
+    pub fn wants_something_first(&self) -> bool {
+        let first = |p: &PieceIndex| self.slots[p.index()].priority == Priority::Prefetch;
+        self.buckets[1].iter().any(|bucket| !bucket.is_empty()) || self.open.iter().any(first)
+    }
+
     /// Whether every wanted piece is begun and no begun wanted piece has a free block: time for
     /// endgame.
     pub fn is_endgame(&self) -> bool {

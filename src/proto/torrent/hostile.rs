@@ -474,3 +474,51 @@ fn a_peer_that_changes_its_mind_about_a_piece_is_cheap() {
     let picker = &lone.machine.active.as_ref().unwrap().picker;
     assert!(lone.info.geometry.pieces().all(|p| picker.availability(p) == 0));
 }
+
+/// A seed that says what it would rather give, and then lets us ask.
+fn suggesting_seed(lone: &mut Lone, suggests: u32) -> PeerKey {
+    let seed = lone.connect(true, true);
+    lone.say(seed, Message::HaveAll);
+    lone.say(seed, Message::Suggest(suggests));
+    lone.say(seed, Message::Unchoke);
+    lone.step();
+    seed
+}
+
+fn pieces_asked_of(lone: &Lone, key: PeerKey) -> BTreeSet<u32> {
+    lone.asked_of(key).iter().map(|block| block.piece.get()).collect()
+}
+
+#[test]
+fn a_seed_is_asked_for_what_it_suggests_and_for_anything_when_it_stops() {
+    let mut lone = Lone::new(20, 2, |_| true);
+    let seed = suggesting_seed(&mut lone, 7);
+    assert_eq!(pieces_asked_of(&lone, seed), [7].into());
+    lone.now = lone.now + Duration::from_secs(2);
+    lone.step();
+    assert!(pieces_asked_of(&lone, seed).len() > 1);
+}
+
+#[test]
+fn suggestions_of_what_nobody_wants_hold_nothing_up() {
+    let mut lone = Lone::new(20, 2, |piece| piece >= 10);
+    let seed = suggesting_seed(&mut lone, 3);
+    assert!(pieces_asked_of(&lone, seed).iter().any(|piece| *piece >= 10));
+}
+
+#[test]
+fn what_was_asked_for_ahead_of_time_comes_before_what_a_seed_suggests() {
+    let mut lone = Lone::new(20, 2, |_| true);
+    let first = lone.piece(12);
+    lone.machine.raise_priority([first].into_iter(), Priority::Prefetch);
+    let seed = suggesting_seed(&mut lone, 3);
+    assert!(pieces_asked_of(&lone, seed).contains(&12));
+}
+
+#[test]
+fn what_a_reader_waits_for_is_asked_of_a_seed_that_suggests_something_else() {
+    let mut lone = Lone::new(20, 2, |_| true);
+    lone.read(12);
+    let seed = suggesting_seed(&mut lone, 3);
+    assert!(pieces_asked_of(&lone, seed).contains(&12));
+}

@@ -8,7 +8,7 @@ use super::Torrent;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::peer::{Disconnect, Early, UPLOAD_QUEUE};
-use crate::proto::swarm::{Holds, PeerKey};
+use crate::proto::swarm::{Holds, PeerKey, Priority};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::extended::{self, ExtendedHandshake, MetadataMessage};
 use crate::proto::wire::{Message, RawBlock};
@@ -222,7 +222,8 @@ impl Torrent {
             return Ok(());
         };
         let piece = piece(&active.geometry, index)?;
-        if active.picker.is_wanting(piece) {
+        // What we would not fetch is no reason to wait for more suggestions.
+        if active.picker.is_wanting(piece) && active.picker.priority(piece) > Priority::None {
             peer.note_suggestion(piece, now);
         }
         Ok(())

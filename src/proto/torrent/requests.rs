@@ -3,8 +3,6 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use rand::RngExt;
-
 use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
 use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
@@ -143,12 +141,7 @@ impl Torrent {
             [] => 1.0,
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
         };
-        let shared = !order.is_empty() && self.is_in_a_crowd();
-        while self.peers.get(&key).is_some_and(|p| p.window.room() > 0) {
-            if shared && self.ask_for_rarest_ahead(key, order, now) {
-                continue;
-            }
-            let Some(peer) = self.peers.get(&key) else { return };
+        while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
             let Some(active) = &self.active else { return };
             let (picker, geometry) = (&active.picker, &active.geometry);
             // Readers are not made to wait for those who do not answer.
@@ -179,41 +172,6 @@ impl Torrent {
         }
     }
 
-    /// Whether others download what we download.
-    fn is_in_a_crowd(&self) -> bool {
-        self.peers.values().any(|p| p.peer_interested && !p.is_seed())
-    }
-
-    /// Asks for the rarest of the pieces that are read ahead, unless a reader waits for what this
-    /// peer can send. Many who read the same at the same time would otherwise all fetch the same
-    /// pieces, and have nothing to give to each other.
-    fn ask_for_rarest_ahead(&mut self, key: PeerKey, order: &[Wanted], now: Timestamp) -> bool {
-        let (Some(active), Some(peer)) = (&self.active, self.peers.get(&key)) else { return false };
-        let picker = &active.picker;
-        if peer.window.is_stalled() {
-            return false;
-        }
-        let open = |w: &&Wanted| {
-            picker.is_wanting(w.piece) && picker.is_open_to(w.piece, key) && peer.serves(w.piece)
-        };
-        let mut rarest: Option<((u32, bool, u32), PieceIndex)> = None;
-        for wanted in order.iter().filter(open) {
-            let piece = wanted.piece;
-            if wanted.waiting_since.is_some() {
-                if self.is_in_time(peer, piece, Duration::ZERO) {
-                    return false;
-                }
-                continue;
-            }
-            let begun = picker.is_partial(piece);
-            let rank = (picker.availability(piece), !begun, self.rng.random());
-            if rarest.is_none_or(|(least, _)| rank < least) {
-                rarest = Some((rank, piece));
-            }
-        }
-        rarest.is_some_and(|(_, piece)| self.ask(key, piece, true, now))
-    }
-
     /// Asks for something nobody waits for: a partial piece, a rare one, or in endgame a block
     /// that another peer was asked for.
     fn ask_background(&mut self, key: PeerKey, now: Timestamp) -> bool {
@@ -230,7 +188,7 @@ impl Torrent {
                 && (careful == 0 || !active.picker.is_suspicious(p))
         };
         let picker = &active.picker;
-        if peer.is_suggesting(now) {
+        if peer.is_suggesting(now) && !picker.wants_something_first() {
             let wanted = |p| picker.is_open_to(p, key) && picker.priority(p) > Priority::None;
             let suggested = peer.suggestion(|p| wanted(p) && peer.serves(p) && allowed(p));
             return suggested.is_some_and(|piece| self.ask(key, piece, false, now));
