@@ -10,7 +10,7 @@ use super::RequestWindow;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::rate::Rate;
-use crate::proto::swarm::Holds;
+use crate::proto::swarm::{Holds, MAX_SUGGESTED};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::RawBlock;
 
@@ -37,9 +37,6 @@ const CREDIT_PIECES: u64 = 4;
 
 /// ... and how many times what it gave it may have beyond that.
 const GENEROSITY: u64 = 4;
-
-/// Suggestions of one peer that are remembered; the oldest make room.
-const MAX_SUGGESTED: usize = 64;
 
 /// How long after a suggestion, or a block of a suggested piece, more suggestions are waited for.
 const SUGGESTING: Duration = Duration::from_secs(1);
@@ -170,6 +167,8 @@ pub struct PeerSession {
     pub last_block: Timestamp,
     /// Blocks that we let it know of ahead, while we are complete; doubled whenever it runs out.
     pub look_ahead: Option<usize>,
+    /// Blocks of suggested pieces that it has not asked for, as far as we can tell.
+    pub told_of: usize,
     /// Bytes we sent of pieces that it has got a part of, while we are complete.
     pub half_sent: BTreeMap<PieceIndex, u32>,
     /// What became of pieces that we gave to it when nobody else had them.
@@ -227,6 +226,7 @@ impl PeerSession {
             last_received: now,
             last_block: now,
             look_ahead: None,
+            told_of: 0,
             half_sent: BTreeMap::new(),
             first_copies: FirstCopies::default(),
             suspected: 0,
@@ -334,6 +334,11 @@ impl PeerSession {
             }
             self.suggested.push_back(piece);
         }
+    }
+
+    /// Forgets suggestions that are not `open` any more.
+    pub fn keep_suggestions(&mut self, open: impl Fn(PieceIndex) -> bool) {
+        self.suggested.retain(|piece| open(*piece));
     }
 
     /// The peer's suggestions hold no longer: it chokes us, and gives others what it suggested.

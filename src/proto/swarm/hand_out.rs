@@ -16,6 +16,10 @@ use rand::seq::SliceRandom;
 use super::PeerKey;
 use crate::proto::geometry::PieceIndex;
 
+/// Suggestions that one peer may not have taken up, and that we remember of one: what keeps a fast
+/// and long connection busy even when pieces are small.
+pub const MAX_SUGGESTED: usize = 256;
+
 /// What a block that was sent says about first copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -45,18 +49,22 @@ impl HandOut {
         Self { waiting, suggested: BTreeMap::new(), first: BTreeMap::new() }
     }
 
-    /// Pieces to suggest to `peer`, so that it has `open` that it has not asked for. `lacking` tells
-    /// whether nobody but seeds has a piece.
+    /// Up to `more` pieces to suggest to `peer`, of which it need not have taken up others. `lacking`
+    /// tells whether nobody but seeds has a piece.
     pub fn suggest(
         &mut self,
         peer: PeerKey,
-        open: usize,
+        more: usize,
         lacking: impl Fn(PieceIndex) -> bool,
     ) -> Vec<PieceIndex> {
+        let mut new = Vec::new();
+        if more == 0 {
+            return new;
+        }
         let mine = self.suggested.entry(peer).or_default();
         mine.retain(|piece| !self.first.contains_key(piece));
-        let mut new = Vec::new();
-        while mine.len() < open
+        while new.len() < more
+            && mine.len() < MAX_SUGGESTED
             && let Some(piece) = self.waiting.pop()
         {
             if lacking(piece) && !self.first.contains_key(&piece) && mine.insert(piece) {
@@ -73,9 +81,9 @@ impl HandOut {
         }
     }
 
-    /// Whether `peer` was suggested something, and has asked for all of it.
-    pub fn has_asked_for_all(&self, peer: PeerKey) -> bool {
-        self.suggested.get(&peer).is_some_and(BTreeSet::is_empty)
+    /// Whether `peer` was suggested something since it could ask.
+    pub fn has_suggested(&self, peer: PeerKey) -> bool {
+        self.suggested.contains_key(&peer)
     }
 
     /// `peer` can ask for nothing more: what was suggested to it is suggested to others.
@@ -132,12 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_makes_room_for_another_suggestion() {
-        let (mut out, _) = hand_out(10);
-        let first = out.suggest(A, 1, |_| true);
-        assert_eq!(out.suggest(A, 1, |_| true), []);
-        out.asked(A, first[0]);
-        assert_eq!(out.suggest(A, 1, |_| true).len(), 1);
+    fn only_so_many_suggestions_wait_and_what_was_asked_for_makes_room_for_another() {
+        let (mut out, _) = hand_out(1_000);
+        while !out.suggest(A, 100, |_| true).is_empty() {}
+        assert_eq!(out.suggested[&A].len(), MAX_SUGGESTED);
+        let taken = *out.suggested[&A].first().unwrap();
+        out.asked(A, taken);
+        assert_eq!(out.suggest(A, 100, |_| true).len(), 1);
     }
 
     #[test]

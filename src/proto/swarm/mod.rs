@@ -10,7 +10,7 @@ mod priority;
 
 pub use blame::{Blame, Digest};
 pub use external::{ExternalAddress, site};
-pub use hand_out::{HandOut, Sent};
+pub use hand_out::{HandOut, MAX_SUGGESTED, Sent};
 pub use peer_list::{PeerList, PeerSource, Search};
 pub use picker::{Holds, Picker, Priority};
 pub use priority::Ourselves;

@@ -6,10 +6,6 @@ use crate::proto::swarm::{HandOut, PeerKey, Sent};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::{Message, RawBlock};
 
-/// Suggestions that one peer may not have taken up. More do not help even a peer that is sent
-/// hundreds of small pieces each round trip.
-pub(super) const MAX_SUGGESTED: usize = 64;
-
 /// Blocks that a peer may know of beyond what it has asked for: what goes through a fast and long
 /// connection in a round trip.
 const MAX_LOOK_AHEAD: usize = 4_096;
@@ -32,17 +28,22 @@ impl Torrent {
         let blocks = active.geometry.piece_length().div_ceil(BLOCK_LEN) as usize;
         let waits = peer.uploads.len() + peer.uploading;
         let ahead = peer.look_ahead.get_or_insert((blocks / 2).max(1));
-        if waits == 0 && hand_out.has_asked_for_all(key) {
+        if peer.told_of == 0 && waits <= *ahead / 2 && hand_out.has_suggested(key) {
             *ahead = (*ahead * 2).min(MAX_LOOK_AHEAD);
         }
-        let open = ahead.saturating_sub(waits).div_ceil(blocks).min(MAX_SUGGESTED);
-        for piece in hand_out.suggest(key, open, |p| picker.is_only_at_seeds(p)) {
+        let missing = ahead.saturating_sub(waits + peer.told_of).div_ceil(blocks);
+        let new = hand_out.suggest(key, missing, |p| picker.is_only_at_seeds(p));
+        peer.told_of += new.len() * blocks;
+        for piece in new {
             self.send(key, Message::Suggest(piece.get()), now);
         }
     }
 
     /// A peer asks for a block of `piece`.
     pub(super) fn note_asked(&mut self, key: PeerKey, piece: PieceIndex) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.told_of = peer.told_of.saturating_sub(1);
+        }
         if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
             hand_out.asked(key, piece);
         }
@@ -50,6 +51,9 @@ impl Torrent {
 
     /// What was suggested to a peer that is gone or choked is suggested to others.
     pub(super) fn take_back_suggestions(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.told_of = 0;
+        }
         if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
             hand_out.take_back(key);
         }

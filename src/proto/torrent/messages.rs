@@ -224,6 +224,7 @@ impl Torrent {
         let piece = piece(&active.geometry, index)?;
         // What we would not fetch is no reason to wait for more suggestions.
         if active.picker.is_wanting(piece) && active.picker.priority(piece) > Priority::None {
+            peer.keep_suggestions(|p| active.picker.is_wanting(p));
             peer.note_suggestion(piece, now);
         }
         Ok(())
