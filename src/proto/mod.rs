@@ -9,6 +9,7 @@ pub mod bitfield;
 pub mod choker;
 pub mod crc32c;
 pub mod demand;
+pub mod dht;
 pub mod geometry;
 pub mod ids;
 pub mod metainfo;
