@@ -1,0 +1,103 @@
+//! Questions that have not been answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::LookupId;
+use crate::proto::dht::id::{Contact, NodeId};
+use crate::proto::time::Timestamp;
+
+/// Questions open at once; beyond, the one that ends first counts as unanswered. All lookups
+/// together seldom have a quarter of it.
+pub const MAX_PENDING: usize = 2_048;
+
+/// What a question was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A step of a lookup.
+    Search(LookupId),
+    /// The announce or put after it.
+    Store(LookupId),
+    /// A question to one node on somebody's order.
+    Single(LookupId),
+    /// A node whose id is not known yet: a router, for example.
+    Introduce,
+    /// Is a node of the table still there, or one that would like to be in it?
+    Ping,
+}
+
+/// An open question.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub to: SocketAddr,
+    /// Who is supposed to be there.
+    pub id: Option<NodeId>,
+    pub purpose: Purpose,
+    pub sent: Timestamp,
+    pub deadline: Timestamp,
+}
+
+impl Pending {
+    /// Whom we asked, as far as we knew.
+    pub fn contact(&self) -> Option<Contact> {
+        self.id.map(|id| Contact { id, addr: self.to })
+    }
+}
+
+/// All open questions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Questions {
+    open: BTreeMap<u32, Pending>,
+    by_deadline: BTreeSet<(Timestamp, u32)>,
+}
+
+impl Questions {
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.by_deadline.first().map(|(deadline, _)| *deadline)
+    }
+
+    pub fn is_open(&self, transaction: u32) -> bool {
+        self.open.contains_key(&transaction)
+    }
+
+    /// Opens a question whose transaction is not in use.
+    pub fn open(&mut self, transaction: u32, pending: Pending) {
+        self.by_deadline.insert((pending.deadline, transaction));
+        self.open.insert(transaction, pending);
+    }
+
+    /// The question that an answer from `from` belongs to; it is open no more.
+    pub fn answered(&mut self, transaction: &[u8], from: SocketAddr) -> Option<Pending> {
+        let transaction = u32::from_be_bytes(transaction.try_into().ok()?);
+        self.open.get(&transaction).filter(|pending| pending.to == from)?;
+        self.close(transaction)
+    }
+
+    /// A question whose time is over, or for which there is no room.
+    pub fn overdue(&mut self, now: Timestamp) -> Option<Pending> {
+        let (deadline, transaction) = *self.by_deadline.first()?;
+        if deadline > now && self.open.len() <= MAX_PENDING {
+            return None;
+        }
+        self.close(transaction)
+    }
+
+    /// Closes the questions that were asked for this purpose.
+    pub fn give_up(&mut self, purpose: Purpose) {
+        let of = |(transaction, pending): (&u32, &Pending)| {
+            (pending.purpose == purpose).then_some(*transaction)
+        };
+        let mine: Vec<_> = self.open.iter().filter_map(of).collect();
+        mine.into_iter().for_each(|transaction| drop(self.close(transaction)));
+    }
+
+    fn close(&mut self, transaction: u32) -> Option<Pending> {
+        let pending = self.open.remove(&transaction)?;
+        self.by_deadline.remove(&(pending.deadline, transaction));
+        Some(pending)
+    }
+}
