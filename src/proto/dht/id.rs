@@ -1,8 +1,9 @@
 //! Node ids and the distance between them (BEP 5; Kademlia).
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use crate::proto::crc32c::crc32c;
 use crate::proto::ids::InfoHash;
 
 /// How many nodes a bucket and the end of a lookup hold (BEP 5, "k").
@@ -26,6 +27,51 @@ impl NodeId {
     /// How far `other` is: XOR, compared as a big-endian number.
     pub fn distance(&self, other: &Self) -> Distance {
         Distance(std::array::from_fn(|i| self.0[i] ^ other.0[i]))
+    }
+
+    /// The id that whoever is at `ip` may have, its free bits taken from `random` (BEP 42).
+    pub fn secured(ip: IpAddr, random: [u8; 20]) -> Self {
+        let mut id = random;
+        let [a, b, c, _] = prefix(ip, random[19] & 7).to_be_bytes();
+        id[..3].copy_from_slice(&[a, b, c & 0xf8 | random[2] & 7]);
+        Self(id)
+    }
+
+    /// Whether whoever is at `ip` may have this id (BEP 42); in local networks everyone may have any.
+    pub fn fits(&self, ip: IpAddr) -> bool {
+        let [a, b, c, _] = prefix(ip, self.0[19] & 7).to_be_bytes();
+        is_local(ip) || (self.0[0], self.0[1], self.0[2] & 0xf8) == (a, b, c & 0xf8)
+    }
+}
+
+/// The bits with which an id at `ip` begins, of which the first 21 count (BEP 42).
+fn prefix(ip: IpAddr, r: u8) -> u32 {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => crc32c(&(ip.to_bits() & 0x030f_3fff | u32::from(r) << 29).to_be_bytes()),
+        IpAddr::V6(ip) => {
+            let network = (ip.to_bits() >> 64) as u64 & 0x0103_070f_1f3f_7fff;
+            crc32c(&(network | u64::from(r) << 61).to_be_bytes())
+        }
+    }
+}
+
+/// Whether `ip` is of a network that is not part of the Internet, where addresses prove nothing.
+pub fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// The network that one owner can be supposed to have, /24 or /64; `None` in local networks, where
+/// all nodes may be behind one address.
+pub fn block(ip: IpAddr) -> Option<u64> {
+    if is_local(ip) {
+        return None;
+    }
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => Some(u64::from(ip.to_bits() >> 8)),
+        IpAddr::V6(ip) => Some((ip.to_bits() >> 64) as u64),
     }
 }
 
@@ -62,6 +108,20 @@ impl Distance {
     pub const fn as_bytes(&self) -> &[u8; 20] {
         &self.0
     }
+
+    /// The share of the space that is closer than this, 0–1.
+    pub fn share(&self) -> f64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / 2f64.powi(64)
+    }
+
+    /// The distance within which this share of the space lies.
+    pub fn of_share(share: f64) -> Self {
+        let mut bytes = [0xff; 20];
+        let head = (share.clamp(0.0, 1.0) * 2f64.powi(64)) as u64;
+        bytes[..8].copy_from_slice(&head.to_be_bytes());
+        Self(bytes)
+    }
 }
 
 /// A node and where it is reached.
@@ -71,4 +131,39 @@ pub struct Contact {
     pub id: NodeId,
     /// Its UDP address.
     pub addr: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn distances_and_shares_of_the_space_are_the_same() {
+        let far = NodeId::new([0x80; 20]).distance(&NodeId::new([0; 20]));
+        assert!((far.share() - 0.502).abs() < 0.001);
+        assert!(Distance::of_share(0.5) < far && far < Distance::of_share(0.51));
+        assert_eq!(Distance::of_share(1.0).as_bytes(), &[0xff; 20]);
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_secure_where_it_was_made_and_hardly_anywhere_else(
+            host in any::<u64>(), elsewhere in any::<u32>(), random in any::<[u8; 20]>(),
+        ) {
+            let doc = 0x2001_0db8u128 << 96;
+            let ip = |network: u32| IpAddr::V6((doc | u128::from(network) << 64 | u128::from(host)).into());
+            let id = NodeId::secured(ip(7), random);
+            prop_assert!(id.fits(ip(7)));
+            // The first five bits of the third byte are proven; the last three are not.
+            let mut bytes = *id.as_bytes();
+            bytes[2] ^= 7;
+            prop_assert!(NodeId::new(bytes).fits(ip(7)));
+            bytes[2] ^= 8;
+            prop_assert!(!NodeId::new(bytes).fits(ip(7)));
+            let other = NodeId::secured(ip(elsewhere), random);
+            prop_assert_eq!(id.fits(ip(elsewhere)), other.as_bytes()[..3] == id.as_bytes()[..3]);
+        }
+    }
 }
