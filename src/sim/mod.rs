@@ -11,6 +11,7 @@ mod announcer;
 mod broken;
 mod checks;
 mod datagram;
+pub mod dht;
 mod discovery;
 mod event;
 mod link;

@@ -1,0 +1,326 @@
+//! The routing table of one address family (BEP 5; 32: each family has its own).
+//!
+//! A bucket holds the nodes that share so many leading bits with our own id; the last one all that
+//! share more, and is divided when it is full. Only nodes that have answered take a place: a datagram
+//! that came in may have anybody's address on it. Who finds no place waits as a replacement.
+
+use std::time::Duration;
+
+use super::id::{Contact, K, NodeId, block};
+use super::rtt::RoundTrip;
+use crate::proto::time::Timestamp;
+
+/// A node that was not heard of for so long is questionable; a bucket without a change for so long
+/// is refreshed (BEP 5).
+pub const STALE: Duration = Duration::from_secs(15 * 60);
+
+/// A node that left so many queries in a row unanswered is bad (BEP 5: "multiple").
+const BAD_FAILURES: u8 = 2;
+
+/// A node.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    contact: Contact,
+    heard: Timestamp,
+    trip: Option<RoundTrip>,
+    failures: u8,
+}
+
+impl Entry {
+    fn is_bad(&self) -> bool {
+        self.failures >= BAD_FAILURES
+    }
+
+    fn is_good(&self, now: Timestamp) -> bool {
+        self.trip.is_some() && self.failures == 0 && now.since(self.heard) < STALE
+    }
+
+    fn fits(&self) -> bool {
+        self.contact.id.fits(self.contact.addr.ip())
+    }
+}
+
+/// A bucket: nodes in use, and those that wait for a place, the last one heard of last.
+#[derive(Clone, Debug)]
+struct Bucket {
+    nodes: Vec<Entry>,
+    spare: Vec<Entry>,
+    changed: Timestamp,
+}
+
+impl Bucket {
+    const fn new(now: Timestamp) -> Self {
+        Self { nodes: Vec::new(), spare: Vec::new(), changed: now }
+    }
+
+    /// Another node in use out of the same block of addresses.
+    fn neighbour(&self, contact: &Contact) -> Option<usize> {
+        let ours = block(contact.addr.ip());
+        let same = |e: &Entry| ours.is_some() && block(e.contact.addr.ip()) == ours;
+        self.nodes.iter().position(same)
+    }
+
+    /// Puts a node among the replacements; the one heard of longest ago goes.
+    fn keep(&mut self, entry: Entry) {
+        let same_block = |e: &Entry| {
+            let ours = block(entry.contact.addr.ip());
+            e.contact.id == entry.contact.id || ours.is_some() && block(e.contact.addr.ip()) == ours
+        };
+        self.spare.retain(|e| !same_block(e));
+        if self.spare.len() == K {
+            self.spare.remove(0);
+        }
+        self.spare.push(entry);
+    }
+
+    /// Who could go for `new`, if somebody could: a bad node, or one that only claims its id.
+    fn yielding(&self, new: &Entry) -> Option<usize> {
+        let bad = self.nodes.iter().position(Entry::is_bad);
+        bad.or_else(|| new.fits().then(|| self.nodes.iter().position(|e| !e.fits()))?)
+    }
+
+    /// The node heard of longest ago, if it is questionable.
+    fn questionable(&self, now: Timestamp) -> Option<Contact> {
+        let oldest = self.nodes.iter().min_by_key(|e| e.heard)?;
+        (!oldest.is_good(now)).then_some(oldest.contact)
+    }
+}
+
+/// The routing table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    own: NodeId,
+    v4: bool,
+    buckets: Vec<Bucket>,
+    refreshes: u64,
+}
+
+impl Table {
+    /// An empty table of the node `own`, for IPv4 or else for IPv6.
+    pub fn new(own: NodeId, v4: bool, now: Timestamp) -> Self {
+        Self { own, v4, buckets: vec![Bucket::new(now)], refreshes: 0 }
+    }
+
+    /// Whose table it is.
+    pub const fn own(&self) -> NodeId {
+        self.own
+    }
+
+    /// Our own id has changed (BEP 42): all nodes find their places anew.
+    pub fn set_own(&mut self, own: NodeId, now: Timestamp) {
+        let buckets = std::mem::replace(&mut self.buckets, vec![Bucket::new(now)]);
+        self.own = own;
+        for entry in buckets.into_iter().flat_map(|b| b.nodes.into_iter().chain(b.spare)) {
+            if entry.contact.id != own && !entry.is_bad() {
+                self.place(self.index(&entry.contact.id), entry, now);
+            }
+        }
+    }
+
+    /// A node was heard of: it `answered` a query of ours after `rtt`, or asked us something. Gives
+    /// a node to ping: one that is questionable and would make room, or the one itself, which gets
+    /// a place when it answers.
+    pub fn seen(
+        &mut self,
+        contact: Contact,
+        rtt: Option<Duration>,
+        answered: bool,
+        now: Timestamp,
+    ) -> Option<Contact> {
+        if contact.id == self.own || contact.addr.is_ipv4() != self.v4 {
+            return None;
+        }
+        let index = self.index(&contact.id);
+        let bucket = self.buckets.get_mut(index)?;
+        if let Some(at) = bucket.nodes.iter().position(|e| e.contact.id == contact.id) {
+            return update(bucket, at, contact, rtt, answered, now);
+        }
+        let trip = answered.then(|| RoundTrip::first(rtt.unwrap_or_default()));
+        self.place(index, Entry { contact, heard: now, trip, failures: 0 }, now)
+    }
+
+    /// Finds a place for a node that has none.
+    fn place(&mut self, index: usize, entry: Entry, now: Timestamp) -> Option<Contact> {
+        let last = index + 1 == self.buckets.len();
+        let bucket = self.buckets.get_mut(index)?;
+        let neighbour = bucket.neighbour(&entry.contact);
+        if let Some(at) = neighbour {
+            // One place for one block; whoever holds it keeps it while it answers.
+            if entry.trip.is_none() || !bucket.nodes[at].is_bad() {
+                return None;
+            }
+            bucket.nodes[at] = entry;
+            bucket.changed = now;
+            return None;
+        }
+        let room = bucket.nodes.len() < K;
+        if entry.trip.is_none() {
+            bucket.keep(entry);
+            return if room { Some(entry.contact) } else { bucket.questionable(now) };
+        }
+        if room {
+            bucket.spare.retain(|e| e.contact.id != entry.contact.id);
+            bucket.nodes.push(entry);
+        } else if let Some(at) = bucket.yielding(&entry) {
+            bucket.nodes[at] = entry;
+        } else if last && self.divide(now) {
+            return self.place(self.index(&entry.contact.id), entry, now);
+        } else {
+            let bucket = self.buckets.get_mut(index)?;
+            bucket.keep(entry);
+            return bucket.questionable(now);
+        }
+        self.buckets.get_mut(index)?.changed = now;
+        None
+    }
+
+    /// A query was not answered in time. Gives a node to ping that may take its place.
+    pub fn failed(&mut self, contact: Contact, now: Timestamp) -> Option<Contact> {
+        let index = self.index(&contact.id);
+        let bucket = self.buckets.get_mut(index)?;
+        bucket.spare.retain(|e| e.contact != contact);
+        let at = bucket.nodes.iter().position(|e| e.contact == contact)?;
+        bucket.nodes[at].failures = bucket.nodes[at].failures.saturating_add(1);
+        if !bucket.nodes[at].is_bad() {
+            return None;
+        }
+        let answered = bucket.spare.iter().rposition(|e| e.is_good(now));
+        let Some(next) = answered else { return bucket.spare.last().map(|e| e.contact) };
+        bucket.nodes[at] = bucket.spare.remove(next);
+        bucket.changed = now;
+        None
+    }
+
+    /// The `n` nodes closest to `target`: good ones, and if these are too few others that are not
+    /// bad.
+    pub fn closest(&self, target: &NodeId, n: usize, now: Timestamp) -> Vec<Contact> {
+        self.start(target, n, now).into_iter().map(|(contact, _)| contact).collect()
+    }
+
+    /// The same, with what is known of their round trips: where a lookup starts.
+    pub fn start(
+        &self,
+        target: &NodeId,
+        n: usize,
+        now: Timestamp,
+    ) -> Vec<(Contact, Option<RoundTrip>)> {
+        let all = self.buckets.iter().flat_map(|bucket| &bucket.nodes);
+        let mut found: Vec<_> = all
+            .filter(|e| !e.is_bad())
+            .map(|e| (!e.is_good(now), target.distance(&e.contact.id), e.contact, e.trip))
+            .collect();
+        found.sort_unstable_by_key(|(questionable, distance, ..)| (*questionable, *distance));
+        found.truncate(n);
+        found.into_iter().map(|(_, _, contact, trip)| (contact, trip)).collect()
+    }
+
+    /// A target in the range of a bucket that has not changed for [`STALE`]: looking it up refreshes
+    /// the bucket.
+    pub fn refresh_due(&mut self, now: Timestamp) -> Option<NodeId> {
+        let due = |bucket: &Bucket| now.since(bucket.changed) >= STALE;
+        let index = self.buckets.iter().position(due)?;
+        self.buckets[index].changed = now;
+        self.refreshes += 1;
+        Some(self.target_in(index))
+    }
+
+    /// When [`Self::refresh_due`] will next have one.
+    pub fn next_refresh(&self) -> Timestamp {
+        let oldest = self.buckets.iter().map(|bucket| bucket.changed).min();
+        oldest.map_or(Timestamp::FAR_FUTURE, |changed| changed + STALE)
+    }
+
+    /// All nodes in use, bad ones left out.
+    pub fn contacts(&self) -> impl Iterator<Item = Contact> {
+        let all = self.buckets.iter().flat_map(|bucket| &bucket.nodes);
+        all.filter(|e| !e.is_bad()).map(|e| e.contact)
+    }
+
+    /// How many nodes are in use.
+    pub fn len(&self) -> usize {
+        self.buckets.iter().map(|bucket| bucket.nodes.len()).sum()
+    }
+
+    /// Whether no node is in use.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bucket of an id.
+    fn index(&self, id: &NodeId) -> usize {
+        (self.own.distance(id).shared_bits() as usize).min(self.buckets.len() - 1)
+    }
+
+    /// Divides the last bucket; whether it could be.
+    fn divide(&mut self, now: Timestamp) -> bool {
+        let bits = self.buckets.len() - 1;
+        if bits >= 159 {
+            return false;
+        }
+        let Some(last) = self.buckets.last_mut() else { return false };
+        let own = self.own;
+        let deeper = |e: &Entry| own.distance(&e.contact.id).shared_bits() as usize > bits;
+        let (nodes, kept) = last.nodes.drain(..).partition(deeper);
+        let (spare, waiting) = last.spare.drain(..).partition(deeper);
+        (last.nodes, last.spare) = (kept, waiting);
+        self.buckets.push(Bucket { nodes, spare, changed: now });
+        true
+    }
+
+    /// Some id of which bucket `index` is the place: our own up to the bit that differs there, then
+    /// digits of our own that each refresh stirs anew.
+    fn target_in(&self, index: usize) -> NodeId {
+        let mut bytes = *self.own.as_bytes();
+        let mut state = bytes.iter().fold(self.refreshes, |h, b| stir(h ^ u64::from(*b)));
+        let last = index + 1 == self.buckets.len();
+        // The last bucket is that of our own id, too.
+        for bit in index + usize::from(!last)..160 {
+            state = stir(state);
+            let mask = 0x80 >> (bit % 8);
+            bytes[bit / 8] = bytes[bit / 8] & !mask | state as u8 & mask;
+        }
+        if !last {
+            bytes[index / 8] ^= 0x80 >> (index % 8);
+        }
+        NodeId::new(bytes)
+    }
+}
+
+/// A step of splitmix64: refreshes need to be spread, not to be secret.
+fn stir(state: u64) -> u64 {
+    let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// News of a node that has a place. An address changes only when the old one is no good: else
+/// anybody could take a node out of our table by naming its id.
+fn update(
+    bucket: &mut Bucket,
+    at: usize,
+    contact: Contact,
+    rtt: Option<Duration>,
+    answered: bool,
+    now: Timestamp,
+) -> Option<Contact> {
+    let entry = bucket.nodes.get_mut(at)?;
+    if entry.contact.addr != contact.addr {
+        if entry.is_good(now) || !answered {
+            return (!entry.is_good(now)).then_some(entry.contact);
+        }
+        *entry = Entry { contact, heard: now, trip: None, failures: 0 };
+    }
+    // A question counts for a node that has answered before (BEP 5), but does not prove that
+    // what we send arrives.
+    entry.heard = now;
+    if answered {
+        entry.failures = 0;
+        entry.trip = match (entry.trip, rtt) {
+            (Some(trip), Some(rtt)) => Some(trip.then(rtt)),
+            (trip, rtt) => trip.or(Some(RoundTrip::first(rtt.unwrap_or_default()))),
+        };
+        bucket.changed = now;
+    }
+    None
+}
