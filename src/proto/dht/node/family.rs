@@ -26,6 +26,20 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 /// How long after looking for our own place a node whose table is nearly empty looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// The longest wait before hints are taken again: most hosts have no IPv6.
+const MAX_HINT_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// An id is kept so long, however many see us elsewhere: whoever could make most voters lie would
+/// otherwise have us move without end.
+const ID_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// Lookups of random places after that of our own, when a node starts: they fill the table, and tell
+/// how large the network is ([`Size`]).
+const RANDOM: u8 = 3;
+
+/// Nodes kept to begin with again.
+const BACKUP: usize = 2 * K;
+
 /// Nodes at which a lookup starts, if there are so many.
 const START: usize = 2 * K;
 
@@ -44,6 +58,22 @@ pub(super) struct Family {
     retry_at: Timestamp,
     retry: Duration,
     look_at: Timestamp,
+    /// The longest wait before hints are taken again: most hosts have no IPv6.
+const MAX_HINT_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// An id is kept so long, however many see us elsewhere: whoever could make most voters lie would
+/// otherwise have us move without end.
+const ID_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// Lookups of random places that follow that of our own.
+    random_left: u8,
+    /// When addresses that the other family names are taken again.
+    hint_at: Timestamp,
+    hint_wait: Duration,
+    /// When our id has followed our address.
+    pub moved: Option<Timestamp>,
+    /// Some that have answered, to begin with again after the network was away.
+    backup: Vec<SocketAddr>,
 }
 
 impl Family {
@@ -59,6 +89,11 @@ impl Family {
             retry_at: now + FIRST_RETRY,
             retry: FIRST_RETRY,
             look_at: now,
+            random_left: RANDOM,
+            hint_at: now,
+            hint_wait: FIRST_RETRY,
+            moved: None,
+            backup: Vec::new(),
         }
     }
 
@@ -67,6 +102,31 @@ impl Family {
         self.id = id;
         self.table.set_own(id, now);
         self.look_at = now;
+    }
+
+    /// Whether our id may follow our address now.
+    pub fn may_move(&self, now: Timestamp) -> bool {
+        self.moved.is_none_or(|then| now.since(then) >= ID_LIFETIME)
+    }
+
+    /// Whether there is nobody to ask.
+    pub fn knows_nobody(&self) -> bool {
+        self.table.contacts().next().is_none()
+    }
+
+    /// Whether addresses that the other family names are wanted.
+    pub fn takes_hints(&self, now: Timestamp) -> bool {
+        now >= self.hint_at && self.knows_nobody()
+    }
+
+    /// The same; and not again for a while, each time a longer one.
+    pub fn take_hints(&mut self, now: Timestamp) -> bool {
+        let takes = self.takes_hints(now);
+        if takes {
+            self.hint_at = now + self.hint_wait;
+            self.hint_wait = (2 * self.hint_wait).min(MAX_HINT_WAIT);
+        }
+        takes
     }
 
     /// Keeps an address to begin with.
@@ -91,9 +151,6 @@ impl Family {
     /// Where a lookup of `target` starts; empty as long as nobody is known.
     pub fn start(&mut self, target: &NodeId, now: Timestamp) -> Vec<(Contact, Option<RoundTrip>)> {
         let mut start = self.table.start(target, START, now);
-        if self.table.len() >= 4 * K {
-            self.saved = Vec::new();
-        }
         if start.len() < START && !self.saved.is_empty() {
             self.saved.sort_unstable_by_key(|contact| target.distance(&contact.id));
             start.extend(self.saved.iter().take(START).map(|contact| (*contact, None)));
@@ -108,23 +165,27 @@ impl Family {
 
     /// Routers that are to be asked now: nobody has answered yet, and it is time.
     pub fn routers_due(&mut self, now: Timestamp) -> Vec<SocketAddr> {
-        if !self.table.is_empty() || self.routers.is_empty() || now < self.retry_at {
+        if now < self.retry_at || !self.knows_nobody() {
             return Vec::new();
         }
         self.retry = (2 * self.retry).min(MAX_RETRY);
         self.retry_at = now + self.retry;
-        self.routers.clone()
+        self.routers.iter().chain(&self.backup).copied().collect()
     }
 
     /// What is to be looked up now to keep the table in order: our own place, or that of a bucket
-    /// in which nothing happens.
-    pub fn upkeep_due(&mut self, now: Timestamp) -> Option<NodeId> {
-        if self.upkeep.is_some() || self.table.is_empty() && self.saved.is_empty() {
+    /// in which nothing happens; after a start also some `random` places.
+    pub fn upkeep_due(&mut self, random: NodeId, now: Timestamp) -> Option<NodeId> {
+        if self.upkeep.is_some() || self.knows_nobody() && self.saved.is_empty() {
             return None;
         }
         if now >= self.look_at {
             self.look_at = now + LOOK_AGAIN;
             return Some(self.id);
+        }
+        if self.random_left > 0 && !self.knows_nobody() {
+            self.random_left -= 1;
+            return Some(random);
         }
         if self.table.next_refresh() > now {
             return None;
@@ -134,20 +195,28 @@ impl Family {
 
     /// When something will be due.
     pub fn next_due(&self) -> Option<Timestamp> {
-        if self.table.is_empty() && self.saved.is_empty() {
-            return (!self.routers.is_empty()).then_some(self.retry_at);
+        let nobody = self.knows_nobody();
+        let anywhere = !(self.routers.is_empty() && self.backup.is_empty());
+        let retry = (nobody && anywhere).then_some(self.retry_at);
+        if self.upkeep.is_some() || nobody && self.saved.is_empty() {
+            return retry;
         }
-        if self.upkeep.is_some() {
-            return None;
-        }
-        Some(self.look_at.min(self.table.next_refresh()))
+        let random = self.random_left > 0 && !nobody;
+        let look = if random { Timestamp::ZERO } else { self.look_at };
+        retry.into_iter().chain([look, self.table.next_refresh()]).min()
     }
 
     /// The lookup that kept the table in order has ended. With a table that is good for something,
     /// our own place is not looked for again: nodes close to us are refreshed with their bucket.
     pub fn upkeep_done(&mut self, now: Timestamp) {
         self.upkeep = None;
-        let settled = self.table.len() >= K;
+        let contacts: Vec<_> = self.table.contacts().map(|contact| contact.addr).collect();
+        let settled = contacts.len() >= K;
+        if settled {
+            self.saved = Vec::new();
+            self.retry = FIRST_RETRY;
+            self.backup = contacts.into_iter().take(BACKUP).collect();
+        }
         self.look_at = if settled { Timestamp::FAR_FUTURE } else { now + LOOK_AGAIN };
     }
 }

@@ -7,9 +7,9 @@ use super::LookupId;
 use crate::proto::dht::id::{Contact, NodeId};
 use crate::proto::time::Timestamp;
 
-/// Questions open at once; beyond, the one that ends first counts as unanswered. All lookups
-/// together seldom have a quarter of it.
-pub const MAX_PENDING: usize = 2_048;
+/// Questions open at once; beyond, lookups wait until one ends. The limit of questions in a second
+/// is reached before.
+pub const MAX_PENDING: usize = 4_096;
 
 /// What a question was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,10 @@ pub(super) enum Purpose {
     Search(LookupId),
     /// The announce or put after it.
     Store(LookupId),
-    /// A question to one node on somebody's order.
-    Single(LookupId),
+    /// A ping on somebody's order.
+    PingFor(LookupId),
+    /// A question for torrents on somebody's order.
+    SampleFor(LookupId),
     /// A node whose id is not known yet: a router, for example.
     Introduce,
     /// Is a node of the table still there, or one that would like to be in it?
@@ -77,19 +79,28 @@ impl Questions {
         self.close(transaction)
     }
 
-    /// A question whose time is over, or for which there is no room.
+    /// When there is room for another question.
+    pub fn room_at(&self, now: Timestamp) -> Timestamp {
+        match self.next_deadline() {
+            Some(next) if self.open.len() >= MAX_PENDING => next.max(now),
+            _ => now,
+        }
+    }
+
+    /// A question whose time is over.
     pub fn overdue(&mut self, now: Timestamp) -> Option<Pending> {
         let (deadline, transaction) = *self.by_deadline.first()?;
-        if deadline > now && self.open.len() <= MAX_PENDING {
+        if deadline > now {
             return None;
         }
         self.close(transaction)
     }
 
-    /// Closes the questions that were asked for this purpose.
-    pub fn give_up(&mut self, purpose: Purpose) {
+    /// Closes the question to one node that was asked on this order.
+    pub fn give_up(&mut self, order: LookupId) {
+        let ours = [Purpose::PingFor(order), Purpose::SampleFor(order)];
         let of = |(transaction, pending): (&u32, &Pending)| {
-            (pending.purpose == purpose).then_some(*transaction)
+            ours.contains(&pending.purpose).then_some(*transaction)
         };
         let mine: Vec<_> = self.open.iter().filter_map(of).collect();
         mine.into_iter().for_each(|transaction| drop(self.close(transaction)));

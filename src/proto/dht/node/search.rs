@@ -241,10 +241,11 @@ impl Search {
             Some(Err(error)) => self.refusal = Some(error),
             None => {}
         }
-        if let Some(half @ Half::Storing(_)) = self.halves.get_mut(family) {
+        if let Some(half) = self.halves.get_mut(family) {
             *half = match half {
                 Half::Storing(open) if *open > 1 => Half::Storing(*open - 1),
-                _ => Half::Done,
+                Half::Storing(_) => Half::Done,
+                _ => return,
             };
         }
     }
@@ -254,6 +255,17 @@ impl Search {
         let open = |half: &Half| matches!(half, Half::Looking(_) | Half::Storing(_));
         let done = self.halves.iter().any(|half| matches!(half, Half::Done));
         self.has_all() || !self.halves.iter().any(open) && (done || now >= self.wait_until)
+    }
+
+    /// When it has to be looked at again.
+    pub fn next_look(&self) -> Option<Timestamp> {
+        let looking = self.halves.iter().filter_map(|half| match half {
+            Half::Looking(lookup) => lookup.poll_timeout(),
+            _ => None,
+        });
+        let begun = |half: &Half| matches!(half, Half::Looking(_) | Half::Storing(_));
+        let waits = !self.halves.iter().any(begun);
+        looking.chain(waits.then_some(self.wait_until)).min()
     }
 
     /// What came of it.
