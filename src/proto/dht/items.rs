@@ -114,7 +114,7 @@ pub struct Items {
 
 impl Items {
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.items.len()
     }
 
@@ -264,9 +264,8 @@ mod tests {
     /// Puts items one after the other and gives the code of each refusal, 0 without one.
     fn put_all(puts: impl IntoIterator<Item = (Item, Option<i64>)>) -> (Items, Vec<i64>) {
         let mut items = Items::default();
-        let codes = puts.into_iter().map(|(item, cas)| {
-            code(items.put(put_of(item, cas), FROM, at(0)))
-        });
+        let codes =
+            puts.into_iter().map(|(item, cas)| code(items.put(put_of(item, cas), FROM, at(0))));
         let codes = codes.collect();
         (items, codes)
     }
@@ -302,10 +301,13 @@ mod tests {
             item.value = b"1:z".to_vec();
             item
         };
-        let (items, codes) =
-            put_all([(forged(mutable(1, "a")), None), (mutable(1, "a"), None), (forged(mutable(2, "a")), None)]);
+        let (items, codes) = put_all([
+            (forged(mutable(1, "a")), None),
+            (mutable(1, "a"), None),
+            (forged(mutable(2, "a")), None),
+        ]);
         assert_eq!(codes, [206, 0, 206]);
-        assert_eq!(items.len(), 1);
+        assert_eq!(items.count(), 1);
     }
 
     #[test]

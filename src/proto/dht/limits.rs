@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn all_addresses_of_an_ipv6_host_are_one_site() {
         let mut limiter = Limiter::new(ALLOWANCE, at(0));
-        let host = |low| std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | low).into();
+        let host = |low: u128| std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | low).into();
         assert_eq!((0..50).filter(|n| limiter.take(host(*n), at(0))).count(), 10);
     }
 

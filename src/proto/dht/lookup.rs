@@ -211,9 +211,8 @@ impl Lookup {
     fn insert(&mut self, contact: Contact, trip: Option<RoundTrip>, hops: u8) {
         let distance = self.target.distance(&contact.id);
         let secure = contact.id.fits(contact.addr.ip());
-        let key = |c: &Candidate| {
-            (c.distance, !c.contact.id.fits(c.contact.addr.ip()), c.contact.addr)
-        };
+        let key =
+            |c: &Candidate| (c.distance, !c.contact.id.fits(c.contact.addr.ip()), c.contact.addr);
         let place = self.candidates.binary_search_by_key(&(distance, !secure, contact.addr), key);
         let Err(at) = place else { return };
         if at >= MAX_CANDIDATES || self.is_crowded(&contact) {

@@ -17,7 +17,7 @@ use super::peer_store::Bloom;
 use crate::proto::bencode::Limits;
 use crate::proto::ids::InfoHash;
 
-pub(crate) use compact::{read_addr, read_contacts, usable, write_addr, write_contacts};
+pub(crate) use compact::{read_contacts, usable, write_contacts};
 
 /// The longest datagram that is read, in bytes: what fits an Ethernet frame, roughly.
 pub const MAX_DATAGRAM: usize = 1_500;

@@ -189,7 +189,13 @@ impl Dht {
         }
     }
 
-    fn keep(&mut self, item: PutItem, token: &[u8], from: SocketAddr, now: Timestamp) -> Result<()> {
+    fn keep(
+        &mut self,
+        item: PutItem,
+        token: &[u8],
+        from: SocketAddr,
+        now: Timestamp,
+    ) -> Result<()> {
         self.check_token(token, from, now)?;
         self.items.put(item, from.ip(), now)
     }

@@ -58,14 +58,7 @@ pub(super) struct Family {
     retry_at: Timestamp,
     retry: Duration,
     look_at: Timestamp,
-    /// The longest wait before hints are taken again: most hosts have no IPv6.
-const MAX_HINT_WAIT: Duration = Duration::from_secs(15 * 60);
-
-/// An id is kept so long, however many see us elsewhere: whoever could make most voters lie would
-/// otherwise have us move without end.
-const ID_LIFETIME: Duration = Duration::from_secs(10 * 60);
-
-/// Lookups of random places that follow that of our own.
+    /// Lookups of random places that follow that of our own.
     random_left: u8,
     /// When addresses that the other family names are taken again.
     hint_at: Timestamp,

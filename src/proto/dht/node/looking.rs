@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::pending::Purpose;
 use super::search::{Half, Kind, Search};
-use super::{
-    Dht, LookupId, MAX_LOOKUPS, MAX_QUEUED, MAX_WAIT, Outcome, Output, family_of,
-};
+use super::{Dht, LookupId, MAX_LOOKUPS, MAX_QUEUED, MAX_WAIT, Outcome, Output, family_of};
 use crate::proto::dht::id::{Contact, K, NodeId};
 use crate::proto::dht::krpc::{Answer, KrpcError, usable};
 use crate::proto::dht::lookup::{Lookup, LookupOptions};

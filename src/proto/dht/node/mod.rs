@@ -361,7 +361,12 @@ impl Dht {
 
     /// Looks for peers of a torrent, and announces it if that is wanted. Peers come with each
     /// answer ([`Output::Peers`]).
-    pub fn get_peers(&mut self, info_hash: InfoHash, options: GetPeers, now: Timestamp) -> LookupId {
+    pub fn get_peers(
+        &mut self,
+        info_hash: InfoHash,
+        options: GetPeers,
+        now: Timestamp,
+    ) -> LookupId {
         self.look(info_hash.into(), Kind::GetPeers(options), now)
     }
 
@@ -424,8 +429,8 @@ impl Dht {
             read_only: self.is_read_only(),
             lookups: [self.searches.len(), self.queue.len()],
             pending: self.questions.len(),
-            stored: self.peers.len(),
-            items: self.items.len(),
+            stored: self.peers.counts(),
+            items: self.items.count(),
             traffic: self.traffic,
         }
     }

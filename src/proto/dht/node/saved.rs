@@ -36,7 +36,8 @@ impl Dht {
             if let Some(id) = id.map(NodeId::new) {
                 family.set_id(id, now);
             }
-            let contacts = read_contacts(dict.bytes(nodes).unwrap_or_default(), index == 1, MAX_SAVED);
+            let contacts =
+                read_contacts(dict.bytes(nodes).unwrap_or_default(), index == 1, MAX_SAVED);
             let own = family.id;
             let addresses = family.add_saved(contacts.filter(|contact| contact.id != own));
             addresses.into_iter().for_each(|addr| self.introduce(addr, now));

@@ -290,7 +290,8 @@ impl Search {
     }
 
     fn counted(&self) -> Scrape {
-        let (seeds, mut others) = self.blooms.as_deref().cloned().unwrap_or((Bloom::EMPTY, Bloom::EMPTY));
+        let (seeds, mut others) =
+            self.blooms.as_deref().cloned().unwrap_or((Bloom::EMPTY, Bloom::EMPTY));
         for peer in &self.uncounted {
             if !seeds.may_contain(peer.ip()) {
                 others.insert(peer.ip());

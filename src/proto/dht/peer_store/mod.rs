@@ -202,7 +202,7 @@ impl PeerStore {
     }
 
     /// Torrents and peers that are kept.
-    pub fn len(&self) -> (usize, usize) {
+    pub fn counts(&self) -> (usize, usize) {
         (self.torrents.len(), self.by_age.len())
     }
 

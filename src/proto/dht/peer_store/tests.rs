@@ -38,7 +38,7 @@ fn an_announce_counts_for_half_an_hour() {
     let mut store = announced(1);
     assert_eq!(store.peers(hash(0), false, false, 9, &mut rng(), at(1_799)), [peer(0)]);
     assert_eq!(store.peers(hash(0), false, false, 9, &mut rng(), at(1_800)), []);
-    assert_eq!(store.len(), (0, 0));
+    assert_eq!(store.counts(), (0, 0));
     assert!(store.sites.is_empty());
 }
 
@@ -47,7 +47,7 @@ fn announcing_again_counts_once_and_longer() {
     let mut store = announced(1);
     let moved = SocketAddr::new(peer(0).ip(), 7);
     store.announce(hash(0), moved, false, &mut rng(), at(1_000)).unwrap();
-    assert_eq!(store.len(), (1, 1));
+    assert_eq!(store.counts(), (1, 1));
     assert_eq!(store.peers(hash(0), false, false, 9, &mut rng(), at(2_000)), [moved]);
 }
 
@@ -80,7 +80,7 @@ fn peers_of_the_other_family_are_left_out() {
 fn a_full_torrent_takes_newcomers_in_place_of_others() {
     let mut store = announced(MAX_PEERS as u32);
     store.announce(hash(0), peer(70_000), false, &mut rng(), at(1)).unwrap();
-    assert_eq!(store.len(), (1, MAX_PEERS));
+    assert_eq!(store.counts(), (1, MAX_PEERS));
     assert!(store.contains(hash(0), peer(70_000).ip()));
 }
 
@@ -101,7 +101,7 @@ fn a_full_store_refuses_other_torrents() {
 #[test]
 fn one_site_has_only_its_share() {
     let mut store = PeerStore::default();
-    let host = |low| SocketAddr::new(Ipv6Addr::from_bits(0x2001_0db8 << 96 | low).into(), 1);
+    let host = |low: u128| SocketAddr::new(Ipv6Addr::from_bits(0x2001_0db8 << 96 | low).into(), 1);
     for n in 0..MAX_OF_SITE {
         store.announce(hash(n), host(u128::from(n)), false, &mut rng(), at(0)).unwrap();
     }
@@ -163,7 +163,7 @@ proptest! {
                     prop_assert_eq!(got, expected);
                 }
             }
-            prop_assert_eq!(store.len().1, model.len());
+            prop_assert_eq!(store.counts().1, model.len());
             prop_assert_eq!(store.sites.values().sum::<u32>() as usize, model.len());
         }
     }

@@ -85,8 +85,7 @@ fn the_closest_nodes_are_found() {
 #[test]
 fn the_number_of_nodes_is_estimated() {
     let net = Net::of(100);
-    let estimates: Vec<_> =
-        net.nodes.values().filter_map(|dht| dht.stats().network[0]).collect();
+    let estimates: Vec<_> = net.nodes.values().filter_map(|dht| dht.stats().network[0]).collect();
     assert!(estimates.len() > 90);
     let right = estimates.iter().filter(|n| (30..300).contains(*n)).count();
     assert!(right > 80, "{estimates:?}");

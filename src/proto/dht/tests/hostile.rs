@@ -95,20 +95,24 @@ fn named_nodes_that_cannot_be_are_not_asked() {
     let mut net = Net::new();
     net.join(global(1), Config { restrict: true, v4: true, ..CONFIG6 }, global(2));
     let own = net.nodes[&global(1)].stats().ids[1].unwrap();
-    net.scripts.insert(global(2), answers(NodeId::new([7; 20]), move |answer| {
-        let at = |id, addr: &str| Contact { id, addr: addr.parse().unwrap() };
-        let id = NodeId::new([8; 20]);
-        answer.nodes6 = Some(vec![
-            at(own, "[2001:db8:9::1]:1"),
-            at(id, "[2001:db8:9::1]:0"),
-            at(id, "[::1]:22"),
-            at(id, "[fe80::1]:1"),
-            at(id, "[ff02::1]:1"),
-            at(id, "[::]:1"),
-        ]);
-        answer.nodes = Some(vec![at(id, "10.77.0.1:1"), at(id, "127.0.0.1:1")]);
-        answer.values = vec!["[::1]:80".parse().unwrap(), "[2001:db8:5::5]:80".parse().unwrap()];
-    }));
+    net.scripts.insert(
+        global(2),
+        answers(NodeId::new([7; 20]), move |answer| {
+            let at = |id, addr: &str| Contact { id, addr: addr.parse().unwrap() };
+            let id = NodeId::new([8; 20]);
+            answer.nodes6 = Some(vec![
+                at(own, "[2001:db8:9::1]:1"),
+                at(id, "[2001:db8:9::1]:0"),
+                at(id, "[::1]:22"),
+                at(id, "[fe80::1]:1"),
+                at(id, "[ff02::1]:1"),
+                at(id, "[::]:1"),
+            ]);
+            answer.nodes = Some(vec![at(id, "10.77.0.1:1"), at(id, "127.0.0.1:1")]);
+            answer.values =
+                vec!["[::1]:80".parse().unwrap(), "[2001:db8:5::5]:80".parse().unwrap()];
+        }),
+    );
     let lookup = net.with(global(1), |dht, now| dht.get_peers(hash(1), GetPeers::default(), now));
     let end = net.now + secs(5);
     let mut asked = BTreeSet::new();
@@ -129,10 +133,8 @@ fn a_node_that_is_not_who_it_was_said_to_be_brings_no_peers() {
         local(2),
         answers(NodeId::new([7; 20]), move |answer| answer.nodes = Some(vec![named])),
     );
-    net.scripts.insert(
-        local(3),
-        answers(NodeId::new([9; 20]), |answer| answer.values = vec![local(66)]),
-    );
+    net.scripts
+        .insert(local(3), answers(NodeId::new([9; 20]), |answer| answer.values = vec![local(66)]));
     let (peers, outcome) = net.find(local(1), hash(1), GetPeers::default());
     assert_eq!(peers, []);
     assert!(matches!(outcome, Outcome::Peers { nodes: 1, .. }), "{outcome:?}");
@@ -157,7 +159,8 @@ fn an_answer_has_a_size_whatever_is_kept() {
     let n = global(0);
     for peer in 100..500 {
         net.now = net.now + Duration::from_millis(20);
-        let get = Method::GetPeers { info_hash: hash(1), want: None, no_seed: false, scrape: false };
+        let get =
+            Method::GetPeers { info_hash: hash(1), want: None, no_seed: false, scrape: false };
         let token = answer_of(net.ask(global(peer), n, get)).token.unwrap();
         let (implied_port, seed) = (true, peer % 2 == 0);
         let announce =
@@ -189,8 +192,7 @@ fn the_largest_item_fits_with_some_nodes() {
     let item = Item::mutable(&[1; 32], &[2; 64], i64::MAX, value);
     let lookup = net.with(local(3), |dht, now| dht.put_item(item.clone(), None, now));
     assert!(matches!(net.outcome(lookup), Outcome::Put { stored, .. } if stored >= K));
-    let lookup =
-        net.with(local(9), |dht, now| dht.get_item(item.target(), &[2; 64], None, now));
+    let lookup = net.with(local(9), |dht, now| dht.get_item(item.target(), &[2; 64], None, now));
     let end = net.now + secs(5);
     let (mut longest, mut nodes) = (0, usize::MAX);
     while net.step(end) {
@@ -222,10 +224,13 @@ fn those_who_crowd_around_a_torrent_do_not_hide_it() {
         .collect();
     for (n, me) in crowd.iter().enumerate() {
         let others: Vec<_> = (0..8).map(|i| crowd[(n + i + 1) % crowd.len()]).collect();
-        net.scripts.insert(me.addr, answers(me.id, move |answer| {
-            answer.nodes6 = Some(others.clone());
-            answer.token = Some(vec![1]);
-        }));
+        net.scripts.insert(
+            me.addr,
+            answers(me.id, move |answer| {
+                answer.nodes6 = Some(others.clone());
+                answer.token = Some(vec![1]);
+            }),
+        );
         // They make themselves known.
         for to in 0..80 {
             let query = Message::query(b"t1".to_vec(), me.id, Method::Ping).encode();

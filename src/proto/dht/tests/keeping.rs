@@ -88,13 +88,16 @@ fn an_item_that_does_not_belong_there_is_not_taken() {
     net.join(local(1), CONFIG, local(2));
     let lie = mutable(9, "lie");
     let (id, target) = (NodeId::new([7; 20]), mutable(1, "a").target());
-    net.scripts.insert(local(2), Box::new(move |_, datagram| {
-        let Some((transaction, _)) = question(datagram) else { return Vec::new() };
-        let mut answer = Answer::new(id);
-        answer.value = Some(b"5:wrong".to_vec());
-        answer.signed = lie.signed.clone();
-        vec![answer_to(transaction, answer)]
-    }));
+    net.scripts.insert(
+        local(2),
+        Box::new(move |_, datagram| {
+            let Some((transaction, _)) = question(datagram) else { return Vec::new() };
+            let mut answer = Answer::new(id);
+            answer.value = Some(b"5:wrong".to_vec());
+            answer.signed = lie.signed.clone();
+            vec![answer_to(transaction, answer)]
+        }),
+    );
     net.run(secs(1));
     let lookup = net.with(local(1), |dht, now| dht.get_item(target, b"name", None, now));
     assert_eq!(net.outcome(lookup), Outcome::Item(None));

@@ -9,8 +9,7 @@ fn ping(id: u8) -> Vec<u8> {
 #[test]
 fn one_site_gets_only_so_many_answers() {
     let mut net = Net::of(1);
-    let answered =
-        (0..1_000).filter(|_| net.say(local(8), local(0), &ping(9)).is_some()).count();
+    let answered = (0..1_000).filter(|_| net.say(local(8), local(0), &ping(9)).is_some()).count();
     assert_eq!(answered, 100);
     assert!(net.say(local(9), local(0), &ping(8)).is_some());
     net.now = net.now + secs(4);
@@ -64,13 +63,16 @@ fn an_address_that_is_named_again_and_again_is_not_flooded() {
         Contact { id: NodeId::new(id), addr }
     };
     let mut count = 0u8;
-    net.scripts.insert(local(2), Box::new(move |_, datagram| {
-        let Some((transaction, _)) = question(datagram) else { return Vec::new() };
-        let mut answer = Answer::new(NodeId::new([7; 20]));
-        count = count.wrapping_add(16);
-        answer.nodes = Some((0..16).map(|n| victim(count.wrapping_add(n))).collect());
-        vec![answer_to(transaction, answer)]
-    }));
+    net.scripts.insert(
+        local(2),
+        Box::new(move |_, datagram| {
+            let Some((transaction, _)) = question(datagram) else { return Vec::new() };
+            let mut answer = Answer::new(NodeId::new([7; 20]));
+            count = count.wrapping_add(16);
+            answer.nodes = Some((0..16).map(|n| victim(count.wrapping_add(n))).collect());
+            vec![answer_to(transaction, answer)]
+        }),
+    );
     let began = net.now;
     let mut sent = BTreeSet::new();
     for n in 0..30 {

@@ -20,8 +20,7 @@ use crate::proto::time::Timestamp;
 const DELAY: Duration = Duration::from_millis(20);
 
 /// A network without strangers, so that no address says anything about an id.
-const CONFIG: Config =
-    Config { id: None, v4: true, v6: false, read_only: false, restrict: false };
+const CONFIG: Config = Config { id: None, v4: true, v6: false, read_only: false, restrict: false };
 
 /// The same by IPv6, where each node has a site of its own and ids have to fit.
 const CONFIG6: Config = Config { v4: false, v6: true, ..CONFIG };
@@ -52,6 +51,9 @@ struct Net {
     nodes: BTreeMap<SocketAddr, Dht>,
     scripts: BTreeMap<SocketAddr, Script>,
     under_way: BTreeMap<(Timestamp, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    /// When each node is due, and in that order.
+    due: BTreeMap<SocketAddr, Timestamp>,
+    timers: BTreeSet<(Timestamp, SocketAddr)>,
     sent: u64,
     /// What nodes said, datagrams left out.
     said: Vec<(Timestamp, SocketAddr, Output)>,
@@ -70,6 +72,8 @@ impl Net {
             nodes: BTreeMap::new(),
             scripts: BTreeMap::new(),
             under_way: BTreeMap::new(),
+            due: BTreeMap::new(),
+            timers: BTreeSet::new(),
             sent: 0,
             said: Vec::new(),
             behind_nat: BTreeMap::new(),
@@ -120,6 +124,22 @@ impl Net {
                 other => self.said.push((self.now, addr, other)),
             }
         }
+        self.set_timer(addr);
+    }
+
+    fn set_timer(&mut self, addr: SocketAddr) {
+        if let Some(at) = self.due.remove(&addr) {
+            self.timers.remove(&(at, addr));
+        }
+        if let Some(at) = self.nodes.get(&addr).and_then(Dht::poll_timeout) {
+            self.due.insert(addr, at);
+            self.timers.insert((at, addr));
+        }
+    }
+
+    fn leave(&mut self, addr: SocketAddr) {
+        self.nodes.remove(&addr);
+        self.set_timer(addr);
     }
 
     fn transmit(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
@@ -152,7 +172,7 @@ impl Net {
 
     /// Goes to the next event before `end`; whether there was one.
     fn step(&mut self, end: Timestamp) -> bool {
-        let timer = self.nodes.iter().filter_map(|(addr, d)| Some((d.poll_timeout()?, *addr))).min();
+        let timer = self.timers.first().copied();
         let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
         let next = timer.map(|(at, _)| at).into_iter().chain(arrival).min();
         let Some(at) = next.filter(|at| *at <= end) else {
@@ -234,7 +254,7 @@ impl Net {
 
     /// What `to` answers to a datagram from `from` at once.
     fn say(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) -> Option<Body> {
-        let now = self.now;
+        let (now, addr) = (self.now, to);
         let dht = self.nodes.get_mut(&to).unwrap();
         dht.handle_datagram(from, datagram, now);
         let mut answer = None;
@@ -247,6 +267,7 @@ impl Net {
                 answer = Some(message.body);
             }
         }
+        self.set_timer(addr);
         answer
     }
 }

@@ -55,7 +55,7 @@ fn a_saved_table_makes_a_start_without_routers() {
     net.announce(local(7), hash(1), false);
     let saved = net.nodes[&local(3)].save();
     let id = net.nodes[&local(3)].stats().ids[0];
-    net.nodes.remove(&local(3));
+    net.leave(local(3));
     net.join(local(99), CONFIG, local(99));
     net.with(local(99), |dht, now| dht.restore(&saved, now));
     let began = net.now;
@@ -154,12 +154,15 @@ fn a_silent_other_family_is_not_asked_without_end() {
     let mut net = Net::of(20);
     net.join(local(99), both, local(0));
     let hint = Contact { id: NodeId::new([1; 20]), addr: global(1) };
-    net.scripts.insert(local(98), Box::new(move |_, datagram| {
-        let Some((transaction, _)) = question(datagram) else { return Vec::new() };
-        let mut answer = Answer::new(NodeId::new([2; 20]));
-        answer.nodes6 = Some(vec![hint; 8]);
-        vec![answer_to(transaction, answer)]
-    }));
+    net.scripts.insert(
+        local(98),
+        Box::new(move |_, datagram| {
+            let Some((transaction, _)) = question(datagram) else { return Vec::new() };
+            let mut answer = Answer::new(NodeId::new([2; 20]));
+            answer.nodes6 = Some(vec![hint; 8]);
+            vec![answer_to(transaction, answer)]
+        }),
+    );
     let asked = Rc::new(Cell::new(0));
     let counted = asked.clone();
     let count = move |_, _: &[u8]| {
