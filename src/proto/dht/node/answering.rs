@@ -20,8 +20,12 @@ const MAX_PEERS_ANSWER: usize = 50;
 const SAMPLE: usize = 20;
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// What an answer takes without lists, in bytes: keys, id, token, transaction, address and version.
-const FRAME: usize = 170;
+/// What an answer takes without lists, in bytes: keys, id, token, the longest transaction, an IPv6
+/// address and the version.
+const FRAME: usize = 140;
+
+/// What two filters take with their keys, in bytes.
+const FILTERS: usize = 532;
 
 type Result<T> = std::result::Result<T, KrpcError>;
 
@@ -159,10 +163,13 @@ impl Dht {
         if scrape {
             answer.scrape = self.peers.blooms(info_hash, now).map(Box::new);
         }
+        let list = |nodes: &Option<Vec<Contact>>, len| {
+            nodes.as_ref().map_or(0, |nodes| 12 + len * nodes.len())
+        };
+        let filters = if answer.scrape.is_some() { FILTERS } else { 0 };
+        let taken = FRAME + list(&answer.nodes, 26) + list(&answer.nodes6, 38) + filters;
         // A peer is a string of 6 or 18 bytes with its length.
-        let (entry, filters) = (if from.is_ipv6() { 21 } else { 8 }, answer.scrape.is_some());
-        let taken = FRAME + 26 * K + if answer.nodes6.is_some() { 38 * K } else { 0 };
-        let taken = taken + if filters { 530 } else { 0 };
+        let entry = if from.is_ipv6() { 21 } else { 8 };
         let max = (MAX_ANSWER.saturating_sub(taken) / entry).min(MAX_PEERS_ANSWER);
         answer.values =
             self.peers.peers(info_hash, from.is_ipv6(), no_seed, max, &mut self.rng, now);

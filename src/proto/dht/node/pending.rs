@@ -103,7 +103,9 @@ impl Questions {
             ours.contains(&pending.purpose).then_some(*transaction)
         };
         let mine: Vec<_> = self.open.iter().filter_map(of).collect();
-        mine.into_iter().for_each(|transaction| drop(self.close(transaction)));
+        for transaction in mine {
+            self.close(transaction);
+        }
     }
 
     fn close(&mut self, transaction: u32) -> Option<Pending> {

@@ -16,7 +16,9 @@ fn who_announces_is_found_from_everywhere() {
 #[test]
 fn peers_come_with_the_answers_and_each_once() {
     let mut net = Net::of(60);
-    (1..20).for_each(|n| drop(net.announce(local(n), hash(1), false)));
+    for n in 1..20 {
+        net.announce(local(n), hash(1), false);
+    }
     let began = net.now;
     let (mut peers, _) = net.find(local(50), hash(1), GetPeers::default());
     let first = net.said.first().unwrap().0;
@@ -50,8 +52,9 @@ fn seeds_are_not_found_by_those_that_have_no_use_for_them() {
 #[test]
 fn a_scrape_counts_seeds_and_others_of_all_nodes_together() {
     let mut net = Net::of(60);
-    (1..11).for_each(|n| drop(net.announce(local(n), hash(1), true)));
-    (11..41).for_each(|n| drop(net.announce(local(n), hash(1), false)));
+    for n in 1..41 {
+        net.announce(local(n), hash(1), n < 11);
+    }
     let options = GetPeers { scrape: true, ..GetPeers::default() };
     let (_, outcome) = net.find(local(50), hash(1), options);
     let Outcome::Peers { scrape: Some(Scrape { seeds, peers }), .. } = outcome else { panic!() };
@@ -71,7 +74,7 @@ fn the_closest_nodes_are_found() {
     let mut net = Net::of(80);
     let target = NodeId::new([0x5a; 20]);
     let lookup = net.with(local(4), |dht, now| dht.find_node(target, now));
-    let Outcome::Nodes(found) = net.outcome(lookup) else { panic!() };
+    let Outcome::Nodes(found) = net.outcome(local(4), lookup) else { panic!() };
     let mut all: Vec<_> = net
         .nodes
         .iter()
@@ -101,13 +104,13 @@ fn more_lookups_than_at_once_wait_for_their_turn() {
         (0..100).map(|n| net.with(local(4), |dht, now| looking(dht, n, now))).collect();
     assert_eq!(net.nodes[&local(4)].stats().lookups, [MAX_LOOKUPS, 100 - MAX_LOOKUPS]);
     for lookup in lookups {
-        assert!(matches!(net.outcome(lookup), Outcome::Peers { .. }));
+        assert!(matches!(net.outcome(local(4), lookup), Outcome::Peers { .. }));
     }
     for n in 0..MAX_LOOKUPS + MAX_QUEUED {
         net.with(local(4), |dht, now| looking(dht, n, now));
     }
     let one_more = net.with(local(4), |dht, now| looking(dht, 9_999, now));
-    assert_eq!(net.outcome(one_more), Outcome::Refused);
+    assert_eq!(net.outcome(local(4), one_more), Outcome::Refused);
 }
 
 #[test]
@@ -122,7 +125,7 @@ fn a_cancelled_lookup_says_nothing_more_and_makes_room() {
     for lookup in first {
         net.with(local(4), |dht, now| dht.cancel(*lookup, now));
     }
-    net.outcome(last);
+    net.outcome(local(4), last);
     let of_last = |output: &Output| match output {
         Output::Peers { lookup, .. } | Output::Finished { lookup, .. } => *lookup == last,
         Output::Transmit { .. } => true,
@@ -136,17 +139,21 @@ fn a_ping_says_who_is_there_and_how_far() {
     let ping = net.with(local(0), |dht, now| dht.ping(local(1), now));
     let id = net.nodes[&local(1)].stats().ids[0].unwrap();
     let contact = Contact { id, addr: local(1) };
-    assert_eq!(net.outcome(ping), Outcome::Pong { contact, rtt: 2 * DELAY });
+    assert_eq!(net.outcome(local(0), ping), Outcome::Pong { contact, rtt: 2 * DELAY });
     let ping = net.with(local(0), |dht, now| dht.ping(local(77), now));
-    assert_eq!(net.outcome(ping), Outcome::NoAnswer);
+    assert_eq!(net.outcome(local(0), ping), Outcome::NoAnswer);
 }
 
 #[test]
 fn a_sample_has_what_a_node_keeps() {
     let mut net = Net::of(2);
-    (1..4).for_each(|n| drop(net.announce(local(1), hash(n), false)));
+    for n in 1..4 {
+        net.announce(local(1), hash(n), false);
+    }
     let lookup = net.with(local(1), |dht, now| dht.sample(local(0), NodeId::new([0; 20]), now));
-    let Outcome::Samples { samples: Some(mut samples), .. } = net.outcome(lookup) else { panic!() };
+    let Outcome::Samples { samples: Some(mut samples), .. } = net.outcome(local(1), lookup) else {
+        panic!()
+    };
     samples.hashes.sort();
     assert_eq!(samples.hashes, [hash(1), hash(2), hash(3)]);
     assert_eq!((samples.count, samples.interval), (3, 300));

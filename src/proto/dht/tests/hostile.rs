@@ -119,7 +119,7 @@ fn named_nodes_that_cannot_be_are_not_asked() {
     while net.step(end) {
         asked.extend(net.under_way.values().filter(|(from, ..)| *from == global(1)).map(|w| w.1));
     }
-    net.outcome(lookup);
+    net.outcome(global(1), lookup);
     assert_eq!(asked, BTreeSet::from([global(2)]));
     assert_eq!(net.peers(global(1)), ["[2001:db8:5::5]:80".parse().unwrap()]);
 }
@@ -191,7 +191,7 @@ fn the_largest_item_fits_with_some_nodes() {
     let value = [b"996:".to_vec(), vec![b'x'; 996]].concat();
     let item = Item::mutable(&[1; 32], &[2; 64], i64::MAX, value);
     let lookup = net.with(local(3), |dht, now| dht.put_item(item.clone(), None, now));
-    assert!(matches!(net.outcome(lookup), Outcome::Put { stored, .. } if stored >= K));
+    assert!(matches!(net.outcome(local(3), lookup), Outcome::Put { stored, .. } if stored >= K));
     let lookup = net.with(local(9), |dht, now| dht.get_item(item.target(), &[2; 64], None, now));
     let end = net.now + secs(5);
     let (mut longest, mut nodes) = (0, usize::MAX);
@@ -205,7 +205,7 @@ fn the_largest_item_fits_with_some_nodes() {
             }
         }
     }
-    assert_eq!(net.outcome(lookup), Outcome::Item(Some(item)));
+    assert_eq!(net.outcome(local(9), lookup), Outcome::Item(Some(item)));
     assert!((1_200..=MAX_ITEM_ANSWER).contains(&longest), "{longest}");
     assert!(nodes >= 3, "{nodes}");
 }

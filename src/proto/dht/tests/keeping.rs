@@ -11,7 +11,7 @@ fn mutable(seq: i64, value: &str) -> Item {
 fn put(net: &mut Net, at: usize, item: &Item, cas: Option<i64>) -> (usize, Option<i64>) {
     let item = item.clone();
     let lookup = net.with(local(at), |dht, now| dht.put_item(item, cas, now));
-    match net.outcome(lookup) {
+    match net.outcome(local(at), lookup) {
         Outcome::Put { stored, refusal } => (stored, refusal.map(|error| error.code)),
         other => panic!("{other:?}"),
     }
@@ -19,7 +19,7 @@ fn put(net: &mut Net, at: usize, item: &Item, cas: Option<i64>) -> (usize, Optio
 
 fn get(net: &mut Net, at: usize, target: NodeId, salt: &[u8]) -> Option<Item> {
     let lookup = net.with(local(at), |dht, now| dht.get_item(target, salt, None, now));
-    match net.outcome(lookup) {
+    match net.outcome(local(at), lookup) {
         Outcome::Item(item) => item,
         other => panic!("{other:?}"),
     }
@@ -79,7 +79,7 @@ fn what_is_no_item_is_not_put() {
     let mut forged = mutable(1, "a");
     forged.value = b"1:b".to_vec();
     let lookup = net.with(local(0), |dht, now| dht.put_item(forged, None, now));
-    assert_eq!(net.outcome(lookup), Outcome::Refused);
+    assert_eq!(net.outcome(local(0), lookup), Outcome::Refused);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn an_item_that_does_not_belong_there_is_not_taken() {
     );
     net.run(secs(1));
     let lookup = net.with(local(1), |dht, now| dht.get_item(target, b"name", None, now));
-    assert_eq!(net.outcome(lookup), Outcome::Item(None));
+    assert_eq!(net.outcome(local(1), lookup), Outcome::Item(None));
 }
 
 #[test]

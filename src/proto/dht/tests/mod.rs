@@ -200,12 +200,14 @@ impl Net {
         }
     }
 
-    /// Runs until a lookup has ended, and says how.
-    fn outcome(&mut self, lookup: LookupId) -> Outcome {
+    /// Runs until a lookup of `addr` has ended, and says how.
+    fn outcome(&mut self, addr: SocketAddr, lookup: LookupId) -> Outcome {
         let end = self.now + secs(120);
         loop {
-            let found = self.said.iter().find_map(|(_, _, output)| match output {
-                Output::Finished { lookup: id, outcome } if *id == lookup => Some(outcome.clone()),
+            let found = self.said.iter().find_map(|(_, by, output)| match output {
+                Output::Finished { lookup: id, outcome } if *id == lookup && *by == addr => {
+                    Some(outcome.clone())
+                }
                 _ => None,
             });
             if let Some(outcome) = found {
@@ -229,7 +231,7 @@ impl Net {
         let announce = Some(Announce { port: 7_000, implied: false, seed });
         let options = GetPeers { announce, ..GetPeers::default() };
         let lookup = self.with(addr, |dht, now| dht.get_peers(info_hash, options, now));
-        let Outcome::Peers { announced, .. } = self.outcome(lookup) else { panic!() };
+        let Outcome::Peers { announced, .. } = self.outcome(addr, lookup) else { panic!() };
         self.said.clear();
         announced
     }
@@ -243,7 +245,7 @@ impl Net {
     ) -> (Vec<SocketAddr>, Outcome) {
         self.said.clear();
         let lookup = self.with(addr, |dht, now| dht.get_peers(info_hash, options, now));
-        let outcome = self.outcome(lookup);
+        let outcome = self.outcome(addr, lookup);
         (self.peers(addr), outcome)
     }
 

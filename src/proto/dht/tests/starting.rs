@@ -22,7 +22,7 @@ fn a_lookup_begun_before_anybody_is_known_begins_with_the_first_answer() {
     let began = net.now;
     let lookup = net.with(local(99), |dht, now| dht.get_peers(hash(1), GetPeers::default(), now));
     net.with(local(99), |dht, now| dht.add_node(local(0), now));
-    net.outcome(lookup);
+    net.outcome(local(99), lookup);
     assert_eq!(net.peers(local(99)), [SocketAddr::new(local(7).ip(), 7_000)]);
     let first = net.said.iter().find(|(.., o)| matches!(o, Output::Peers { .. })).unwrap().0;
     assert!(first.since(began) <= Duration::from_millis(200), "{:?}", first.since(began));
@@ -80,9 +80,9 @@ fn after_an_outage_a_node_finds_its_way_back() {
     let all: Vec<_> = net.nodes.keys().copied().filter(|addr| *addr != local(5)).collect();
     net.dead.extend(all);
     for n in 0..40 {
-        let target = NodeId::new([7 * n; 20]);
+        let target = NodeId::new([6 * n; 20]);
         let lookup = net.with(local(5), |dht, now| dht.find_node(target, now));
-        net.outcome(lookup);
+        net.outcome(local(5), lookup);
     }
     net.dead.clear();
     net.run(secs(70));
