@@ -108,7 +108,8 @@ impl Network {
 
     /// How long the node at this place takes to answer, as a rule: a log-normal distribution.
     pub fn round_trip(&self, at: usize) -> Duration {
-        let (a, b) = (mix(self.seed ^ 2, self.nodes[at].head), mix(self.seed ^ 3, self.nodes[at].head));
+        let (a, b) =
+            (mix(self.seed ^ 2, self.nodes[at].head), mix(self.seed ^ 3, self.nodes[at].head));
         let (a, b) = (unit(a).max(f64::MIN_POSITIVE), unit(b));
         // Box and Muller.
         let normal = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
@@ -279,7 +280,8 @@ fn addr(network: u32, port: u16) -> SocketAddr {
 
 /// Two numbers to one that looks random (splitmix64).
 pub(super) fn mix(a: u64, b: u64) -> u64 {
-    let z = a.wrapping_mul(0xd6e8_feb8_6659_fd93).wrapping_add(b).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z =
+        a.wrapping_mul(0xd6e8_feb8_6659_fd93).wrapping_add(b).wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ z >> 31
