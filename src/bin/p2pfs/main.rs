@@ -13,6 +13,7 @@ mod prefetch;
 mod progress;
 mod seed;
 mod sim;
+mod sim_dht;
 mod source;
 mod status;
 mod stop;

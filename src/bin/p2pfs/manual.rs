@@ -22,6 +22,9 @@ pub fn print() -> Result<()> {
         cli.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help")
     {
         section(&mut page, verb)?;
+        for verb in verb.get_subcommands().filter(|verb| verb.get_name() != "help") {
+            section(&mut page, verb)?;
+        }
     }
     man.render_options_section(&mut page)?;
     man.render_extra_section(&mut page)?;
@@ -37,7 +40,9 @@ fn section(page: &mut Vec<u8>, verb: &Command) -> Result<()> {
     man.render_synopsis_section(&mut text)?;
     man.render_description_section(&mut text)?;
     man.render_options_section(&mut text)?;
-    writeln!(page, ".SH \"{}\"", verb.get_name().to_uppercase())?;
+    // The name by which it is called, such as `p2pfs sim dht`, without the program's.
+    let name = verb.get_bin_name().unwrap_or(verb.get_name()).trim_start_matches("p2pfs ");
+    writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
     let text = String::from_utf8(text)?;
     for line in text.lines().filter(|line| !line.starts_with(".ie") && !line.starts_with(".el")) {
         // The parts speak for themselves; a heading each would bury the verbs.

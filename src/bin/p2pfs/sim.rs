@@ -5,16 +5,21 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use p2pfs::rpc::size;
 use p2pfs::sim::{Plan, Report, RunError, SCENARIOS, Settings, run, run_traced};
+
+use super::sim_dht::SimDht;
 
 /// Run a simulated swarm and report how it went
 ///
 /// The machines are those of the daemon; network, disks and clock are simulated. The same seed gives
 /// the same run.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Sim {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to simulate
     #[arg(long_help = help(), required_unless_present = "list")]
     scenario: Option<String>,
@@ -41,6 +46,12 @@ pub struct Sim {
     trace: Option<PathBuf>,
 }
 
+/// What else there is to simulate.
+#[derive(Debug, Subcommand)]
+enum Other {
+    Dht(SimDht),
+}
+
 /// Peers that have addresses of their own.
 const MAX_PEERS: usize = 60_000;
 
@@ -57,6 +68,9 @@ fn help() -> String {
 
 impl Sim {
     pub fn run(self) -> Result<()> {
+        if let Some(Other::Dht(dht)) = self.other {
+            return dht.run();
+        }
         let Some(scenario) = self.scenario.as_deref().filter(|_| !self.list) else {
             std::io::stdout().write_all(scenarios().as_bytes())?;
             return Ok(());

@@ -109,6 +109,19 @@ impl Distance {
         &self.0
     }
 
+    /// The distance of which this one is the part 1 / 2^`bits`; the greatest there is if none is so
+    /// great.
+    pub fn farther_by(&self, bits: u32) -> Self {
+        if self.shared_bits() < bits {
+            return Self([0xff; 20]);
+        }
+        let (whole, part) = ((bits / 8) as usize, bits % 8);
+        let byte = |i: usize| u32::from(self.0.get(i).copied().unwrap_or(0));
+        Self(std::array::from_fn(|i| {
+            ((byte(i + whole) << 8 | byte(i + whole + 1)) << part >> 8) as u8
+        }))
+    }
+
     /// The share of the space that is closer than this, 0–1.
     pub fn share(&self) -> f64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -184,6 +197,16 @@ mod tests {
         assert_eq!(zero.distance(&zero).shared_bits(), 160);
         other[2] = 0x10;
         assert_eq!(zero.distance(&NodeId::new(other)).shared_bits(), 19);
+    }
+
+    #[test]
+    fn a_distance_is_multiplied_until_there_is_none_so_great() {
+        let one = Distance::of_share(0.01);
+        assert!((one.farther_by(3).share() - 0.08).abs() < 1e-9);
+        assert!((Distance::of_share(1e-6).farther_by(11).share() - 0.002048).abs() < 1e-9);
+        assert_eq!(one.farther_by(0), one);
+        assert_eq!(one.farther_by(7), Distance([0xff; 20]));
+        assert_eq!(Distance([0; 20]).farther_by(160), Distance([0; 20]));
     }
 
     proptest! {

@@ -1,10 +1,14 @@
 //! One iterative lookup: whom to ask next, and when the k closest nodes that answer are known.
 //!
-//! Candidates are kept in the order of their distance. Those that matter are the closest ones which
-//! together may be expected to give k answers: the *front*. A query counts as much as it is likely
-//! still to be answered ([`Answers::hope`]), so a late one frees its place by and by, yet counts when
-//! it comes after all. As soon as an answer brings closer nodes the front moves on to them; nobody
-//! waits for those that are left behind. When the front no longer moves, all of it is asked at once.
+//! Candidates are kept in the order of their distance, and each counts as much as it is likely to
+//! answer ([`Answers::hope`]): one that was asked less and less the longer it is silent, so that a
+//! late query frees its place by and by, yet counts when it is answered after all. Those that matter
+//! are the closest ones of which k answers may be expected, and a few more (the *front*). As soon as
+//! an answer brings closer nodes the front moves on to them; nobody waits for those left behind.
+//!
+//! Far from the target a few queries at a time are enough: the first answer leads on. Near to it
+//! ([`NEAR`]) everyone is wanted, and everyone's answer names some that others do not name, so most
+//! are asked at once.
 
 use std::time::Duration;
 
@@ -27,20 +31,49 @@ const MAX_NODES: usize = 2 * K;
 /// A lookup ends after this, whatever is open.
 pub const MAX_TIME: Duration = Duration::from_secs(10);
 
-/// As many answers as are expected of queries under way while the front still moves.
-const ALPHA: f32 = 3.0;
+/// Answers to expect of the queries under way: no more are sent while there are so many. Four
+/// queries when seven out of ten nodes answer.
+const ALPHA: f32 = 2.2;
 
-/// The end is reached when no more answers than this are to be expected.
-const REST: f32 = 0.2;
+/// The same near to the target: nine queries.
+const ALPHA_NEAR: f32 = 6.0;
+
+/// Near to the target are those within so many times the distance within which k nodes are to be
+/// expected: six times k nodes.
+const NEAR: f64 = 6.0;
+
+/// Who is at most so many bits farther than a candidate may bring the same nodes as that one would.
+const ALIKE_BITS: u32 = 3;
+
+/// Answers to expect of the front. With k alone some of the k closest stay unknown: one answer names
+/// k nodes, dead ones among them.
+const FRONT: f32 = K as f32 + 2.0;
+
+/// Answers to expect of those that the end waits for: the others of the front were asked for what
+/// they name.
+const END: f32 = K as f32 - 0.5;
+
+/// The end is reached when of all these no more answers than this are still to be expected: one out
+/// of a hundred of the k closest is then missed for being late.
+const REST: f32 = 0.1;
+
+/// How often is looked whether somebody is late: a sixteenth of the median round trip, in these
+/// bounds.
+const MIN_TICK: Duration = Duration::from_millis(1);
+/// The same.
+const MAX_TICK: Duration = Duration::from_millis(25);
 
 /// How to look.
 #[derive(Clone, Debug, Default)]
 pub struct LookupOptions {
     /// How nodes answer that nothing is known of.
     pub answers: Answers,
-    /// Everyone closer than this is asked, also when the k closest have answered: the distance
-    /// within which k nodes are to be expected ([`super::Size::expected`]) leads past whoever crowds
-    /// around the target.
+    /// The distance within which k nodes are to be expected ([`super::Size::expected`]), by which a
+    /// lookup knows that it is near. Without it, it is near to the target as soon as somebody names
+    /// nodes that are farther than itself, since that one knows no more that are closer.
+    pub expected: Option<Distance>,
+    /// Everyone closer than this is asked, also when the k closest have answered: with the same
+    /// distance a lookup gets past whoever crowds around the target.
     pub beyond: Option<Distance>,
 }
 
@@ -70,8 +103,8 @@ pub struct Lookup {
     candidates: Vec<Candidate>,
     started: Timestamp,
     asked: usize,
-    /// The latest answer knew all nodes closer than itself: the front will hardly move any more.
-    settled: bool,
+    /// Closer than this is near to the target.
+    near: Option<Distance>,
     finished: bool,
     look_again: Option<Timestamp>,
 }
@@ -84,13 +117,14 @@ impl Lookup {
         options: LookupOptions,
         now: Timestamp,
     ) -> Self {
+        let near = options.expected.map(|d| Distance::of_share(NEAR * d.share()));
         let mut lookup = Self {
             target,
+            near,
             options,
             candidates: Vec::new(),
             started: now,
             asked: 0,
-            settled: false,
             finished: false,
             look_again: None,
         };
@@ -137,9 +171,11 @@ impl Lookup {
         }
         candidate.state = State::Answered;
         let (own, hops) = (candidate.distance, candidate.hops.saturating_add(1));
-        self.options.answers.answered(rtt);
+        self.options.answers.measured(rtt);
         let farther = |c: &Contact| self.target.distance(&c.id) > own;
-        self.settled = nodes.len() < K || nodes.iter().any(farther);
+        if self.options.expected.is_none() && nodes.iter().any(farther) {
+            self.near = self.near.max(Some(own));
+        }
         nodes.iter().take(MAX_NODES).for_each(|contact| self.insert(*contact, None, hops));
         self.review(now);
     }
@@ -242,36 +278,65 @@ impl Lookup {
         }
     }
 
-    /// The front: the closest new one in it, and the answers to expect of queries under way.
-    fn front(&self, now: Timestamp) -> (Option<usize>, f32) {
-        let (mut sum, mut pending, mut new) = (0.0, 0.0, None);
+    /// The closest candidate of the front that should be asked now.
+    fn choose(&self, now: Timestamp) -> Option<usize> {
+        let (mut sum, mut pending) = (0.0, 0.0);
         for (at, candidate) in self.candidates.iter().enumerate() {
+            let beyond = self.options.beyond.is_some_and(|beyond| candidate.distance <= beyond);
+            if sum >= FRONT && !beyond {
+                return None;
+            }
             let worth = self.worth(candidate, now);
             match candidate.state {
-                State::New => new = new.or(Some(at)),
+                State::New if self.near >= Some(candidate.distance) => {
+                    return (pending < ALPHA_NEAR).then_some(at);
+                }
+                State::New => return (pending + self.alike(at, now) < ALPHA).then_some(at),
                 State::Asked(_) => pending += worth,
                 State::Answered | State::Failed => {}
             }
             sum += worth;
-            let beyond = self.options.beyond.is_none_or(|beyond| candidate.distance > beyond);
-            if sum >= K as f32 && beyond {
-                break;
-            }
         }
-        (new, pending)
+        None
     }
 
-    fn choose(&self, now: Timestamp) -> Option<usize> {
-        let (new, pending) = self.front(now);
-        new.filter(|_| self.settled || pending < ALPHA)
+    /// Answers to expect of those that are not much farther than a candidate.
+    fn alike(&self, at: usize, now: Timestamp) -> f32 {
+        let (Some(this), farther) = (self.candidates.get(at), at + 1..) else { return 0.0 };
+        let limit = this.distance.farther_by(ALIKE_BITS);
+        let others = self.candidates.get(farther).unwrap_or_default();
+        let alike = others.iter().take_while(|c| c.distance <= limit);
+        let asked = alike.filter(|c| matches!(c.state, State::Asked(_)));
+        asked.map(|c| self.worth(c, now)).sum()
+    }
+
+    /// Answers to expect that the end has to wait for.
+    fn rest(&self, now: Timestamp) -> f32 {
+        let (mut sum, mut rest) = (0.0, 0.0);
+        for candidate in &self.candidates {
+            let beyond = self.options.beyond.is_some_and(|beyond| candidate.distance <= beyond);
+            if sum >= END && !beyond {
+                break;
+            }
+            let worth = self.worth(candidate, now);
+            sum += worth;
+            match candidate.state {
+                State::New => return f32::INFINITY,
+                State::Asked(_) => rest += worth,
+                State::Answered | State::Failed => {}
+            }
+        }
+        rest
     }
 
     /// Looks whether the end is reached, and if not, when to look again.
     fn review(&mut self, now: Timestamp) {
-        let (new, pending) = self.front(now);
-        self.finished |= now.since(self.started) >= MAX_TIME || new.is_none() && pending < REST;
-        let tick = (self.options.answers.within(0.5) / 8)
-            .clamp(Duration::from_millis(2), Duration::from_millis(25));
+        self.finished |= now.since(self.started) >= MAX_TIME
+            || self.choose(now).is_none() && self.rest(now) < REST;
+        let tick = (self.options.answers.within(0.5) / 16).clamp(MIN_TICK, MAX_TICK);
         self.look_again = (!self.finished).then(|| now + tick);
     }
 }
+
+#[cfg(test)]
+mod tests;

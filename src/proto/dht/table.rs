@@ -324,3 +324,6 @@ fn update(
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

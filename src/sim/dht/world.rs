@@ -126,8 +126,9 @@ impl World {
         let started = self.now;
         let start = self.network.answer(looker.at, &target);
         let start: Vec<_> = start.into_iter().map(|at| (self.network.contact(at), None)).collect();
-        let beyond = looker.size.expected(K).filter(|_| announce);
-        let options = LookupOptions { answers: looker.answers.clone(), beyond };
+        let expected = looker.size.expected(K);
+        let beyond = expected.filter(|_| announce);
+        let options = LookupOptions { answers: looker.answers.clone(), expected, beyond };
         let mut lookup = Lookup::new(target, &start, options, started);
         let (mut heap, mut outcome) = (BinaryHeap::new(), Outcome::default());
         let mut unanswered = 0;
