@@ -100,8 +100,9 @@ impl Dht {
         if start.is_empty() || !matches!(half, Half::Waiting) {
             return;
         }
-        let beyond = known.size.expected(K).filter(|_| search.is_wide());
-        let options = LookupOptions { answers: known.answers.clone(), beyond };
+        let expected = known.size.expected(K);
+        let beyond = expected.filter(|_| search.is_wide());
+        let options = LookupOptions { answers: known.answers.clone(), expected, beyond };
         let begun = Lookup::new(search.target, &start, options, now);
         search.halves[family] = Half::Looking(Box::new(begun));
         self.go_on(lookup, family, now);
