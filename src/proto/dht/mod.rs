@@ -7,7 +7,7 @@ mod size;
 mod table;
 
 pub use id::{Contact, Distance, K, NodeId};
-pub use lookup::{Lookup, LookupOptions};
+pub use lookup::{Ask, Lookup, LookupOptions};
 pub use rtt::{Answers, RoundTrip};
 pub use size::Size;
 pub use table::Table;

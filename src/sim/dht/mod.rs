@@ -6,6 +6,8 @@
 mod network;
 mod plan;
 mod report;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use plan::{DhtPlan, Sybils};

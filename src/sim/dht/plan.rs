@@ -51,7 +51,7 @@ impl Default for DhtPlan {
             lookups: 1_000,
             lookers: 20,
             rtt: Duration::from_millis(87),
-            spread: 0.5,
+            spread: 0.4,
             sybils: None,
         }
     }

@@ -56,7 +56,11 @@ pub struct DhtReport {
     pub datagrams: Spread,
     /// Nodes on the way to the closest one, itself counted.
     pub hops: Spread,
-    /// The share of the k closest living nodes that a lookup found: p50 and p95 of what it lacks.
+    /// Queries and announces that an announce took.
+    pub announce: Spread,
+    /// Living honest nodes that keep an announce.
+    pub told: Spread,
+    /// The share of the k closest living nodes that a lookup found, on average.
     pub recall: f64,
     /// The number of nodes by the lookers' estimates.
     pub size: Spread,
@@ -84,6 +88,8 @@ impl DhtReport {
             queries: of(|o| o.queries as f64),
             datagrams: of(|o| (o.queries + o.answers) as f64),
             hops: of(|o| o.hops as f64),
+            announce: of(|o| o.announce as f64),
+            told: of(|o| o.told as f64),
             recall: of(|o| o.recall).mean,
             size: of(|o| o.size),
             memory: world.network().memory(),
@@ -104,6 +110,8 @@ impl fmt::Display for DhtReport {
             ("queries", self.queries),
             ("datagrams", self.datagrams),
             ("hops", self.hops),
+            ("announce", self.announce),
+            ("told", self.told),
         ] {
             writeln!(f, "  {name:<12} {:>8.2} {:>8.2} {:>8.2}", s.p50, s.p95, s.mean)?;
         }
