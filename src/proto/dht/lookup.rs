@@ -213,11 +213,11 @@ impl Lookup {
         let Some(candidate) = self.candidates.iter_mut().find(|c| c.contact == from) else {
             return;
         };
+        let (state, distance) = (candidate.state, candidate.distance);
         let hops = candidate.hops.saturating_add(1);
-        match candidate.state {
+        match state {
             State::Asked(_) => {
                 candidate.state = State::Answered;
-                let distance = candidate.distance;
                 self.look_aside(from, distance, nodes);
             }
             State::Answered if self.side_answered(&from) => {}
