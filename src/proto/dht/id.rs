@@ -170,6 +170,45 @@ mod tests {
     }
 
     #[test]
+    fn the_vectors_of_bep_42_come_out() {
+        for (ip, random, prefix) in [
+            ("124.31.75.21", 1, [0x5f, 0xbf, 0xb8]),
+            ("21.75.31.124", 86, [0x5a, 0x3c, 0xe8]),
+            ("65.23.51.170", 22, [0xa5, 0xd4, 0x30]),
+            ("84.124.73.14", 65, [0x1b, 0x03, 0x20]),
+            ("43.213.53.83", 90, [0xe5, 0x6f, 0x68]),
+        ] {
+            let mut bytes = [0; 20];
+            bytes[19] = random;
+            let id = NodeId::secured(ip.parse().unwrap(), bytes);
+            assert_eq!(id.as_bytes()[..3], prefix, "{ip}");
+        }
+    }
+
+    #[test]
+    fn an_id_of_another_address_does_not_fit() {
+        let id = NodeId::secured("192.0.2.1".parse().unwrap(), [7; 20]);
+        assert!(id.fits("192.0.2.1".parse().unwrap()));
+        assert!(!id.fits("192.0.2.2".parse().unwrap()));
+        assert!(!id.fits("2001:db8::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn any_id_fits_on_a_local_network() {
+        for ip in ["127.0.0.1", "10.77.0.1", "192.168.1.1", "::1", "fe80::1", "fd00::1"] {
+            assert!(NodeId::new([0xaa; 20]).fits(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn shared_bits_are_those_before_the_first_difference() {
+        let (zero, mut other) = (NodeId::new([0; 20]), [0; 20]);
+        assert_eq!(zero.distance(&zero).shared_bits(), 160);
+        other[2] = 0x10;
+        assert_eq!(zero.distance(&NodeId::new(other)).shared_bits(), 19);
+    }
+
+    #[test]
     fn a_distance_is_multiplied_until_there_is_none_so_great() {
         let one = Distance::of_share(0.01);
         assert!((one.farther_by(3).share() - 0.08).abs() < 1e-9);

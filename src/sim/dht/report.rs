@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::plan::DhtPlan;
-use super::world::{Outcome, World};
+use super::world::Outcome;
 
 /// The middle, the nineteen of twenty, and the mean of something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -64,12 +64,19 @@ pub struct DhtReport {
     pub recall: f64,
     /// The number of nodes by the lookers' estimates.
     pub size: Spread,
-    /// Bytes that the network takes.
+    /// Bytes that the compact nodes take.
     pub memory: usize,
+    /// Datagrams of all machines, from the start to the end.
+    pub traffic: Option<u64>,
 }
 
 impl DhtReport {
-    pub(super) fn of(plan: &DhtPlan, world: &World, outcomes: &[Outcome]) -> Self {
+    pub(super) fn of(
+        plan: &DhtPlan,
+        memory: usize,
+        traffic: Option<u64>,
+        outcomes: &[Outcome],
+    ) -> Self {
         let of = |value: fn(&Outcome) -> f64| Spread::of(outcomes.iter().map(value));
         let done_ms = of(|o| o.done.as_secs_f64() * 1e3);
         let firsts = || outcomes.iter().filter_map(|o| o.first);
@@ -92,7 +99,8 @@ impl DhtReport {
             told: of(|o| o.told as f64),
             recall: of(|o| o.recall).mean,
             size: of(|o| o.size),
-            memory: world.network().memory(),
+            memory,
+            traffic,
         }
     }
 }
@@ -117,6 +125,14 @@ impl fmt::Display for DhtReport {
         }
         writeln!(f, "  recall       {:.4}, found {:.4}", self.recall, self.found)?;
         writeln!(f, "  size         {:.0} estimated", self.size.p50)?;
-        writeln!(f, "  memory       {:.1} MiB", self.memory as f64 / f64::from(1 << 20))
+        if let Some(traffic) = self.traffic {
+            writeln!(f, "  traffic      {traffic} datagrams in all")?;
+        }
+        if self.memory > 0 {
+            let each = self.memory as f64 / self.nodes.max(1) as f64;
+            let all = self.memory as f64 / f64::from(1 << 20);
+            writeln!(f, "  memory       {all:.1} MiB of compact nodes, {each:.1} bytes each")?;
+        }
+        Ok(())
     }
 }

@@ -231,7 +231,7 @@ impl World {
     }
 }
 
-fn random_id(rng: &mut ChaCha8Rng) -> NodeId {
+pub(super) fn random_id(rng: &mut ChaCha8Rng) -> NodeId {
     let mut bytes = [0; 20];
     rng.fill_bytes(&mut bytes);
     NodeId::new(bytes)

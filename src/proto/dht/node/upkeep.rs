@@ -1,0 +1,87 @@
+//! Keeps the tables alive, and our id one that our address may have.
+
+use std::net::IpAddr;
+
+use rand::RngExt;
+
+use super::{Dht, LookupId, family_of};
+use crate::proto::dht::id::{Contact, K, NodeId};
+use crate::proto::dht::krpc::Answer;
+use crate::proto::time::Timestamp;
+
+impl Dht {
+    /// Does what is due: asks routers again, looks for our own place, refreshes buckets.
+    pub(super) fn keep_up(&mut self, now: Timestamp) {
+        for index in 0..self.families.len() {
+            let Some(family) = self.family(index) else { continue };
+            for router in family.routers_due(now) {
+                self.introduce(router, now);
+            }
+            self.look_after(index, now);
+        }
+    }
+
+    fn look_after(&mut self, index: usize, now: Timestamp) {
+        let random = NodeId::new(self.rng.random());
+        let Some(family) = self.family(index) else { return };
+        let Some(target) = family.upkeep_due(random, now) else { return };
+        let lookup = self.look_for_upkeep(index, target, now);
+        if let Some(family) = self.family(index) {
+            family.upkeep = Some(lookup);
+        }
+        self.begin(lookup, now);
+        self.end_if_over(lookup, now);
+    }
+
+    /// A lookup of ours has ended.
+    pub(super) fn kept_up(&mut self, lookup: LookupId, now: Timestamp) {
+        let mine = self.families.iter_mut().flatten().find(|f| f.upkeep == Some(lookup));
+        if let Some(family) = mine {
+            family.upkeep_done(now);
+        }
+    }
+
+    /// A node whose id was not known has answered. What it knows is news while we know little.
+    pub(super) fn introduced(&mut self, contact: Contact, answer: &Answer, now: Timestamp) {
+        let index = family_of(&contact.addr);
+        let nodes = self.named(contact.addr, answer, index);
+        self.tell_of_others(&contact, answer, index, now);
+        self.look_after(index, now);
+        if self.family(index).is_some_and(|family| family.table.len() < 4 * K) {
+            self.add_to_all(index, &nodes, now);
+        }
+    }
+
+    /// An answer also names nodes of the other family: they are asked while nobody is known there,
+    /// but not again and again: perhaps that network is not to be reached at all.
+    pub(super) fn tell_of_others(
+        &mut self,
+        from: &Contact,
+        answer: &Answer,
+        family: usize,
+        now: Timestamp,
+    ) {
+        let other = 1 - family;
+        let named = self.named(from.addr, answer, other);
+        if !named.is_empty() && self.family(other).is_some_and(|family| family.take_hints(now)) {
+            named.iter().take(K).for_each(|contact| self.introduce(contact.addr, now));
+        }
+    }
+
+    /// Takes an id that our address may have, once most say what it is (BEP 42). Contacts stay.
+    pub(super) fn follow_address(&mut self, ours: IpAddr, now: Timestamp) {
+        let random = self.rng.random();
+        let ourselves = self.external.ourselves(0);
+        let believed = if ours.is_ipv4() { ourselves.v4 } else { ourselves.v6 };
+        if self.config.id.is_some() || believed.map(|addr| addr.ip()) != Some(ours) {
+            return;
+        }
+        if let Some(family) = self.family(ours.is_ipv6() as usize)
+            && !family.id.fits(ours)
+            && family.may_move(now)
+        {
+            family.set_id(NodeId::secured(ours, random), now);
+            family.moved = Some(now);
+        }
+    }
+}
