@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use p2pfs::sim::dht::{DhtPlan, Sybils, run};
+use p2pfs::sim::dht::{DhtPlan, Nodes, Sybils, run};
 
 /// Look up in a simulated DHT and report how long it takes
 ///
@@ -47,6 +47,12 @@ pub struct SimDht {
     /// The ids of the crowd fit their addresses (BEP 42)
     #[arg(long, requires = "sybils")]
     fitting: bool,
+    /// Let whole nodes look up, which exchange datagrams with the others
+    #[arg(long, conflicts_with = "real")]
+    machines: bool,
+    /// Simulate whole nodes only: first all join, then the share that is to be dead dies
+    #[arg(long, conflicts_with_all = ["sybils", "churn"])]
+    real: bool,
     /// Where all randomness comes from
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -84,6 +90,9 @@ impl SimDht {
         } else {
             print!("{report}");
             println!("  time         {:.1} s", started.elapsed().as_secs_f64());
+            if let Some(peak) = peak_memory() {
+                println!("  process      {:.2} GiB at most", peak as f64 / f64::from(1 << 20));
+            }
         }
         Ok(())
     }
@@ -97,8 +106,14 @@ impl SimDht {
             bits: self.bits.unwrap_or(closer),
             fitting: self.fitting,
         });
+        let who = match (self.machines, self.real) {
+            (true, _) => Nodes::Machines,
+            (_, true) => Nodes::Real,
+            _ => Nodes::Lookups,
+        };
         DhtPlan {
             seed: self.seed,
+            who,
             nodes: self.nodes,
             dead: self.dead,
             churn: self.churn,
@@ -110,4 +125,11 @@ impl SimDht {
             ..DhtPlan::default()
         }
     }
+}
+
+/// The most memory that this process had, in KiB.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }

@@ -29,6 +29,15 @@ impl NodeId {
         Distance(std::array::from_fn(|i| self.0[i] ^ other.0[i]))
     }
 
+    /// The same id but for one bit; 0 is the first one.
+    #[must_use]
+    pub fn flipped(mut self, bit: u32) -> Self {
+        if let Some(byte) = self.0.get_mut((bit / 8) as usize) {
+            *byte ^= 0x80 >> (bit % 8);
+        }
+        self
+    }
+
     /// The id that whoever is at `ip` may have, its free bits taken from `random` (BEP 42).
     pub fn secured(ip: IpAddr, random: [u8; 20]) -> Self {
         let mut id = random;

@@ -3,12 +3,13 @@
 //! Candidates are kept in the order of their distance, and each counts as much as it is likely to
 //! answer ([`Answers::hope`]): one that was asked less and less the longer it is silent, so that a
 //! late query frees its place by and by, yet counts when it is answered after all. Those that matter
-//! are the closest ones of which k answers may be expected, and a few more (the *front*). As soon as
+//! are the closest ones of which k answers may be expected (the *front*). As soon as
 //! an answer brings closer nodes the front moves on to them; nobody waits for those left behind.
 //!
 //! Far from the target a few queries at a time are enough: the first answer leads on. Near to it
-//! ([`NEAR`]) everyone is wanted, and everyone's answer names some that others do not name, so most
-//! are asked at once.
+//! ([`NEAR`]) everyone is wanted, so most are asked at once. There all name the same nodes: an answer
+//! has room for k, dead ones among them, and the last of the k closest living ones remain unnamed
+//! though everybody knows them. So somebody is asked once more, for those that come next.
 
 use std::time::Duration;
 
@@ -39,23 +40,38 @@ const ALPHA: f32 = 2.2;
 const ALPHA_NEAR: f32 = 6.0;
 
 /// Near to the target are those within so many times the distance within which k nodes are to be
-/// expected: six times k nodes.
-const NEAR: f64 = 6.0;
+/// expected: four times k nodes.
+const NEAR: f64 = 4.0;
 
 /// Who is at most so many bits farther than a candidate may bring the same nodes as that one would.
 const ALIKE_BITS: u32 = 3;
 
-/// Answers to expect of the front. With k alone some of the k closest stay unknown: one answer names
-/// k nodes, dead ones among them.
-const FRONT: f32 = K as f32 + 2.0;
-
-/// Answers to expect of those that the end waits for: the others of the front were asked for what
-/// they name.
+/// Answers to expect of those that the end waits for: the last of k is as likely one too many.
 const END: f32 = K as f32 - 0.5;
 
-/// The end is reached when of all these no more answers than this are still to be expected: one out
-/// of a hundred of the k closest is then missed for being late.
-const REST: f32 = 0.1;
+/// The end is reached when of all these no more answers than this are still to be expected: two out
+/// of a hundred of the k closest are then missing because they are late.
+const REST: f32 = 0.15;
+
+/// Nodes that are asked once more, for others that are near to the target.
+const MAX_SIDES: usize = 2;
+
+/// They are asked when they have not named all nodes that are expected to be so near.
+const SIDE_REACH: f64 = 1.4;
+
+/// They know such nodes when they are so near themselves.
+const SIDE_NEAR: f64 = 3.0;
+
+/// How many times as many candidates may be near to the target as are to be expected there. More are
+/// a crowd: one who wants to be all that is found.
+const CROWD: f64 = 2.0;
+
+/// So many more may be, however few are to be expected.
+const CROWD_MIN: f64 = 4.0;
+
+/// Where there is a crowd, an announce reaches so many times as far: whoever looks asks some of those
+/// before it comes to the crowd.
+const CROWD_REACH: f64 = 4.0;
 
 /// How often is looked whether somebody is late: a sixteenth of the median round trip, in these
 /// bounds.
@@ -90,9 +106,28 @@ enum State {
 struct Candidate {
     distance: Distance,
     contact: Contact,
+    /// Its id is one that its address may have (BEP 42).
+    fits: bool,
     trip: Option<RoundTrip>,
     state: State,
     hops: u8,
+}
+
+/// What to ask of whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Who is asked.
+    pub to: Contact,
+    /// For nodes close to what. When that is not the target of the lookup, only nodes are wanted
+    /// (`find_node`).
+    pub target: NodeId,
+}
+
+/// A question to somebody who has answered already.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    ask: Ask,
+    state: State,
 }
 
 /// A lookup.
@@ -101,10 +136,14 @@ pub struct Lookup {
     target: NodeId,
     options: LookupOptions,
     candidates: Vec<Candidate>,
+    sides: Vec<Side>,
     started: Timestamp,
     asked: usize,
     /// Closer than this is near to the target.
     near: Option<Distance>,
+    /// Everyone closer than this is asked.
+    beyond: Option<Distance>,
+    crowded: bool,
     finished: bool,
     look_again: Option<Timestamp>,
 }
@@ -121,8 +160,11 @@ impl Lookup {
         let mut lookup = Self {
             target,
             near,
+            beyond: options.beyond,
+            crowded: false,
             options,
             candidates: Vec::new(),
+            sides: Vec::new(),
             started: now,
             asked: 0,
             finished: false,
@@ -148,17 +190,22 @@ impl Lookup {
     }
 
     /// Whom to ask now; to be called until it gives nobody.
-    pub fn next(&mut self, now: Timestamp) -> Option<Contact> {
+    pub fn next(&mut self, now: Timestamp) -> Option<Ask> {
         if self.finished {
             return None;
+        }
+        if let Some(side) = self.sides.iter_mut().find(|side| side.state == State::New) {
+            side.state = State::Asked(now);
+            self.asked += 1;
+            return Some(side.ask);
         }
         let at = self.choose(now)?;
         let candidate = self.candidates.get_mut(at)?;
         candidate.state = State::Asked(now);
         self.asked += 1;
-        let contact = candidate.contact;
+        let ask = Ask { to: candidate.contact, target: self.target };
         self.review(now);
-        Some(contact)
+        Some(ask)
     }
 
     /// `from` answered after `rtt` and named `nodes`. Answers that come late count too.
@@ -166,16 +213,17 @@ impl Lookup {
         let Some(candidate) = self.candidates.iter_mut().find(|c| c.contact == from) else {
             return;
         };
-        if !matches!(candidate.state, State::Asked(_)) {
-            return;
+        let (state, distance) = (candidate.state, candidate.distance);
+        let hops = candidate.hops.saturating_add(1);
+        match state {
+            State::Asked(_) => {
+                candidate.state = State::Answered;
+                self.look_aside(from, distance, nodes);
+            }
+            State::Answered if self.side_answered(&from) => {}
+            _ => return,
         }
-        candidate.state = State::Answered;
-        let (own, hops) = (candidate.distance, candidate.hops.saturating_add(1));
         self.options.answers.measured(rtt);
-        let farther = |c: &Contact| self.target.distance(&c.id) > own;
-        if self.options.expected.is_none() && nodes.iter().any(farther) {
-            self.near = self.near.max(Some(own));
-        }
         nodes.iter().take(MAX_NODES).for_each(|contact| self.insert(*contact, None, hops));
         self.review(now);
     }
@@ -219,7 +267,7 @@ impl Lookup {
     /// To whom to announce: the k closest that have answered, and all within
     /// [`LookupOptions::beyond`].
     pub fn announce_to(&self) -> Vec<Contact> {
-        let within = |c: &Candidate| self.options.beyond.is_some_and(|beyond| c.distance <= beyond);
+        let within = |c: &Candidate| self.beyond >= Some(c.distance);
         let wanted = |(i, c): &(usize, &Candidate)| *i < K || within(c);
         self.responders().enumerate().take_while(wanted).map(|(_, c)| c.contact).collect()
     }
@@ -243,28 +291,93 @@ impl Lookup {
         self.candidates.iter().filter(|c| c.state == State::Answered)
     }
 
+    /// Learns from the answer of a node at `own` how near it is, and whether to ask it once more.
+    fn look_aside(&mut self, from: Contact, own: Distance, nodes: &[Contact]) {
+        let farthest = nodes.iter().map(|c| self.target.distance(&c.id)).max();
+        let Some(expected) = self.options.expected.map(|d| d.share()) else {
+            // Who names nodes that are farther than itself knows no more that are closer.
+            self.near = self.near.max(farthest.filter(|far| *far > own).map(|_| own));
+            return;
+        };
+        let Some(named) = farthest.filter(|_| nodes.len() >= K).map(|far| far.share()) else {
+            return;
+        };
+        let reach = SIDE_REACH * expected;
+        if named < reach && own.share() <= SIDE_NEAR * expected && self.sides.len() < MAX_SIDES {
+            // The half of the neighbourhood in which those beyond the named ones are.
+            let bit = Distance::of_share((named + reach) / 2.0).shared_bits();
+            let ask = Ask { to: from, target: self.target.flipped(bit) };
+            self.sides.push(Side { ask, state: State::New });
+        }
+    }
+
+    /// Whether this is the answer of somebody who was asked once more.
+    fn side_answered(&mut self, from: &Contact) -> bool {
+        let asked =
+            |side: &&mut Side| side.ask.to == *from && matches!(side.state, State::Asked(_));
+        let side = self.sides.iter_mut().find(asked);
+        side.map(|side| side.state = State::Answered).is_some()
+    }
+
     /// Takes a node among the candidates.
     fn insert(&mut self, contact: Contact, trip: Option<RoundTrip>, hops: u8) {
         let distance = self.target.distance(&contact.id);
-        let secure = contact.id.fits(contact.addr.ip());
-        let key =
-            |c: &Candidate| (c.distance, !c.contact.id.fits(c.contact.addr.ip()), c.contact.addr);
-        let place = self.candidates.binary_search_by_key(&(distance, !secure, contact.addr), key);
-        let Err(at) = place else { return };
-        if at >= MAX_CANDIDATES || self.is_crowded(&contact) {
+        let fits = contact.id.fits(contact.addr.ip());
+        let key = |c: &Candidate| (c.distance, !c.fits, c.contact.addr);
+        let wanted = (distance, !fits, contact.addr);
+        let known = self.candidates.binary_search_by_key(&wanted, key).is_ok();
+        if known || self.is_repeated(&contact) || !self.make_room(distance, fits) {
             return;
         }
+        let at = self.candidates.partition_point(|c| key(c) < wanted);
         let state = State::New;
-        self.candidates.insert(at, Candidate { distance, contact, trip, state, hops });
+        self.candidates.insert(at, Candidate { distance, contact, fits, trip, state, hops });
         self.candidates.truncate(MAX_CANDIDATES);
     }
 
     /// Whether there are enough candidates of this block of addresses, or of this id.
-    fn is_crowded(&self, contact: &Contact) -> bool {
+    fn is_repeated(&self, contact: &Contact) -> bool {
         let ours = block(contact.addr.ip());
         let same = |c: &&Candidate| ours.is_some() && block(c.contact.addr.ip()) == ours;
         self.candidates.iter().filter(|c| c.contact.id == contact.id).count() >= MAX_PER_ID
             || self.candidates.iter().filter(same).count() >= MAX_PER_BLOCK
+    }
+
+    /// Whether there is room at this distance, where only so many nodes are to be expected. One whose
+    /// id fits its address (BEP 42) may have the place of one whose does not.
+    fn make_room(&mut self, distance: Distance, fits: bool) -> bool {
+        let Some(expected) = self.options.expected.map(|d| d.share().max(f64::MIN_POSITIVE)) else {
+            return true;
+        };
+        let density =
+            CROWD * K as f64 / f64::from(self.options.answers.alive().max(0.1)) / expected;
+        for bits in (0..=distance.shared_bits()).rev() {
+            let limit = CROWD_MIN + density * (-f64::from(bits)).exp2();
+            if limit >= MAX_CANDIDATES as f64 {
+                break;
+            }
+            let closer = self.candidates.partition_point(|c| c.distance.shared_bits() >= bits);
+            if (closer as f64) < limit {
+                continue;
+            }
+            self.spread_out();
+            let yields = |c: &Candidate| c.state == State::New && !c.fits;
+            let last = self.candidates.iter().take(closer).rposition(yields);
+            let Some(last) = last.filter(|_| fits) else { return false };
+            self.candidates.remove(last);
+        }
+        true
+    }
+
+    /// There is a crowd around the target: those farther from it are asked too.
+    fn spread_out(&mut self) {
+        if std::mem::replace(&mut self.crowded, true) {
+            return;
+        }
+        let announces = self.beyond.is_some();
+        let reach = if announces { CROWD_REACH } else { 1.0 };
+        let beyond = self.options.expected.map(|d| Distance::of_share(reach * d.share()));
+        self.beyond = self.beyond.max(beyond);
     }
 
     /// How many answers are to be expected of a candidate, 0–1.
@@ -282,8 +395,8 @@ impl Lookup {
     fn choose(&self, now: Timestamp) -> Option<usize> {
         let (mut sum, mut pending) = (0.0, 0.0);
         for (at, candidate) in self.candidates.iter().enumerate() {
-            let beyond = self.options.beyond.is_some_and(|beyond| candidate.distance <= beyond);
-            if sum >= FRONT && !beyond {
+            let beyond = self.beyond >= Some(candidate.distance);
+            if sum >= K as f32 && !beyond {
                 return None;
             }
             let worth = self.worth(candidate, now);
@@ -314,7 +427,7 @@ impl Lookup {
     fn rest(&self, now: Timestamp) -> f32 {
         let (mut sum, mut rest) = (0.0, 0.0);
         for candidate in &self.candidates {
-            let beyond = self.options.beyond.is_some_and(|beyond| candidate.distance <= beyond);
+            let beyond = self.beyond >= Some(candidate.distance);
             if sum >= END && !beyond {
                 break;
             }

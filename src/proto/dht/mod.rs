@@ -17,7 +17,7 @@ mod token;
 pub use id::{Contact, Distance, K, NodeId, is_local};
 pub use items::{ITEM_LIFETIME, Item, Items, MAX_ITEMS, immutable_target, mutable_target};
 pub use limits::{Allowance, Limiter};
-pub use lookup::{Lookup, LookupOptions};
+pub use lookup::{Ask, Lookup, LookupOptions};
 pub use node::{
     Announce, Config, Dht, DhtStats, GetPeers, LookupId, MAX_LOOKUPS, MAX_PENDING, MAX_QUEUED,
     MAX_ROUTERS, MAX_SAVED, MAX_STORES, MAX_WAIT, Outcome, Output, Scrape, Traffic,

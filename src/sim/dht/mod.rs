@@ -3,17 +3,31 @@
 //! A world of its own: nothing of the swarm takes part. Whoever looks up is the real machine; the
 //! others are compact ([`network`]).
 
+mod machine;
 mod network;
 mod plan;
 mod report;
+#[cfg(test)]
+mod tests;
 mod world;
 
-pub use plan::{DhtPlan, Sybils};
+pub use plan::{DhtPlan, Nodes, Sybils};
 pub use report::{DhtReport, Spread};
 
 /// Makes the lookups of a plan.
 pub fn run(plan: &DhtPlan) -> DhtReport {
-    let mut world = world::World::new(plan.clone());
-    let outcomes = world.run();
-    DhtReport::of(plan, &world, &outcomes)
+    match plan.who {
+        Nodes::Lookups => {
+            let mut world = world::World::new(plan.clone());
+            let outcomes = world.run();
+            DhtReport::of(plan, world.network().memory(), None, &outcomes)
+        }
+        Nodes::Machines => report(plan, machine::Machines::among(plan.clone())),
+        Nodes::Real => report(plan, machine::Machines::alone(plan.clone())),
+    }
+}
+
+fn report(plan: &DhtPlan, mut machines: machine::Machines) -> DhtReport {
+    let outcomes = machines.run();
+    DhtReport::of(plan, machines.memory(), Some(machines.datagrams()), &outcomes)
 }

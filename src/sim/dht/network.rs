@@ -42,9 +42,18 @@ struct Node {
     sybil: bool,
 }
 
+impl Node {
+    /// Its address: two of them have two.
+    const fn key(&self) -> (u32, u16) {
+        (self.network, self.port)
+    }
+}
+
 /// The network.
 pub(super) struct Network {
     nodes: Vec<Node>,
+    /// Places in the order of addresses; empty unless datagrams are sent.
+    by_address: Vec<u32>,
     seed: u64,
     dead: u64,
     died: u64,
@@ -64,6 +73,7 @@ impl Network {
         nodes.dedup_by_key(|node| node.head);
         Self {
             nodes,
+            by_address: Vec::new(),
             seed: plan.seed,
             dead: part(plan.dead),
             died: part(plan.dead + (1.0 - plan.dead) * plan.churn),
@@ -79,7 +89,7 @@ impl Network {
 
     /// Bytes that it takes.
     pub fn memory(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
+        self.nodes.capacity() * size_of::<Node>() + self.by_address.capacity() * 4
     }
 
     /// What the node at this place does.
@@ -108,12 +118,22 @@ impl Network {
 
     /// How long the node at this place takes to answer, as a rule: a log-normal distribution.
     pub fn round_trip(&self, at: usize) -> Duration {
-        let (a, b) =
-            (mix(self.seed ^ 2, self.nodes[at].head), mix(self.seed ^ 3, self.nodes[at].head));
-        let (a, b) = (unit(a).max(f64::MIN_POSITIVE), unit(b));
-        // Box and Muller.
-        let normal = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
-        Duration::from_secs_f64(self.median * (self.spread * normal).exp())
+        log_normal(self.median, self.spread, mix(self.seed ^ 2, self.nodes[at].head))
+    }
+
+    /// The place of the node at an address.
+    pub fn at(&self, addr: &SocketAddr) -> Option<usize> {
+        let key = key_of(addr)?;
+        let at = self.by_address.binary_search_by_key(&key, |at| self.nodes[*at as usize].key());
+        at.ok().and_then(|at| self.by_address.get(at)).map(|at| *at as usize)
+    }
+
+    /// Makes [`Self::at`] possible, for four more bytes a node.
+    #[must_use]
+    pub fn with_addresses(mut self) -> Self {
+        self.by_address = (0..self.nodes.len() as u32).collect();
+        self.by_address.sort_unstable_by_key(|at| self.nodes[*at as usize].key());
+        self
     }
 
     /// The k nodes closest to `target` that the one at this place knows.
@@ -276,6 +296,26 @@ pub(super) fn head(id: &NodeId) -> u64 {
 fn addr(network: u32, port: u16) -> SocketAddr {
     let bits = DOCUMENTATION | u128::from(network) << 64 | 1;
     SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(bits)), port)
+}
+
+/// The network and the port of an address.
+fn key_of(addr: &SocketAddr) -> Option<(u32, u16)> {
+    let IpAddr::V6(ip) = addr.ip() else { return None };
+    Some(((ip.to_bits() >> 64) as u32, addr.port()))
+}
+
+/// A draw from a log-normal distribution, in seconds.
+fn log_normal(median: f64, spread: f64, lot: u64) -> Duration {
+    let (a, b) = (unit(mix(lot, 1)).max(f64::MIN_POSITIVE), unit(mix(lot, 2)));
+    // Box and Muller.
+    let normal = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
+    Duration::from_secs_f64(median * (spread * normal).exp())
+}
+
+/// The usual round trip of whoever is at an address.
+pub(super) fn round_trip_of(plan: &DhtPlan, addr: SocketAddr) -> Duration {
+    let lot = key_of(&addr).map_or(0, |(network, port)| u64::from(network) << 16 | u64::from(port));
+    log_normal(plan.rtt.as_secs_f64(), plan.spread, mix(plan.seed ^ 3, lot))
 }
 
 /// Two numbers to one that looks random (splitmix64).

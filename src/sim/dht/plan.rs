@@ -15,11 +15,25 @@ pub struct Sybils {
     pub fitting: bool,
 }
 
+/// What looks up, and what answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nodes {
+    /// Lookups alone among compact nodes: the quickest.
+    #[default]
+    Lookups,
+    /// Whole machines among compact nodes.
+    Machines,
+    /// Whole machines only.
+    Real,
+}
+
 /// A run of the simulated DHT: all that its outcome depends on.
 #[derive(Clone, Debug)]
 pub struct DhtPlan {
     /// Where all randomness comes from.
     pub seed: u64,
+    /// What looks up, and what answers.
+    pub who: Nodes,
     /// Nodes that are alive.
     pub nodes: usize,
     /// The share of contacts in tables that are dead, 0–0.9.
@@ -44,6 +58,7 @@ impl Default for DhtPlan {
     fn default() -> Self {
         Self {
             seed: 1,
+            who: Nodes::default(),
             nodes: 1_000_000,
             dead: 0.3,
             churn: 0.0,
@@ -51,7 +66,7 @@ impl Default for DhtPlan {
             lookups: 1_000,
             lookers: 20,
             rtt: Duration::from_millis(87),
-            spread: 0.5,
+            spread: 0.4,
             sybils: None,
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::plan::DhtPlan;
-use super::world::{Outcome, World};
+use super::world::Outcome;
 
 /// The middle, the nineteen of twenty, and the mean of something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -56,16 +56,27 @@ pub struct DhtReport {
     pub datagrams: Spread,
     /// Nodes on the way to the closest one, itself counted.
     pub hops: Spread,
-    /// The share of the k closest living nodes that a lookup found: p50 and p95 of what it lacks.
+    /// Queries and announces that an announce took.
+    pub announce: Spread,
+    /// Living honest nodes that keep an announce.
+    pub told: Spread,
+    /// The share of the k closest living nodes that a lookup found, on average.
     pub recall: f64,
     /// The number of nodes by the lookers' estimates.
     pub size: Spread,
-    /// Bytes that the network takes.
+    /// Bytes that the compact nodes take.
     pub memory: usize,
+    /// Datagrams of all machines, from the start to the end.
+    pub traffic: Option<u64>,
 }
 
 impl DhtReport {
-    pub(super) fn of(plan: &DhtPlan, world: &World, outcomes: &[Outcome]) -> Self {
+    pub(super) fn of(
+        plan: &DhtPlan,
+        memory: usize,
+        traffic: Option<u64>,
+        outcomes: &[Outcome],
+    ) -> Self {
         let of = |value: fn(&Outcome) -> f64| Spread::of(outcomes.iter().map(value));
         let done_ms = of(|o| o.done.as_secs_f64() * 1e3);
         let firsts = || outcomes.iter().filter_map(|o| o.first);
@@ -84,9 +95,12 @@ impl DhtReport {
             queries: of(|o| o.queries as f64),
             datagrams: of(|o| (o.queries + o.answers) as f64),
             hops: of(|o| o.hops as f64),
+            announce: of(|o| o.announce as f64),
+            told: of(|o| o.told as f64),
             recall: of(|o| o.recall).mean,
             size: of(|o| o.size),
-            memory: world.network().memory(),
+            memory,
+            traffic,
         }
     }
 }
@@ -104,11 +118,21 @@ impl fmt::Display for DhtReport {
             ("queries", self.queries),
             ("datagrams", self.datagrams),
             ("hops", self.hops),
+            ("announce", self.announce),
+            ("told", self.told),
         ] {
             writeln!(f, "  {name:<12} {:>8.2} {:>8.2} {:>8.2}", s.p50, s.p95, s.mean)?;
         }
         writeln!(f, "  recall       {:.4}, found {:.4}", self.recall, self.found)?;
         writeln!(f, "  size         {:.0} estimated", self.size.p50)?;
-        writeln!(f, "  memory       {:.1} MiB", self.memory as f64 / f64::from(1 << 20))
+        if let Some(traffic) = self.traffic {
+            writeln!(f, "  traffic      {traffic} datagrams in all")?;
+        }
+        if self.memory > 0 {
+            let each = self.memory as f64 / self.nodes.max(1) as f64;
+            let all = self.memory as f64 / f64::from(1 << 20);
+            writeln!(f, "  memory       {all:.1} MiB of compact nodes, {each:.1} bytes each")?;
+        }
+        Ok(())
     }
 }

@@ -9,12 +9,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::network::{self, Kind, Network};
 use super::plan::DhtPlan;
-use crate::proto::dht::{Answers, Contact, K, Lookup, LookupOptions, NodeId, Size};
+use crate::proto::dht::{Answers, Ask, K, Lookup, LookupOptions, NodeId, Size};
 use crate::proto::time::Timestamp;
 
 /// Lookups that each looker has made before, as every node does when it starts: they tell it how
 /// nodes answer and how many there are.
-const WARM_UP: usize = 8;
+const WARM_UP: usize = 16;
 
 /// A round trip differs from the usual one of its node by up to this share.
 const JITTER: f64 = 0.1;
@@ -35,6 +35,21 @@ pub(super) struct Outcome {
     pub recall: f64,
     /// How many nodes it thinks there are.
     pub size: f64,
+    /// Living nodes that keep the announce which was looked for.
+    pub told: usize,
+    /// Queries and announces that it took.
+    pub announce: usize,
+}
+
+/// What a lookup is for.
+#[derive(Clone, Copy)]
+enum Purpose<'a> {
+    /// To learn how nodes answer and how many there are.
+    WarmUp,
+    /// To announce.
+    Announce,
+    /// To find somebody who announced to these.
+    Find(&'a BTreeSet<usize>),
 }
 
 /// A node that looks up.
@@ -50,6 +65,7 @@ struct Arrival {
     at: Timestamp,
     sequence: usize,
     from: usize,
+    target: NodeId,
     asked: Timestamp,
 }
 
@@ -82,7 +98,7 @@ impl World {
             let mut looker = self.looker();
             for _ in 0..WARM_UP {
                 let target = random_id(&mut self.rng);
-                self.look(&mut looker, target, &BTreeSet::new(), true);
+                self.look(&mut looker, target, Purpose::WarmUp);
             }
             let counted = (self.plan.lookups + lookers - 1 - number) / lookers;
             for _ in 0..counted {
@@ -111,8 +127,9 @@ impl World {
         };
         let mut announcer = self.looker();
         (announcer.answers, announcer.size) = (looker.answers.clone(), looker.size.clone());
-        let (_, told) = self.look(&mut announcer, target, &BTreeSet::new(), true);
-        self.look(looker, target, &told, false).0
+        let (announce, told) = self.look(&mut announcer, target, Purpose::Announce);
+        let (find, _) = self.look(looker, target, Purpose::Find(&told));
+        Outcome { told: told.len(), announce: announce.queries + announce.told, ..find }
     }
 
     /// One lookup. Gives also the living nodes to which it would announce.
@@ -120,21 +137,20 @@ impl World {
         &mut self,
         looker: &mut Looker,
         target: NodeId,
-        told: &BTreeSet<usize>,
-        announce: bool,
+        purpose: Purpose<'_>,
     ) -> (Outcome, BTreeSet<usize>) {
         let started = self.now;
         let start = self.network.answer(looker.at, &target);
         let start: Vec<_> = start.into_iter().map(|at| (self.network.contact(at), None)).collect();
         let expected = looker.size.expected(K);
-        let beyond = expected.filter(|_| announce);
+        let beyond = expected.filter(|_| matches!(purpose, Purpose::Announce));
         let options = LookupOptions { answers: looker.answers.clone(), expected, beyond };
         let mut lookup = Lookup::new(target, &start, options, started);
         let (mut heap, mut outcome) = (BinaryHeap::new(), Outcome::default());
         let mut unanswered = 0;
         while !lookup.is_finished() {
-            while let Some(contact) = lookup.next(self.now) {
-                match self.ask(&contact, &mut outcome.queries) {
+            while let Some(ask) = lookup.next(self.now) {
+                match self.ask(ask, &mut outcome.queries) {
                     Some(arrival) => heap.push(Reverse(arrival)),
                     None => unanswered += 1,
                 }
@@ -144,10 +160,10 @@ impl World {
                 Some(Reverse(next)) if next.at <= wake => {
                     let Some(Reverse(next)) = heap.pop() else { break };
                     self.now = next.at;
-                    self.arrive(&next, &target, &mut lookup);
+                    self.arrive(&next, &mut lookup);
                     looker.answers.answered(next.at.since(next.asked));
                     outcome.answers += 1;
-                    if told.contains(&next.from) {
+                    if matches!(purpose, Purpose::Find(told) if told.contains(&next.from)) {
                         outcome.first = outcome.first.or(Some(self.now.since(started)));
                     }
                 }
@@ -161,21 +177,24 @@ impl World {
         // The looker goes on listening.
         heap.iter().for_each(|late| looker.answers.answered(late.0.at.since(late.0.asked)));
         (0..unanswered).for_each(|_| looker.answers.silent());
-        looker.size.sample(&lookup.distances());
+        if matches!(purpose, Purpose::WarmUp) {
+            looker.size.sample(&lookup.distances());
+        }
         outcome.done = self.now.since(started);
         outcome.hops = lookup.hops();
         outcome.size = looker.size.nodes().unwrap_or(0.0);
         outcome.recall = self.recall(looker, &target, &lookup);
         self.now = self.now + SILENT;
         let told = lookup.announce_to();
+        outcome.told = told.len();
         let told = told.iter().filter_map(|contact| self.network.find(contact));
         (outcome, told.filter(|at| self.network.kind(*at) == Kind::Alive).collect())
     }
 
     /// Sends a query; gives its answer, if one will come.
-    fn ask(&mut self, contact: &Contact, queries: &mut usize) -> Option<Arrival> {
+    fn ask(&mut self, ask: Ask, queries: &mut usize) -> Option<Arrival> {
         *queries += 1;
-        let from = self.network.find(contact)?;
+        let from = self.network.find(&ask.to)?;
         let delivered = self.rng.random_bool((1.0 - self.plan.loss).powi(2));
         let alive = matches!(self.network.kind(from), Kind::Alive | Kind::Sybil);
         let stray = self.rng.random_range(1.0 - JITTER..1.0 + JITTER);
@@ -184,12 +203,14 @@ impl World {
             at: self.now + round_trip,
             sequence: *queries,
             from,
+            target: ask.target,
             asked: self.now,
         })
     }
 
     /// An answer comes in.
-    fn arrive(&self, arrival: &Arrival, target: &NodeId, lookup: &mut Lookup) {
+    fn arrive(&self, arrival: &Arrival, lookup: &mut Lookup) {
+        let target = &arrival.target;
         let named = match self.network.kind(arrival.from) {
             Kind::Sybil => self.network.accomplices(target, K),
             _ => self.network.answer(arrival.from, target),
@@ -210,7 +231,7 @@ impl World {
     }
 }
 
-fn random_id(rng: &mut ChaCha8Rng) -> NodeId {
+pub(super) fn random_id(rng: &mut ChaCha8Rng) -> NodeId {
     let mut bytes = [0; 20];
     rng.fill_bytes(&mut bytes);
     NodeId::new(bytes)

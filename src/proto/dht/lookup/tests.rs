@@ -34,7 +34,7 @@ fn lookup(start: &[Contact]) -> Lookup {
 
 /// Everyone whom it asks now.
 fn asked(lookup: &mut Lookup, now: Timestamp) -> Vec<Contact> {
-    std::iter::from_fn(|| lookup.next(now)).collect()
+    std::iter::from_fn(|| lookup.next(now)).map(|ask| ask.to).collect()
 }
 
 #[test]
@@ -158,6 +158,25 @@ fn a_node_that_was_measured_is_late_by_its_own_measure() {
     assert_ne!(asked(&mut lookup, ms(60)), []);
 }
 
+#[test]
+fn who_is_near_and_names_only_some_is_asked_for_those_beyond() {
+    let expected = Some(TARGET.distance(&node(0x100).id));
+    let start: Vec<_> = (0..8).map(|i| (node(0x40 + i), None)).collect();
+    let options = LookupOptions { expected, ..LookupOptions::default() };
+    let mut lookup = Lookup::new(TARGET, &start, options, ms(0));
+    let first = asked(&mut lookup, ms(0));
+    let named: Vec<_> = (0x50..0x58).map(node).collect();
+    lookup.answered(first[0], &named, RTT, ms(80));
+    // Half way between 0x57 and 0x166: what begins with 0x80 differs from the target in the ninth
+    // of sixteen bits.
+    let ask = Ask { to: first[0], target: TARGET.flipped(8) };
+    assert_eq!(lookup.next(ms(80)), Some(ask));
+    lookup.answered(first[0], &[node(0x99)], RTT, ms(160));
+    assert!(lookup.candidates.iter().any(|c| c.contact == node(0x99)));
+    lookup.answered(first[0], &[node(0x9a)], RTT, ms(160));
+    assert!(lookup.candidates.iter().all(|c| c.contact != node(0x9a)));
+}
+
 proptest! {
     /// Nodes answer with whatever they like, when they like, or never.
     #[test]
@@ -173,7 +192,7 @@ proptest! {
         let mut open: BTreeMap<(Timestamp, usize), Contact> = BTreeMap::new();
         let (mut now, mut sent) = (ms(0), 0);
         while !lookup.is_finished() {
-            while let Some(contact) = lookup.next(now) {
+            while let Some(Ask { to: contact, .. }) = lookup.next(now) {
                 let late = answers[sent % answers.len()].1;
                 open.insert((now + Duration::from_millis(late), sent), contact);
                 sent += 1;

@@ -137,8 +137,8 @@ impl Dht {
             self.resume_at = Some(self.resume_at.map_or(ready, |at| at.min(ready)));
             return None;
         }
-        let contact = self.looking(lookup, family)?.next(now)?;
-        Some((contact, self.searches.get(&lookup)?.question(want)))
+        let ask = self.looking(lookup, family)?.next(now)?;
+        Some((ask.to, self.searches.get(&lookup)?.question(ask.target, want)))
     }
 
     fn looking(&mut self, lookup: LookupId, family: usize) -> Option<&mut Lookup> {
@@ -196,7 +196,9 @@ impl Dht {
         if !stores.is_empty() {
             search.halves[family] = Half::Storing(stores.len());
         }
-        if let Some(known) = self.family(family) {
+        // Somebody may crowd around an info hash, and whoever announces looks it up again and again.
+        let upkeep = search.is_upkeep();
+        if let Some(known) = self.family(family).filter(|_| upkeep) {
             known.size.sample(&looked.distances());
         }
         for (contact, method) in stores {

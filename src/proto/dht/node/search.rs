@@ -102,16 +102,18 @@ impl Search {
         matches!(self.kind, Kind::FindNode { upkeep: true })
     }
 
-    /// Whether it has to get past those who crowd around the target: it stores or finds what
-    /// somebody may want to hide.
+    /// Whether it has to get past those who crowd around the target: it stores what somebody may want
+    /// to hide.
     pub fn is_wide(&self) -> bool {
-        !matches!(self.kind, Kind::FindNode { .. })
+        let announces = |options: &GetPeers| options.announce.is_some();
+        matches!(&self.kind, Kind::PutItem { .. })
+            || matches!(&self.kind, Kind::GetPeers(options) if announces(options))
     }
 
-    /// The question to each node.
-    pub fn question(&self, want: Option<Want>) -> Method {
-        let target = self.target;
+    /// The question to a node: what the lookup is for, or only for nodes near another target.
+    pub fn question(&self, target: NodeId, want: Option<Want>) -> Method {
         match &self.kind {
+            _ if target != self.target => Method::FindNode { target, want },
             Kind::FindNode { .. } => Method::FindNode { target, want },
             Kind::GetPeers(GetPeers { no_seed, scrape, .. }) => Method::GetPeers {
                 info_hash: InfoHash::new(*target.as_bytes()),

@@ -1,0 +1,422 @@
+//! Whole nodes: real machines that exchange real datagrams, with the compact network or with each
+//! other alone.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::network::{Kind, Network, head, mix};
+use super::plan::DhtPlan;
+use super::world::{Outcome, random_id};
+use crate::proto::dht::krpc::{Answer, Body, Message, Method};
+use crate::proto::dht::{Announce, Config, Dht, GetPeers, K, NodeId, Output};
+use crate::proto::ids::InfoHash;
+use crate::proto::time::Timestamp;
+
+/// A round trip differs from the usual one by up to this share.
+const JITTER: f64 = 0.1;
+
+/// One machine joins after another: when all came at once, the first would know nobody.
+const JOIN: Duration = Duration::from_millis(5);
+
+/// After this the last one that joined has found its place.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// A lookup that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What happens to a machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Wake,
+    Datagram { from: SocketAddr, bytes: Vec<u8> },
+}
+
+/// A machine, and when it is due.
+struct Node {
+    addr: SocketAddr,
+    dht: Dht,
+    due: Timestamp,
+    alive: bool,
+}
+
+/// What is seen of the lookup that is measured.
+#[derive(Default)]
+struct Watch {
+    node: usize,
+    target: Option<InfoHash>,
+    started: Timestamp,
+    first: Option<Timestamp>,
+    done: Option<Timestamp>,
+    queries: usize,
+    answers: usize,
+    /// Who answered, and how far each that was named is from the start.
+    answered: BTreeSet<NodeId>,
+    hops: BTreeMap<NodeId, usize>,
+    /// Who was told, and announces sent.
+    told: BTreeSet<NodeId>,
+    announces: usize,
+}
+
+/// Machines and their network.
+pub(super) struct Machines {
+    plan: DhtPlan,
+    network: Option<Network>,
+    rng: ChaCha8Rng,
+    now: Timestamp,
+    nodes: Vec<Node>,
+    /// Looked up only; its order is never seen.
+    places: HashMap<SocketAddr, usize>,
+    heap: BinaryHeap<Reverse<(Timestamp, u64, usize, Event)>>,
+    sequence: u64,
+    /// Peers that compact nodes keep, by their ids and the hash.
+    kept: BTreeMap<(NodeId, InfoHash), SocketAddr>,
+    watch: Watch,
+    datagrams: u64,
+}
+
+impl Machines {
+    /// As many machines as look up, in a network of compact nodes.
+    pub fn among(plan: DhtPlan) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
+        let crowded = random_id(&mut rng);
+        let network = Network::new(&plan, head(&crowded)).with_addresses();
+        let mut machines = Self::with(plan, rng, Some(network));
+        machines.watch.target = machines.plan.sybils.map(|_| InfoHash::new(*crowded.as_bytes()));
+        for _ in 0..machines.plan.lookers.max(2) {
+            let at = machines.living();
+            machines.join(at);
+        }
+        machines.run_until(machines.now + SETTLE);
+        machines
+    }
+
+    /// All nodes are machines; when they have found each other, the share that is to be dead dies.
+    pub fn alone(plan: DhtPlan) -> Self {
+        let all = (plan.nodes as f64 / (1.0 - plan.dead)).round() as usize;
+        let rng = ChaCha8Rng::seed_from_u64(plan.seed);
+        let addresses =
+            Network::new(&DhtPlan { nodes: all, dead: 0.0, sybils: None, ..plan.clone() }, 0);
+        let mut machines = Self::with(plan, rng, None);
+        let mut order: Vec<_> = (0..addresses.len()).collect();
+        order.sort_by_key(|at| mix(machines.plan.seed ^ 8, *at as u64));
+        for at in order {
+            let contact = addresses.contact(at);
+            machines.start(contact.id, contact.addr);
+            machines.run_until(machines.now + JOIN);
+        }
+        machines.run_until(machines.now + SETTLE);
+        let dead = (machines.nodes.len() as f64 * machines.plan.dead) as usize;
+        // They came in no order, so any part of them is a random one.
+        machines.nodes.iter_mut().take(dead).for_each(|node| node.alive = false);
+        machines
+    }
+
+    fn with(plan: DhtPlan, rng: ChaCha8Rng, network: Option<Network>) -> Self {
+        Self {
+            plan,
+            network,
+            rng,
+            now: Timestamp::ZERO,
+            nodes: Vec::new(),
+            places: HashMap::new(),
+            heap: BinaryHeap::new(),
+            sequence: 0,
+            kept: BTreeMap::new(),
+            watch: Watch::default(),
+            datagrams: 0,
+        }
+    }
+
+    /// Datagrams that were sent.
+    pub fn datagrams(&self) -> u64 {
+        self.datagrams
+    }
+
+    /// Bytes that the compact nodes take.
+    pub fn memory(&self) -> usize {
+        self.network.as_ref().map_or(0, Network::memory)
+    }
+
+    /// Makes all lookups.
+    pub fn run(&mut self) -> Vec<Outcome> {
+        let crowded = self.watch.target;
+        (0..self.plan.lookups).map(|number| self.announce_and_find(number, crowded)).collect()
+    }
+
+    /// Somebody announces itself, then another one searches for it.
+    fn announce_and_find(&mut self, number: usize, crowded: Option<InfoHash>) -> Outcome {
+        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
+        let count = living.len();
+        let pick = |lot: usize| living.get(lot % count.max(1)).copied().unwrap_or_default();
+        let (who, other) = if self.network.is_some() {
+            (pick(number), pick(number + 1))
+        } else {
+            let who = self.rng.random_range(0..count);
+            (pick(who), pick(who + 1 + self.rng.random_range(0..count - 1)))
+        };
+        let target = crowded.unwrap_or_else(|| InfoHash::new(*random_id(&mut self.rng).as_bytes()));
+        self.kept.clear();
+        let announce = Announce { port: 6881, implied: true, seed: false };
+        self.look(other, target, Some(announce));
+        let told = std::mem::take(&mut self.watch.told);
+        let announce = self.watch.queries + self.watch.announces;
+        self.look(who, target, None);
+        let living = told.iter().filter(|id| self.is_honest(id)).count();
+        Outcome { told: living, announce, ..self.outcome(who) }
+    }
+
+    /// One lookup, to its end.
+    fn look(&mut self, who: usize, target: InfoHash, announce: Option<Announce>) {
+        self.watch =
+            Watch { node: who, target: Some(target), started: self.now, ..Watch::default() };
+        let options = GetPeers { announce, ..GetPeers::default() };
+        self.nodes[who].dht.get_peers(target, options, self.now);
+        self.settle(who);
+        let patience = self.now + PATIENCE;
+        while self.watch.done.is_none() && self.step(patience) {}
+    }
+
+    fn outcome(&self, who: usize) -> Outcome {
+        let Watch { started, first, done, queries, answers, .. } = self.watch;
+        let size = self.nodes[who].dht.stats().network[1].unwrap_or(0) as f64;
+        let target = self.watch.target.map_or(NodeId::new([0; 20]), NodeId::from);
+        let truth = self.closest(&target, who);
+        let found = truth.iter().filter(|id| self.watch.answered.contains(id)).count();
+        let closest = self.watch.answered.iter().min_by_key(|id| target.distance(id));
+        Outcome {
+            first: first.map(|at| at.since(started)),
+            done: done.map_or(PATIENCE, |at| at.since(started)),
+            queries,
+            answers,
+            hops: closest.map_or(0, |id| self.watch.hops.get(id).map_or(1, |hops| *hops)),
+            recall: found as f64 / truth.len().max(1) as f64,
+            size,
+            ..Outcome::default()
+        }
+    }
+
+    /// The k closest living nodes but for the one that looks.
+    fn closest(&self, target: &NodeId, who: usize) -> Vec<NodeId> {
+        let own = head(&self.nodes[who].dht.stats().ids[1].unwrap_or(*target));
+        let mut all: Vec<_> = match &self.network {
+            Some(network) => {
+                let found = network.closest(target, K + 1, |kind| kind == Kind::Alive);
+                found.into_iter().map(|at| network.contact(at).id).collect()
+            }
+            None => {
+                let living = self.nodes.iter().filter(|node| node.alive);
+                living.filter_map(|node| node.dht.stats().ids[1]).collect()
+            }
+        };
+        all.retain(|id| head(id) != own);
+        all.sort_by_key(|id| target.distance(id));
+        all.truncate(K);
+        all
+    }
+
+    fn is_honest(&self, id: &NodeId) -> bool {
+        let Some(network) = &self.network else { return true };
+        let nearest = network.closest(id, 1, |_| true);
+        nearest.first().is_some_and(|at| network.kind(*at) == Kind::Alive)
+    }
+
+    /// A living place of the compact network.
+    fn living(&mut self) -> usize {
+        let Some(network) = &self.network else { return 0 };
+        loop {
+            let at = self.rng.random_range(0..network.len());
+            if network.kind(at) == Kind::Alive {
+                return at;
+            }
+        }
+    }
+
+    /// A machine takes the place of a compact node, and knows three others.
+    fn join(&mut self, at: usize) {
+        let Some(network) = &self.network else { return };
+        let own = network.contact(at);
+        let routers = [(); 3].map(|()| self.living());
+        let routers = routers.map(|at| self.network.as_ref().map(|n| n.contact(at).addr));
+        self.start(own.id, own.addr);
+        let node = self.nodes.len() - 1;
+        for router in routers.into_iter().flatten() {
+            self.nodes[node].dht.add_node(router, self.now);
+        }
+        self.settle(node);
+    }
+
+    /// A machine starts; it knows one that was there before.
+    fn start(&mut self, id: NodeId, addr: SocketAddr) {
+        let config =
+            Config { id: Some(id), v4: false, v6: true, read_only: false, restrict: false };
+        let seed = mix(self.plan.seed ^ 9, self.nodes.len() as u64);
+        let mut dht = Dht::new(config, seed, self.now);
+        if self.network.is_none() && !self.nodes.is_empty() {
+            let other = self.rng.random_range(0..self.nodes.len());
+            dht.add_node(self.nodes[other].addr, self.now);
+        }
+        self.places.insert(addr, self.nodes.len());
+        self.nodes.push(Node { addr, dht, due: Timestamp::FAR_FUTURE, alive: true });
+        self.settle(self.nodes.len() - 1);
+    }
+
+    fn run_until(&mut self, end: Timestamp) {
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// The next event, if it comes before `end`.
+    fn step(&mut self, end: Timestamp) -> bool {
+        let Some(Reverse((at, ..))) = self.heap.peek() else { return false };
+        if *at > end {
+            return false;
+        }
+        let Some(Reverse((at, _, to, event))) = self.heap.pop() else { return false };
+        self.now = at;
+        let node = &mut self.nodes[to];
+        match event {
+            _ if !node.alive => return true,
+            Event::Wake if node.due != at => return true,
+            Event::Wake => {
+                node.due = Timestamp::FAR_FUTURE;
+                node.dht.handle_timeout(at);
+            }
+            Event::Datagram { from, bytes } => {
+                if to == self.watch.node {
+                    self.watch_answer(&bytes);
+                }
+                self.nodes[to].dht.handle_datagram(from, &bytes, at);
+            }
+        }
+        self.settle(to);
+        true
+    }
+
+    /// Carries out what a machine wants, and notes when it is due.
+    fn settle(&mut self, at: usize) {
+        while let Some(output) = self.nodes[at].dht.poll_output() {
+            match output {
+                Output::Transmit { to, datagram } => self.send(at, to, datagram),
+                Output::Peers { info_hash, from: Some(_), .. }
+                    if at == self.watch.node && Some(info_hash) == self.watch.target =>
+                {
+                    self.watch.first = self.watch.first.or(Some(self.now));
+                }
+                Output::Finished { .. } if at == self.watch.node => {
+                    self.watch.done = self.watch.done.or(Some(self.now));
+                }
+                _ => {}
+            }
+        }
+        let node = &mut self.nodes[at];
+        let due = node.dht.poll_timeout().unwrap_or(Timestamp::FAR_FUTURE).max(self.now);
+        if due < Timestamp::FAR_FUTURE && due != node.due {
+            node.due = due;
+            self.sequence += 1;
+            self.heap.push(Reverse((due, self.sequence, at, Event::Wake)));
+        }
+    }
+
+    fn send(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
+        self.datagrams += 1;
+        if from == self.watch.node {
+            self.watch_query(&bytes);
+        }
+        if self.plan.loss > 0.0 && self.rng.random_bool(self.plan.loss) {
+            return;
+        }
+        let stray = self.rng.random_range(1.0 - JITTER..1.0 + JITTER);
+        if let Some(place) = self.places.get(&to).copied() {
+            let ways = self.usual(self.nodes[from].addr) + self.usual(to);
+            let event = Event::Datagram { from: self.nodes[from].addr, bytes };
+            return self.arrive(place, (ways / 4).mul_f64(stray), event);
+        }
+        let Some(network) = &self.network else { return };
+        let Some(at) = network.at(&to) else { return };
+        if let Some(bytes) = self.compact_answer(at, self.nodes[from].addr, &bytes)
+            && !(self.plan.loss > 0.0 && self.rng.random_bool(self.plan.loss))
+        {
+            let delay = self.network.as_ref().map_or(Duration::ZERO, |n| n.round_trip(at));
+            self.datagrams += 1;
+            self.arrive(from, delay.mul_f64(stray), Event::Datagram { from: to, bytes });
+        }
+    }
+
+    fn arrive(&mut self, to: usize, delay: Duration, event: Event) {
+        self.sequence += 1;
+        self.heap.push(Reverse((self.now + delay, self.sequence, to, event)));
+    }
+
+    /// The usual round trip of a machine.
+    fn usual(&self, addr: SocketAddr) -> Duration {
+        super::network::round_trip_of(&self.plan, addr)
+    }
+
+    /// What a compact node answers to a datagram, if it is alive.
+    fn compact_answer(&mut self, at: usize, from: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
+        let network = self.network.as_ref()?;
+        let kind = network.kind(at);
+        if !matches!(kind, Kind::Alive | Kind::Sybil) {
+            return None;
+        }
+        let Message { transaction, body: Body::Query(query), .. } = Message::parse(bytes).ok()?
+        else {
+            return None;
+        };
+        let own = network.contact(at).id;
+        let named = |target: &NodeId| {
+            let named = match kind {
+                Kind::Sybil => network.accomplices(target, K),
+                _ => network.answer(at, target),
+            };
+            Some(named.into_iter().map(|at| network.contact(at)).collect())
+        };
+        let mut answer = Answer::new(own);
+        match query.method {
+            Method::FindNode { target, .. } => answer.nodes6 = named(&target),
+            Method::GetPeers { info_hash, .. } => {
+                answer.nodes6 = named(&info_hash.into());
+                answer.token = Some(b"token".to_vec());
+                answer.values = self.kept.get(&(own, info_hash)).copied().into_iter().collect();
+            }
+            Method::AnnouncePeer { info_hash, .. } if kind == Kind::Alive => {
+                self.kept.insert((own, info_hash), from);
+            }
+            _ => {}
+        }
+        let body = Body::Answer(Box::new(answer));
+        Some(Message { transaction, read_only: false, ip: None, body }.encode())
+    }
+
+    /// Counts what the machine asks that is watched.
+    fn watch_query(&mut self, bytes: &[u8]) {
+        let Ok(Message { body: Body::Query(query), .. }) = Message::parse(bytes) else { return };
+        match query.method {
+            Method::GetPeers { .. } | Method::FindNode { .. } if self.watch.done.is_none() => {
+                self.watch.queries += 1;
+            }
+            Method::AnnouncePeer { .. } => self.watch.announces += 1,
+            _ => {}
+        }
+    }
+
+    /// Notes who answers the machine that is watched, and whom it names.
+    fn watch_answer(&mut self, bytes: &[u8]) {
+        let Ok(Message { body: Body::Answer(answer), .. }) = Message::parse(bytes) else { return };
+        if answer.nodes6.is_none() {
+            self.watch.told.insert(answer.id);
+            return;
+        }
+        self.watch.answers += 1;
+        self.watch.answered.insert(answer.id);
+        let hops = self.watch.hops.get(&answer.id).map_or(1, |hops| *hops) + 1;
+        for contact in answer.contacts() {
+            self.watch.hops.entry(contact.id).or_insert(hops);
+        }
+    }
+}
