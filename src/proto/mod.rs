@@ -11,6 +11,7 @@ pub mod crc32c;
 pub mod demand;
 pub mod geometry;
 pub mod ids;
+pub mod lsd;
 pub mod metainfo;
 pub mod peer;
 pub mod rate;
