@@ -24,6 +24,9 @@ const MAX_KNOWN: usize = 2_000;
 /// Of these, addresses that one peer may have told us of: a liar must not fill the list.
 const MAX_PER_INFORMANT: usize = 100;
 
+/// The same for the local network, where anybody can speak in the name of any other.
+const MAX_FROM_LSD: usize = 200;
+
 /// Proven liars of one site before the whole site is banned: several honest peers can stand behind
 /// one NAT.
 const LIARS_PER_SITE: u32 = 3;
@@ -164,7 +167,7 @@ impl PeerList {
         flags: PexFlags,
         connected: &BTreeSet<SocketAddr>,
     ) -> bool {
-        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let addr = canonical(addr);
         if let Some(known) = self.known.get_mut(&addr) {
             if source.rank() < known.source.rank() {
                 known.source = source;
@@ -174,6 +177,7 @@ impl PeerList {
         let welcome = is_usable(addr, source)
             && !self.is_banned(addr)
             && !self.has_said_enough(source.informant(addr))
+            && !(source == PeerSource::Lsd && self.said_locally() >= MAX_FROM_LSD)
             && (self.known.len() < MAX_KNOWN || self.make_room(source.rank(), connected));
         if welcome {
             self.known.insert(addr, Known::new(source, flags));
@@ -186,6 +190,10 @@ impl PeerList {
             self.known.iter().filter(|(addr, k)| k.source.informant(**addr) == Some(from)).count()
         };
         informant.is_some_and(|from| said(from) >= MAX_PER_INFORMANT)
+    }
+
+    fn said_locally(&self) -> usize {
+        self.known.values().filter(|known| known.source == PeerSource::Lsd).count()
     }
 
     /// Forgets the worst peer that is not in use, if it is no better than a new one of `rank`; if
@@ -348,6 +356,14 @@ impl Known {
             state: State::Idle,
             proven: false,
         }
+    }
+}
+
+/// One text for each address; that of an IPv6 link is of use only with its interface.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => addr,
+        _ => SocketAddr::new(addr.ip().to_canonical(), addr.port()),
     }
 }
 
