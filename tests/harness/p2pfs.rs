@@ -40,7 +40,15 @@ impl<'a> P2pfs<'a> {
         let data_dir = scratch.path(&format!("{name}-cache"));
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
         scratch.dir(&format!("{name}-home"));
-        Self { scratch, name: name.into(), program, as_nobody: false, lsd: false, data_dir, address }
+        Self {
+            scratch,
+            name: name.into(),
+            program,
+            as_nobody: false,
+            lsd: false,
+            data_dir,
+            address,
+        }
     }
 
     /// With copies of the programs that an ordinary user can run, as that user: `nobody` if the
