@@ -134,7 +134,8 @@ fn without_trackers_there_is_nobody_to_ask() {
 fn what_is_no_tracker_is_not_asked() {
     let hash = "01".repeat(20);
     // The last would be a request to any service of this machine.
-    for url in ["wss://t.example/announce", "nonsense", "http://127.0.0.1:1/press?button=announce"]
+    for url in
+        ["wss://t.example/announce", "nonsense", "http://127.0.0.1:1/announce.cgi?press=button"]
     {
         let said = scrape(&[&hash, "--tracker", url]).failure();
         assert!(said.stderr.contains("skipped"), "{}", said.stderr);
@@ -191,7 +192,7 @@ async fn negative_numbers_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_shown_without_what_a_terminal_would_obey() {
-    let refusal = Behaviour::body("400 Bad Request", b"d14:failure reason9:go\x1b[1maye");
+    let refusal = Behaviour::body("400 Bad Request", b"d14:failure reason8:go\x1b[1maye");
     assert_eq!(complaint(refusal).await, "refused: go[1may");
 }
 

@@ -74,18 +74,21 @@ impl Driver {
         }
     }
 
-    /// Takes part on the interfaces that there are now.
+    /// Takes part on the interfaces that there are now, and opens again what failed.
     fn look(&mut self) {
         let interfaces = network::interfaces(&self.listen);
         if interfaces != self.interfaces {
             debug!(?interfaces, "local discovery takes part on other interfaces");
             self.interfaces = interfaces;
             self.machine.network_changed();
-        } else if self.v4.socket.is_some() || self.v6.socket.is_some() {
-            return;
+            // Closed before they are opened anew: both would hear everything.
+            (self.v4.socket, self.v6.socket) = (None, None);
         }
-        self.v4.open(&self.interfaces);
-        self.v6.open(&self.interfaces);
+        for ears in [&mut self.v4, &mut self.v6] {
+            if ears.socket.is_none() {
+                ears.open(&self.interfaces);
+            }
+        }
     }
 
     fn refresh(&mut self) {
@@ -123,8 +126,6 @@ impl Ears {
     }
 
     fn open(&mut self, interfaces: &[Interface]) {
-        // The old one is closed first: both would hear everything.
-        self.socket = None;
         let opened = network::listen(self.group, interfaces)
             .and_then(|socket| socket.map(UdpSocket::from_std).transpose());
         self.socket = opened.unwrap_or_else(|error| {
