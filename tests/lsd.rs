@@ -196,7 +196,9 @@ fn aria2_and_p2pfs_find_each_other() {
         let torrent = Torrent::new(&scratch, &film());
         network.second().enter();
         let save_path = scratch.dir("leecher");
-        let options = ["--bt-enable-lpd=true", "--bt-lpd-interface=link0", "--interface="];
+        let (at, link) = (network.second().v4, LINK);
+        let options = [format!("--interface={at}"), format!("--bt-lpd-interface={link}")];
+        let options = ["--bt-enable-lpd=true", &options[0], &options[1]];
         let source = torrent.file.to_str().unwrap();
         let mut leecher = Aria2::start(&scratch, source, &save_path, &options);
         network.first().enter();

@@ -92,7 +92,7 @@ fn a_torrent_file_and_a_bare_info_hash_are_sources_too() {
     announce(&tracker.http(), &plain, 7_001, 0, "started");
     let torrent = Torrent::with_trackers(&scratch, &content, &[&tracker.udp(), DEAD[0]]);
     let by_file = json(&scrape(&[torrent.file.to_str().unwrap(), "--json"]).success());
-    let by_hash = [&torrent.info_hash, "--tracker", &tracker.udp(), "--json"];
+    let by_hash = [torrent.info_hash.as_str(), "--tracker", &tracker.udp(), "--json"];
     let by_hash = json(&scrape(&by_hash).success());
     for found in [by_file, by_hash] {
         assert_eq!(numbers(&found["most"]), [Some(1), Some(0), Some(0)], "{found}");
@@ -147,7 +147,8 @@ async fn complaint(behaviour: Behaviour) -> String {
     let server = Server::start(behaviour).await;
     let began = Instant::now();
     let url = server.url("/announce");
-    let arguments = [&"01".repeat(20), "--timeout", "2", "--json", "--tracker", &url];
+    let hash = "01".repeat(20);
+    let arguments = [hash.as_str(), "--timeout", "2", "--json", "--tracker", &url];
     let finished = scrape_later(arguments.map(str::to_owned).to_vec()).await.failure();
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert!(server.requests() > 0, "it was asked");
@@ -158,7 +159,7 @@ async fn complaint(behaviour: Behaviour) -> String {
 
 /// An answer to a scrape of one torrent.
 fn answer(hash: [u8; 20], numbers: &[u8]) -> Behaviour {
-    Behaviour::body("200 OK", &[b"d5:filesd20:", &hash[..], b"d", numbers, b"eee"].concat())
+    Behaviour::body("200 OK", &[&b"d5:filesd20:"[..], &hash, b"d", numbers, b"eee"].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +231,7 @@ fn scrape_udp(answers: Answers) -> (Option<i32>, Value) {
 
 /// A response to `request`: an action, the request's transaction, and a body.
 fn response(action: u8, request: &[u8], body: &[u8]) -> Vec<u8> {
-    [&[0, 0, 0, action], &request[12..16], body].concat()
+    [&[0, 0, 0, action][..], &request[12..16], body].concat()
 }
 
 fn connects(request: &[u8]) -> bool {

@@ -93,7 +93,8 @@ impl Message {
         if !lines.next()?.eq_ignore_ascii_case(REQUEST) {
             return None;
         }
-        let (mut port, mut cookie, mut torrents) = (None, None, Vec::new());
+        let mut port: Option<u16> = None;
+        let (mut cookie, mut torrents) = (None, Vec::new());
         for line in lines.take_while(|line| !line.is_empty()) {
             let Some((name, value)) = header(line) else { continue };
             if name.eq_ignore_ascii_case(b"port") {

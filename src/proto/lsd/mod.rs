@@ -111,9 +111,12 @@ impl Lsd {
     /// not be among them (BEP 27).
     pub fn set_torrents(&mut self, hashes: &BTreeSet<InfoHash>, now: Timestamp) {
         self.gone.retain(|_, announced| now.since(*announced) < MIN_INTERVAL);
-        for (hash, torrent) in self.torrents.extract_if(.., |hash, _| !hashes.contains(hash)) {
-            self.gone.extend(torrent.announced.map(|announced| (hash, announced)));
-        }
+        let gone = &mut self.gone;
+        self.torrents.retain(|hash, torrent| {
+            let stays = hashes.contains(hash);
+            gone.extend(torrent.announced.filter(|_| !stays).map(|announced| (*hash, announced)));
+            stays
+        });
         for hash in hashes {
             let announced = self.gone.remove(hash);
             let due = announced.map_or(now, |announced| announced + MIN_INTERVAL);
@@ -174,7 +177,7 @@ impl Lsd {
         let Some(message) = Message::parse(datagram).filter(|_| is_local(from.ip())) else {
             return Vec::new();
         };
-        if message.cookie.as_deref() == Some(&self.cookie) {
+        if message.cookie.as_deref() == Some(self.cookie.as_slice()) {
             return Vec::new();
         }
         let mut peer = from;

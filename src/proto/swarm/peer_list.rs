@@ -176,8 +176,7 @@ impl PeerList {
         }
         let welcome = is_usable(addr, source)
             && !self.is_banned(addr)
-            && !self.has_said_enough(source.informant(addr))
-            && !(source == PeerSource::Lsd && self.said_locally() >= MAX_FROM_LSD)
+            && !self.has_said_enough(source, addr)
             && (self.known.len() < MAX_KNOWN || self.make_room(source.rank(), connected));
         if welcome {
             self.known.insert(addr, Known::new(source, flags));
@@ -185,15 +184,15 @@ impl PeerList {
         welcome
     }
 
-    fn has_said_enough(&self, informant: Option<IpAddr>) -> bool {
+    /// Whether whoever says that there is a peer at `addr` has told of as many as it may.
+    fn has_said_enough(&self, source: PeerSource, addr: SocketAddr) -> bool {
+        if source == PeerSource::Lsd {
+            return self.known.values().filter(|k| k.source == source).count() >= MAX_FROM_LSD;
+        }
         let said = |from| {
             self.known.iter().filter(|(addr, k)| k.source.informant(**addr) == Some(from)).count()
         };
-        informant.is_some_and(|from| said(from) >= MAX_PER_INFORMANT)
-    }
-
-    fn said_locally(&self) -> usize {
-        self.known.values().filter(|known| known.source == PeerSource::Lsd).count()
+        source.informant(addr).is_some_and(|from| said(from) >= MAX_PER_INFORMANT)
     }
 
     /// Forgets the worst peer that is not in use, if it is no better than a new one of `rank`; if

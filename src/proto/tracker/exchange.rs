@@ -233,7 +233,7 @@ mod tests {
     fn a_scrape_that_gives_no_numbers_makes_no_sense() {
         for numbers in [&[][..], &[0; 11], &[0xff; 12], &[0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0, 0, 0]] {
             let response =
-                udp::parse_response(&[&[0, 0, 0, 2, 0, 0, 0, 0], numbers].concat(), true);
+                udp::parse_response(&[&[0, 0, 0, 2, 0, 0, 0, 0][..], numbers].concat(), true);
             let answered = Scrape(InfoHash::new([1; 20])).answer(response.unwrap().1);
             assert!(matches!(answered, Some(Err(TrackerError::Malformed(_)))), "{numbers:?}");
         }

@@ -289,7 +289,7 @@ mod tests {
 
     /// The answer to a scrape of one torrent.
     fn scraped(hash: &InfoHash, numbers: &[u8]) -> Vec<u8> {
-        [b"d5:filesd20:", &hash.as_bytes()[..], b"d", numbers, b"eee"].concat()
+        [&b"d5:filesd20:"[..], hash.as_bytes(), b"d", numbers, b"eee"].concat()
     }
 
     #[test]
