@@ -6,7 +6,6 @@ mod harness;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::process::Command;
 
 use harness::*;
 
