@@ -37,9 +37,8 @@ pub(super) struct Interface {
 pub(super) fn interfaces(listen: &[IpAddr]) -> Vec<Interface> {
     let mut found: BTreeMap<String, Interface> = BTreeMap::new();
     for at in getifaddrs().into_iter().flatten().filter(|at| takes_part(at.flags)) {
-        let Some(ip) = address(&at).filter(|ip| is_local(*ip) && is_reached(listen, *ip)) else {
-            continue;
-        };
+        let fits = |ip: &IpAddr| is_local(*ip) && is_routed(*ip) && is_reached(listen, *ip);
+        let Some(ip) = address(&at).filter(fits) else { continue };
         let Ok(index) = if_nametoindex(at.interface_name.as_str()) else { continue };
         let interface = found.entry(at.interface_name).or_default();
         interface.index = index;
@@ -64,6 +63,11 @@ fn address(at: &InterfaceAddress) -> Option<IpAddr> {
     let address = at.address.as_ref()?;
     let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
+}
+
+/// Whether the system sends multicast from there: on loopback Linux does so with IPv4 only.
+fn is_routed(ip: IpAddr) -> bool {
+    ip != Ipv6Addr::LOCALHOST
 }
 
 /// Whether peers that connect to `ip` reach us.
