@@ -56,14 +56,14 @@ impl Driver {
                 next_look = Instant::now() + LOOK_INTERVAL;
                 self.look();
             }
-            if let Some(message) = self.machine.poll_transmit(clock.now()) {
-                self.send(&message);
+            if self.machine.poll_timeout() <= clock.now() {
+                self.announce();
             }
             let wake = clock.instant(self.machine.poll_timeout()).min(next_look);
             let read_from = clock.instant(self.machine.receive_at());
             tokio::select! {
                 () = self.shared.local_changed.notified() => self.refresh(),
-                () = sleep_until(wake) => self.refresh(),
+                () = sleep_until(wake) => {}
                 (length, from) = self.v4.hear(read_from) => {
                     self.heard(Group::V4, length, from);
                 }
@@ -93,6 +93,14 @@ impl Driver {
 
     fn refresh(&mut self) {
         self.machine.set_torrents(&self.shared.local_torrents(), self.shared.clock.now());
+    }
+
+    fn announce(&mut self) {
+        // One that is gone, or has turned out to be private, must not be among them.
+        self.refresh();
+        if let Some(message) = self.machine.poll_transmit(self.shared.clock.now()) {
+            self.send(&message);
+        }
     }
 
     fn send(&self, message: &Message) {
