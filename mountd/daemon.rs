@@ -58,6 +58,7 @@ impl Daemon {
             port: settings.port,
             upload_limit: settings.upload_limit,
             download_limit: settings.download_limit,
+            lsd: !settings.no_lsd,
         })
         .await?;
         settings.data_dir = Some(cache.into());
@@ -110,6 +111,8 @@ impl Daemon {
             ("upload limit", rate(own.upload_limit), rate(asked.upload_limit))
         } else if asked.download_limit.is_some() && asked.download_limit != own.download_limit {
             ("download limit", rate(own.download_limit), rate(asked.download_limit))
+        } else if asked.no_lsd && !own.no_lsd {
+            ("local discovery", "on".into(), "off".into())
         } else {
             return Ok(());
         };

@@ -35,7 +35,7 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2pfs-mountd"));
         command.arg("--socket").arg(self.socket());
         command.arg("--data-dir").arg(self.dir.path().join("cache"));
-        command.args(["--listen", "127.0.0.1"]);
+        command.args(["--listen", "127.0.0.1", "--no-lsd"]);
         command
     }
 
@@ -100,7 +100,7 @@ fn clients_that_come_at_once_end_up_with_one_daemon() {
     let listing = || {
         Command::new(env!("CARGO_BIN_EXE_p2pfs"))
             .args(["ls", source, "--peer", "127.0.0.1:1", "--timeout", "600"])
-            .args(["--listen", "127.0.0.1", "--socket"])
+            .args(["--listen", "127.0.0.1", "--no-lsd", "--socket"])
             .arg(place.socket())
             .arg("--data-dir")
             .arg(place.dir.path().join("cache"))
@@ -226,6 +226,7 @@ fn kept_files_never_replace_what_is_there_and_nothing_stays_mounted() {
         "cache",
         "--listen",
         "127.0.0.1",
+        "--no-lsd",
     ]);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{said}");

@@ -15,5 +15,7 @@ fuzz_target!(|body: &[u8]| {
         Err(TrackerError::Refused(text)) => assert!(text.chars().count() <= MAX_TEXT_LEN),
         Err(_) => {}
     }
-    let _ = parse_scrape(body, &[InfoHash::new([0; 20])]);
+    for (_, entry) in parse_scrape(body, &[InfoHash::new([b'k'; 20])]).into_iter().flatten() {
+        assert!(entry.is_plausible());
+    }
 });

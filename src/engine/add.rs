@@ -154,10 +154,15 @@ impl Starting<'_> {
         let (info, looking) = match self.known_info(&add.source)? {
             Some(info) => (info, None),
             None => {
+                // Whether it is private is known only when the metadata is here.
+                self.announce_locally(true);
                 let trackers = self.find_peers(&add, &commands, announce.clone());
                 (self.metadata(&add, &mut watcher, &trackers).await?, Some(trackers))
             }
         };
+        if info.private {
+            self.announce_locally(false);
+        }
         let layout = Arc::new(Layout::new(&info));
         let wanted = wanted(&add, &info, &layout)?;
         let store = self.open_store(&add, &info, &layout).await?;
@@ -172,11 +177,16 @@ impl Starting<'_> {
                 self.find_peers(&add, &commands, announce.clone())
             }
         };
+        self.announce_locally(!info.private);
         self.done = true;
         let waiting = Arc::default();
         let trackers = Arc::new(trackers);
         let inner = Inner { info, layout, store, commands, waiting, progress: watcher, trackers };
         Ok(Torrent { inner: Arc::new(inner) })
+    }
+
+    fn announce_locally(&self, yes: bool) {
+        self.session.shared.set_local(&self.hash, self.id, yes);
     }
 
     /// Asks trackers, and whomever the user and the magnet name.
@@ -352,7 +362,11 @@ fn no_metadata(
     let named = add.peers.len() + magnet.peers.len();
     let refusal = trackers.status().into_iter().find_map(|t| Some((t.url, t.error?)));
     match progress.stats.peers {
-        0 if named == 0 && magnet.trackers.is_empty() && add.trackers.is_empty() => {
+        0 if named == 0
+            && magnet.trackers.is_empty()
+            && add.trackers.is_empty()
+            && progress.stats.known_peers == 0 =>
+        {
             "the source names no tracker and no peer; give one with --peer".to_owned()
         }
         0 => match refusal {

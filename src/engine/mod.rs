@@ -8,6 +8,7 @@ mod add;
 mod clock;
 mod http;
 mod listen;
+mod lsd;
 mod opening;
 mod peer;
 mod select;

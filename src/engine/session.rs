@@ -1,6 +1,6 @@
 //! The session: what all torrents of a daemon share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use super::clock::Clock;
 use super::task::{Command, Progress, Task};
 use super::torrent::Torrent;
 use super::tracker::AnnounceStats;
-use super::{listen, peer};
+use super::{listen, lsd, peer};
 use crate::proto::choker::{CHOKE_INTERVAL, Choker};
 use crate::proto::ids::{InfoHash, PeerId};
 use crate::proto::rate::TokenBucket;
@@ -63,6 +63,8 @@ pub struct SessionConfig {
     pub upload_limit: Option<u64>,
     /// Bytes received a second.
     pub download_limit: Option<u64>,
+    /// Find peers on the local network, and be found there (BEP 14).
+    pub lsd: bool,
 }
 
 /// Why a session cannot start.
@@ -90,6 +92,8 @@ pub(super) struct Shared {
     pub cancel: CancellationToken,
     pub port: u16,
     pub store: Arc<Store>,
+    /// There is another torrent to announce on the local network.
+    pub local_changed: Notify,
     torrents: Mutex<HashMap<InfoHash, Entry>>,
     /// Held while a torrent is being added, so that a second add of it waits for the first.
     adding: Mutex<HashMap<InfoHash, Arc<tokio::sync::Mutex<()>>>>,
@@ -105,6 +109,8 @@ struct Entry {
     progress: watch::Receiver<Progress>,
     /// Connections that it may have, as it was told.
     connections: usize,
+    /// It may be announced on the local network.
+    local: bool,
     /// Set once the torrent is ready.
     torrent: Option<Torrent>,
     users: usize,
@@ -116,6 +122,11 @@ pub(super) struct Found(mpsc::UnboundedSender<Command>);
 impl Found {
     pub(super) fn incoming(&self, stream: TcpStream, addr: SocketAddr, handshake: Handshake) {
         let _ = self.0.send(Command::Incoming(stream, addr, handshake));
+    }
+
+    /// There is a peer of it on the local network.
+    pub(super) fn neighbour(&self, addr: SocketAddr) {
+        let _ = self.0.send(Command::Peers(vec![addr], PeerSource::Lsd));
     }
 }
 
@@ -130,6 +141,19 @@ impl Shared {
         if torrents.get(hash).is_some_and(|e| e.id == id) {
             torrents.remove(hash);
         }
+    }
+
+    /// Says whether a torrent may be announced on the local network.
+    pub(super) fn set_local(&self, hash: &InfoHash, id: u64, local: bool) {
+        if let Some(entry) = self.torrents().get_mut(hash).filter(|e| e.id == id) {
+            entry.local = local;
+        }
+        self.local_changed.notify_one();
+    }
+
+    /// The torrents that may be announced on the local network.
+    pub(super) fn local_torrents(&self) -> BTreeSet<InfoHash> {
+        self.torrents().iter().filter(|(_, e)| e.local).map(|(hash, _)| *hash).collect()
     }
 
     /// Divides the memory for incoming pieces among the torrents there are.
@@ -208,6 +232,7 @@ impl Session {
             cancel: CancellationToken::new(),
             port,
             store,
+            local_changed: Notify::new(),
             torrents: Mutex::default(),
             adding: Mutex::default(),
             last_id: AtomicU64::new(0),
@@ -218,6 +243,9 @@ impl Session {
             tokio::spawn(listen::run(listener, shared.clone()));
         }
         tokio::spawn(choke(shared.clone(), config.upload_limit));
+        if config.lsd {
+            tokio::spawn(lsd::run(shared.clone(), config.listen));
+        }
         Ok(Self { shared })
     }
 
@@ -268,6 +296,7 @@ impl Session {
             task: tokio::spawn(task.run()),
             progress: shown,
             connections: MAX_PEERS,
+            local: false,
             torrent: None,
             users: 1,
         };

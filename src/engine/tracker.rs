@@ -1,6 +1,9 @@
-//! The tokio shell around [`TrackerClient`]: one task a torrent that makes its announces.
+//! The tokio shell around [`TrackerClient`]: one task a torrent that makes its announces. And
+//! [`scrape`], which only asks.
 
 mod announce;
+mod exchange;
+mod scrape;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -14,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use url::Url;
 
+pub use self::scrape::scrape;
 use crate::proto::ids::{InfoHash, PeerId};
 use crate::proto::time::Timestamp;
 pub use crate::proto::tracker::client::{AnnounceStats, TrackerStatus};

@@ -12,6 +12,7 @@ pub mod demand;
 pub mod dht;
 pub mod geometry;
 pub mod ids;
+pub mod lsd;
 pub mod metainfo;
 pub mod peer;
 pub mod rate;

@@ -91,6 +91,9 @@ pub struct Settings {
     /// Most bytes a second to receive (K, M, G may follow)
     #[arg(long, value_name = "RATE", value_parser = size::parse_rate)]
     pub download_limit: Option<u64>,
+    /// Do not look for peers on the local network, nor be found there
+    #[arg(long)]
+    pub no_lsd: bool,
 }
 
 /// Which torrent, and how to find its metadata.

@@ -125,7 +125,7 @@ def p2pfs(lab):
     mount, socket = folder / "mount", folder / "socket"
     mount.mkdir()
     begin = time.monotonic()
-    command = [lab.args.program, "mount", "--socket", socket, "--listen", "127.0.0.1"]
+    command = [lab.args.program, "mount", "--socket", socket, "--listen", "127.0.0.1", "--no-lsd"]
     command += ["--data-dir", folder / "cache", "--peer", lab.seeder.address]
     subprocess.run([*command, lab.torrent, mount], check=True, timeout=60)
     mounted = time.monotonic() - begin
@@ -194,7 +194,7 @@ def latency(lab):
     make_torrent(origin, torrent, 64 << 10)
     mount, socket = folder / "mount", folder / "socket"
     mount.mkdir()
-    command = [lab.args.program, "mount", "--socket", socket, "--listen", "127.0.0.1"]
+    command = [lab.args.program, "mount", "--socket", socket, "--listen", "127.0.0.1", "--no-lsd"]
     command += ["--data-dir", folder / "cache", torrent, mount]
     subprocess.run(command, check=True, timeout=60)
     watch = Watch(p2pfs_status(lab.args.program, socket)["pid"])

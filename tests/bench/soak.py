@@ -62,7 +62,7 @@ class Soak:
 
     def mount(self, torrent, target, *options):
         target.mkdir(exist_ok=True)
-        settings = ["--listen", "127.0.0.1", "--data-dir", self.work / "cache"]
+        settings = ["--listen", "127.0.0.1", "--no-lsd", "--data-dir", self.work / "cache"]
         self.p2pfs("mount", *settings, *options, torrent, target)
 
     def reads(self, film, seed, wrong):

@@ -109,7 +109,7 @@ class P2pfs:
         subprocess.run(command, check=True, timeout=PATIENCE, stderr=subprocess.DEVNULL)
 
     def _start(self, verb, *arguments):
-        settings = ["--listen", "127.0.0.1", "--data-dir", self.folder / "cache"]
+        settings = ["--listen", "127.0.0.1", "--no-lsd", "--data-dir", self.folder / "cache"]
         if self.rate:
             settings += ["--upload-limit", str(self.rate)]
         self._run(verb, *settings, *arguments)

@@ -23,6 +23,7 @@ pub struct P2pfs<'a> {
     name: String,
     program: PathBuf,
     as_nobody: bool,
+    lsd: bool,
     pub data_dir: PathBuf,
     /// Where its peers reach it.
     pub address: SocketAddr,
@@ -39,7 +40,15 @@ impl<'a> P2pfs<'a> {
         let data_dir = scratch.path(&format!("{name}-cache"));
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
         scratch.dir(&format!("{name}-home"));
-        Self { scratch, name: name.into(), program, as_nobody: false, data_dir, address }
+        Self {
+            scratch,
+            name: name.into(),
+            program,
+            as_nobody: false,
+            lsd: false,
+            data_dir,
+            address,
+        }
     }
 
     /// With copies of the programs that an ordinary user can run, as that user: `nobody` if the
@@ -61,6 +70,12 @@ impl<'a> P2pfs<'a> {
     /// Listens on another address of this machine.
     pub fn listening_on(mut self, ip: IpAddr) -> Self {
         self.address.set_ip(ip);
+        self
+    }
+
+    /// With local discovery, which would otherwise let daemons of other tests find each other.
+    pub fn with_lsd(mut self) -> Self {
+        self.lsd = true;
         self
     }
 
@@ -111,6 +126,9 @@ impl<'a> P2pfs<'a> {
         command.arg("--port").arg(self.address.port().to_string());
         command.arg("--listen").arg(self.address.ip().to_string());
         command.arg("--data-dir").arg(&self.data_dir);
+        if !self.lsd {
+            command.arg("--no-lsd");
+        }
         command
     }
 

@@ -193,12 +193,12 @@ fn blocked_read(pid: Pid) -> Option<(String, String)> {
     (asleep && READS.contains(&number)).then(|| (call, io.lines().next().unwrap_or("").to_owned()))
 }
 
-/// Whether somebody listens on this TCP port, by the kernel's tables: a connection to try it
-/// would look like a peer.
+/// Whether somebody listens on this TCP port in this thread's network, by the kernel's tables: a
+/// connection to try it would look like a peer.
 pub fn listens(port: u16) -> bool {
     const LISTEN: &str = "0A";
     let wanted = format!(":{port:04X}");
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|table| {
         let table = fs::read_to_string(table).unwrap_or_default();
         table.lines().any(|line| {
             let mut fields = line.split_whitespace().skip(1);

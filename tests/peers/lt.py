@@ -38,7 +38,7 @@ def settings(args):
         | lt.alert.category_t.tracker_notification,
         "allow_multiple_connections_per_ip": True,
         "enable_dht": False,
-        "enable_lsd": False,
+        "enable_lsd": args.lsd,
         "enable_natpmp": False,
         "enable_upnp": False,
         "enable_incoming_utp": False,
@@ -142,6 +142,7 @@ def options(line=None):
     parser.add_argument("--sequential", action="store_true")
     parser.add_argument("--plaintext", action="store_true", help="no encryption outwards")
     parser.add_argument("--announce-ip", default="")
+    parser.add_argument("--lsd", action="store_true", help="local discovery")
     parser.add_argument("--upload-limit", type=int, default=0, help="bytes/s, 0 for none")
     parser.add_argument("--download-limit", type=int, default=0, help="bytes/s, 0 for none")
     return parser.parse_args(line)

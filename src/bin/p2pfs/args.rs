@@ -36,6 +36,7 @@ pub enum Verb {
     Wait(super::wait::Wait),
     Ls(super::ls::Ls),
     Prefetch(super::prefetch::Prefetch),
+    Scrape(super::scrape::Scrape),
     Create(super::create::Create),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),

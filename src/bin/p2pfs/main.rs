@@ -11,6 +11,7 @@ mod options;
 mod places;
 mod prefetch;
 mod progress;
+mod scrape;
 mod seed;
 mod sim;
 mod sim_dht;
@@ -63,6 +64,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Wait(verb) => verb.run(socket).await,
             Verb::Ls(verb) => verb.run(socket).await,
             Verb::Prefetch(verb) => verb.run(socket).await,
+            Verb::Scrape(verb) => verb.run().await,
             Verb::Create(verb) => verb.run(),
             Verb::Seed(verb) => verb.run(socket).await,
             Verb::Stop(verb) => verb.run(socket).await,

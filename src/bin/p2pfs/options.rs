@@ -6,11 +6,12 @@ use super::mount::Mount;
 use p2pfs::rpc::{ErrorKind, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "socket",
     "peer",
     "port",
     "listen",
+    "no-lsd",
     "data-dir",
     "on-demand",
     "until-done",

@@ -24,6 +24,9 @@ const MAX_KNOWN: usize = 2_000;
 /// Of these, addresses that one peer may have told us of: a liar must not fill the list.
 const MAX_PER_INFORMANT: usize = 100;
 
+/// The same for the local network, where anybody can speak in the name of any other.
+const MAX_FROM_LSD: usize = 200;
+
 /// Proven liars of one site before the whole site is banned: several honest peers can stand behind
 /// one NAT.
 const LIARS_PER_SITE: u32 = 3;
@@ -164,7 +167,7 @@ impl PeerList {
         flags: PexFlags,
         connected: &BTreeSet<SocketAddr>,
     ) -> bool {
-        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let addr = canonical(addr);
         if let Some(known) = self.known.get_mut(&addr) {
             if source.rank() < known.source.rank() {
                 known.source = source;
@@ -173,7 +176,7 @@ impl PeerList {
         }
         let welcome = is_usable(addr, source)
             && !self.is_banned(addr)
-            && !self.has_said_enough(source.informant(addr))
+            && !self.has_said_enough(source, addr)
             && (self.known.len() < MAX_KNOWN || self.make_room(source.rank(), connected));
         if welcome {
             self.known.insert(addr, Known::new(source, flags));
@@ -181,11 +184,15 @@ impl PeerList {
         welcome
     }
 
-    fn has_said_enough(&self, informant: Option<IpAddr>) -> bool {
+    /// Whether whoever says that there is a peer at `addr` has told of as many as it may.
+    fn has_said_enough(&self, source: PeerSource, addr: SocketAddr) -> bool {
+        if source == PeerSource::Lsd {
+            return self.known.values().filter(|k| k.source == source).count() >= MAX_FROM_LSD;
+        }
         let said = |from| {
             self.known.iter().filter(|(addr, k)| k.source.informant(**addr) == Some(from)).count()
         };
-        informant.is_some_and(|from| said(from) >= MAX_PER_INFORMANT)
+        source.informant(addr).is_some_and(|from| said(from) >= MAX_PER_INFORMANT)
     }
 
     /// Forgets the worst peer that is not in use, if it is no better than a new one of `rank`; if
@@ -348,6 +355,14 @@ impl Known {
             state: State::Idle,
             proven: false,
         }
+    }
+}
+
+/// One text for each address; that of an IPv6 link is of use only with its interface.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => addr,
+        _ => SocketAddr::new(addr.ip().to_canonical(), addr.port()),
     }
 }
 

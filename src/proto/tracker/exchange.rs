@@ -1,4 +1,5 @@
-//! One announce over UDP: ask for a connection id, announce with it, ask again when nothing comes.
+//! One announce or scrape over UDP: ask for a connection id, ask with it, ask again when nothing
+//! comes.
 //!
 //! BEP 15 waits 15·2ⁿ seconds before it asks again, up to an hour. Somebody is waiting for peers
 //! here, so the first repeat comes after two seconds and the exchange gives up after
@@ -13,7 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::udp::{self, Response};
-use super::{AnnounceAnswer, AnnounceRequest, TrackerError};
+use super::{AnnounceAnswer, AnnounceRequest, ScrapeEntry, TrackerError};
+use crate::proto::ids::InfoHash;
 use crate::proto::time::Timestamp;
 
 /// How long an exchange takes at most.
@@ -22,16 +24,65 @@ pub const GIVE_UP: Duration = Duration::from_secs(15);
 /// How long the first answer to a datagram is waited for; doubled with each repeat.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
+/// What a tracker can be asked.
+pub trait Question {
+    /// What it answers.
+    type Answer;
+
+    /// The request, for a connection and with the path and query of the tracker's URL.
+    fn datagram(&self, connection: u64, transaction: u32, url_data: &[u8]) -> Vec<u8>;
+
+    /// What a response to it says; `None` if it answers something else.
+    fn answer(&self, response: Response) -> Option<Result<Self::Answer, TrackerError>>;
+}
+
+impl Question for AnnounceRequest {
+    type Answer = AnnounceAnswer;
+
+    fn datagram(&self, connection: u64, transaction: u32, url_data: &[u8]) -> Vec<u8> {
+        udp::announce_request(connection, transaction, self, url_data)
+    }
+
+    fn answer(&self, response: Response) -> Option<Result<AnnounceAnswer, TrackerError>> {
+        match response {
+            Response::Announced(answer) => Some(Ok(answer)),
+            _ => None,
+        }
+    }
+}
+
+/// How many peers has this torrent?
+pub struct Scrape(pub InfoHash);
+
+impl Question for Scrape {
+    type Answer = ScrapeEntry;
+
+    fn datagram(&self, connection: u64, transaction: u32, _: &[u8]) -> Vec<u8> {
+        udp::scrape_request(connection, transaction, &[self.0])
+    }
+
+    fn answer(&self, response: Response) -> Option<Result<ScrapeEntry, TrackerError>> {
+        match response {
+            Response::Scraped(entries) => Some(match entries.first() {
+                Some(entry) if entry.is_plausible() => Ok(*entry),
+                Some(_) => Err(TrackerError::Malformed("negative numbers")),
+                None => Err(TrackerError::Malformed("too short")),
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Where the exchange is.
 enum Step {
     Connecting,
-    Announcing(u64),
+    Asking(u64),
 }
 
 /// The machine. Feed it datagrams and time; send what [`Self::poll_transmit`] gives; it is over
 /// when [`Self::poll_result`] gives something.
-pub struct UdpExchange {
-    request: AnnounceRequest,
+pub struct UdpExchange<Q: Question = AnnounceRequest> {
+    question: Q,
     url_data: Vec<u8>,
     v6: bool,
     rng: ChaCha8Rng,
@@ -41,23 +92,17 @@ pub struct UdpExchange {
     send_at: Timestamp,
     retry_after: Duration,
     give_up_at: Timestamp,
-    result: Option<Result<AnnounceAnswer, TrackerError>>,
+    result: Option<Result<Q::Answer, TrackerError>>,
 }
 
-impl UdpExchange {
+impl<Q: Question> UdpExchange<Q> {
     /// An exchange that begins at `now`. `url_data` is the path and query of the tracker's URL,
     /// `v6` the family of the socket. `seed` must be unpredictable: transaction ids are what keeps
     /// others from answering in the tracker's place.
-    pub fn new(
-        request: AnnounceRequest,
-        url_data: &[u8],
-        v6: bool,
-        seed: u64,
-        now: Timestamp,
-    ) -> Self {
+    pub fn new(question: Q, url_data: &[u8], v6: bool, seed: u64, now: Timestamp) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         Self {
-            request,
+            question,
             url_data: url_data.to_vec(),
             v6,
             transaction: rng.next_u32(),
@@ -79,8 +124,8 @@ impl UdpExchange {
         self.retry_after *= 2;
         Some(match self.step {
             Step::Connecting => udp::connect_request(self.transaction),
-            Step::Announcing(connection) => {
-                udp::announce_request(connection, self.transaction, &self.request, &self.url_data)
+            Step::Asking(connection) => {
+                self.question.datagram(connection, self.transaction, &self.url_data)
             }
         })
     }
@@ -94,21 +139,21 @@ impl UdpExchange {
         }
         match (response, &self.step) {
             (Response::Connected(connection), Step::Connecting) => {
-                self.step = Step::Announcing(connection);
+                self.step = Step::Asking(connection);
                 self.transaction = self.rng.next_u32();
                 self.send_at = now;
                 self.retry_after = FIRST_RETRY;
             }
-            (Response::Announced(answer), Step::Announcing(_)) => self.result = Some(Ok(answer)),
             (Response::Refused(reason), _) => {
                 self.result = Some(Err(TrackerError::Refused(reason)));
             }
+            (response, Step::Asking(_)) => self.result = self.question.answer(response),
             _ => {}
         }
     }
 
     /// How it ended, once it has.
-    pub fn poll_result(&mut self, now: Timestamp) -> Option<Result<AnnounceAnswer, TrackerError>> {
+    pub fn poll_result(&mut self, now: Timestamp) -> Option<Result<Q::Answer, TrackerError>> {
         if now >= self.give_up_at && self.result.is_none() {
             self.result = Some(Err(TrackerError::Silent));
         }
@@ -167,6 +212,31 @@ mod tests {
         assert_ne!(announce[12..16], connect[12..16]);
         it.handle_datagram(&answer(1, &announce, 0, &[0; 12]), at(1));
         assert_eq!(it.poll_result(at(1)).unwrap().unwrap().peers, []);
+    }
+
+    #[test]
+    fn a_scrape_takes_the_same_two_round_trips() {
+        let scrape = Scrape(InfoHash::new([1; 20]));
+        let mut it = UdpExchange::new(scrape, b"/announce", false, 7, Timestamp::ZERO);
+        let connect = it.poll_transmit(at(0)).unwrap();
+        it.handle_datagram(&answer(0, &connect, 0, &[9; 8]), at(0));
+        let asked = it.poll_transmit(at(0)).unwrap();
+        assert_eq!((asked.len(), &asked[..8], &asked[16..]), (36, &[9; 8][..], &[1; 20][..]));
+        it.handle_datagram(&answer(1, &asked, 0, &[0; 12]), at(0));
+        assert_eq!(it.poll_result(at(0)), None, "the answer to an announce");
+        it.handle_datagram(&answer(2, &asked, 0, &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]), at(0));
+        let entry = ScrapeEntry { seeders: 1, completed: 2, leechers: 3 };
+        assert_eq!(it.poll_result(at(0)), Some(Ok(entry)));
+    }
+
+    #[test]
+    fn a_scrape_that_gives_no_numbers_makes_no_sense() {
+        for numbers in [&[][..], &[0; 11], &[0xff; 12], &[0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0, 0, 0]] {
+            let response =
+                udp::parse_response(&[&[0, 0, 0, 2, 0, 0, 0, 0][..], numbers].concat(), true);
+            let answered = Scrape(InfoHash::new([1; 20])).answer(response.unwrap().1);
+            assert!(matches!(answered, Some(Err(TrackerError::Malformed(_)))), "{numbers:?}");
+        }
     }
 
     #[test]

@@ -86,7 +86,8 @@ pub fn parse_announce(body: &[u8]) -> Result<AnnounceAnswer, TrackerError> {
 }
 
 /// Reads the body of an answer to a scrape that asked for `torrents`; those that the tracker does
-/// not know are left out.
+/// not know are left out. One that is known has a number of seeders and one of leechers; not every
+/// tracker counts downloads.
 pub fn parse_scrape(
     body: &[u8],
     torrents: &[InfoHash],
@@ -95,14 +96,20 @@ pub fn parse_scrape(
     let files = dict.dict(b"files").ok_or(TrackerError::Malformed("no files"))?;
     let entry = |hash: &InfoHash| {
         let file = files.dict(hash.as_bytes())?;
-        let entry = ScrapeEntry {
-            seeders: count(file, b"complete").unwrap_or(0),
-            completed: count(file, b"downloaded").unwrap_or(0),
-            leechers: count(file, b"incomplete").unwrap_or(0),
-        };
-        Some((*hash, entry))
+        Some(parse_entry(file).map(|entry| (*hash, entry)))
     };
-    Ok(torrents.iter().filter_map(entry).collect())
+    torrents.iter().filter_map(entry).collect()
+}
+
+fn parse_entry(file: Dict<'_>) -> Result<ScrapeEntry, TrackerError> {
+    let number = |key| count(file, key).ok_or(TrackerError::Malformed("no numbers of peers"));
+    let completed = if file.get(b"downloaded").is_some() { number(b"downloaded")? } else { 0 };
+    let entry =
+        ScrapeEntry { seeders: number(b"complete")?, completed, leechers: number(b"incomplete")? };
+    match entry.is_plausible() {
+        true => Ok(entry),
+        false => Err(TrackerError::Malformed("numbers beyond all measure")),
+    }
 }
 
 /// The dictionary of an answer that is not a refusal.
@@ -280,6 +287,36 @@ mod tests {
         assert_eq!(parsed, Ok(vec![(known, entry)]));
     }
 
+    /// The answer to a scrape of one torrent.
+    fn scraped(hash: &InfoHash, numbers: &[u8]) -> Vec<u8> {
+        [&b"d5:filesd20:"[..], hash.as_bytes(), b"d", numbers, b"eee"].concat()
+    }
+
+    #[test]
+    fn a_tracker_need_not_count_downloads() {
+        let hash = InfoHash::new([b'k'; 20]);
+        let body = scraped(&hash, b"8:completei1e10:incompletei3e");
+        let entry = ScrapeEntry { seeders: 1, completed: 0, leechers: 3 };
+        assert_eq!(parse_scrape(&body, &[hash]), Ok(vec![(hash, entry)]));
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_no_answer() {
+        let hash = InfoHash::new([b'k'; 20]);
+        for numbers in [
+            &b""[..],
+            b"8:completei1e",
+            b"8:completei-1e10:incompletei3e",
+            b"8:completei1e10:incomplete1:3",
+            b"8:completei1e10:downloadedi-1e10:incompletei3e",
+            b"8:completei2147483648e10:incompletei3e",
+            b"8:completei4294967296e10:incompletei3e",
+        ] {
+            let parsed = parse_scrape(&scraped(&hash, numbers), &[hash]);
+            assert!(matches!(parsed, Err(TrackerError::Malformed(_))), "{numbers:?}: {parsed:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(body in proptest::collection::vec(any::<u8>(), 0..500)) {
@@ -306,6 +343,26 @@ mod tests {
             prop_assert_eq!(answer.seeders, u32::try_from(complete).ok());
             prop_assert!(answer.peers.iter().all(usable_peer));
             prop_assert!(answer.peers.len() <= peers.len() / 6 + peers6.len() / 18);
+        }
+
+        #[test]
+        fn a_scrape_gives_the_numbers_that_were_put_in(
+            seeders: i64, completed: i64, leechers in 0i64..4, more: [u8; 20],
+        ) {
+            let (hash, more) = (InfoHash::new([b'k'; 20]), InfoHash::new(more));
+            let numbers =
+                format!("8:completei{seeders}e10:downloadedi{completed}e10:incompletei{leechers}e");
+            let parsed = parse_scrape(&scraped(&hash, numbers.as_bytes()), &[hash, more]);
+            let plausible = |n: i64| (0..=i64::from(i32::MAX)).contains(&n);
+            prop_assert_eq!(parsed.is_ok(), plausible(seeders) && plausible(completed));
+            if let Ok(found) = parsed {
+                let entry = ScrapeEntry {
+                    seeders: seeders as u32,
+                    completed: completed as u32,
+                    leechers: leechers as u32,
+                };
+                prop_assert_eq!(found, vec![(hash, entry)]);
+            }
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! Trackers: what is asked of them, how they answer, and when.
 //!
 //! [`http`] and [`udp`] turn an [`AnnounceRequest`] into bytes and bytes into an
-//! [`AnnounceAnswer`]; [`exchange`] carries one UDP announce through its two round trips;
+//! [`AnnounceAnswer`]; [`exchange`] carries one UDP announce or scrape through its two round trips;
 //! [`client`] decides which trackers of a torrent are asked at what time (BEP 12). [`udp_server`] is
 //! the tracker's own side of the UDP protocol.
 //! Everything a tracker sends is hostile: answers, peers and texts are bounded here.
@@ -102,6 +102,14 @@ pub struct ScrapeEntry {
     pub completed: u32,
     /// Peers that lack something.
     pub leechers: u32,
+}
+
+impl ScrapeEntry {
+    /// Whether these can be numbers of peers: as trackers write them, none is negative.
+    pub const fn is_plausible(&self) -> bool {
+        const MOST: u32 = i32::MAX as u32;
+        self.seeders <= MOST && self.completed <= MOST && self.leechers <= MOST
+    }
 }
 
 /// Why an announce or a scrape brought no answer.

@@ -490,3 +490,19 @@ proptest! {
         prop_assert!(list.0.known.keys().all(|a| a.port() != 0 && !a.ip().is_unspecified()));
     }
 }
+
+#[test]
+fn the_local_network_does_not_fill_the_list() {
+    let mut list = Lone::new();
+    list.add_all(1..=1_000, PeerSource::Lsd);
+    assert_eq!(list.count(PeerSource::Lsd), MAX_FROM_LSD);
+    assert!(list.add(addr(2_000), PeerSource::Tracker));
+}
+
+#[test]
+fn a_link_local_peer_is_connected_to_through_its_interface() {
+    let mut list = Lone::new();
+    let peer = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 6881, 0, 3).into();
+    assert!(list.add(peer, PeerSource::Lsd));
+    assert_eq!(list.next(0), Some(peer));
+}
