@@ -21,6 +21,7 @@ async fn main() -> anyhow::Result<()> {
         port: None,
         upload_limit: None,
         download_limit: None,
+        pex: true,
     })
     .await?;
     let began = Instant::now();

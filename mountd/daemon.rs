@@ -58,6 +58,7 @@ impl Daemon {
             port: settings.port,
             upload_limit: settings.upload_limit,
             download_limit: settings.download_limit,
+            pex: !settings.no_pex,
         })
         .await?;
         settings.data_dir = Some(cache.into());
@@ -110,6 +111,8 @@ impl Daemon {
             ("upload limit", rate(own.upload_limit), rate(asked.upload_limit))
         } else if asked.download_limit.is_some() && asked.download_limit != own.download_limit {
             ("download limit", rate(own.download_limit), rate(asked.download_limit))
+        } else if asked.no_pex && !own.no_pex {
+            ("peer exchange", "on".into(), "off".into())
         } else {
             return Ok(());
         };
@@ -294,5 +297,10 @@ fn shown(at: &AddProgress, checking: bool) -> Progress {
     if checking || at.checked_pieces > 0 {
         return Progress::Checking { done: at.checked_pieces, of: at.pieces };
     }
-    Progress::Metadata { peers: at.peers, bytes: at.metadata_bytes, size: at.metadata_size }
+    Progress::Metadata {
+        peers: at.peers,
+        nobody_to_ask: at.nobody_to_ask,
+        bytes: at.metadata_bytes,
+        size: at.metadata_size,
+    }
 }

@@ -37,6 +37,7 @@ fn config(dir: &Path) -> SessionConfig {
         port: Some(0),
         upload_limit: None,
         download_limit: None,
+        pex: true,
     }
 }
 

@@ -63,6 +63,8 @@ pub struct SessionConfig {
     pub upload_limit: Option<u64>,
     /// Bytes received a second.
     pub download_limit: Option<u64>,
+    /// Exchange addresses with peers (BEP 11); private torrents never do.
+    pub pex: bool,
 }
 
 /// Why a session cannot start.
@@ -89,6 +91,7 @@ pub(super) struct Shared {
     pub wants_unchoke: Notify,
     pub cancel: CancellationToken,
     pub port: u16,
+    pub pex: bool,
     pub store: Arc<Store>,
     torrents: Mutex<HashMap<InfoHash, Entry>>,
     /// Held while a torrent is being added, so that a second add of it waits for the first.
@@ -207,6 +210,7 @@ impl Session {
             wants_unchoke: Notify::new(),
             cancel: CancellationToken::new(),
             port,
+            pex: config.pex,
             store,
             torrents: Mutex::default(),
             adding: Mutex::default(),
@@ -252,6 +256,7 @@ impl Session {
                 upload: add.upload,
                 buffer_budget: BUFFER_BUDGET,
                 port: self.shared.port,
+                pex: self.shared.pex,
             },
             rand::rng().random(),
         );

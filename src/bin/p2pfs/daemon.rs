@@ -190,6 +190,9 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
             flag(name, limit.to_string().into());
         }
     }
+    if settings.no_pex {
+        flags.push("--no-pex".into());
+    }
     flags
 }
 

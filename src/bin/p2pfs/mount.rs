@@ -160,6 +160,7 @@ impl Mount {
         settings.upload_limit = settings.upload_limit.or(others.upload_limit);
         settings.download_limit = settings.download_limit.or(others.download_limit);
         settings.listen.extend(others.listen);
+        settings.no_pex |= others.no_pex;
         self.network.peers.extend(other.network.peers);
         self.select.extend(other.select);
         self.foreground |= other.foreground;

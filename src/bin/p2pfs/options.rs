@@ -6,7 +6,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{ErrorKind, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "socket",
     "peer",
     "port",
@@ -22,6 +22,7 @@ const OURS: [&str; 17] = [
     "no-seed",
     "upload-limit",
     "download-limit",
+    "no-pex",
     "foreground",
     "cache",
 ];

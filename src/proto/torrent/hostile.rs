@@ -32,7 +32,7 @@ impl Lone {
     pub fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
         let info = info(pieces, blocks * BLOCK_LEN);
         let geometry = info.geometry;
-        let options = Options { on_demand: false, upload: true, buffer_budget: BUDGET, port: 6881 };
+        let options = Options { on_demand: false, upload: true, buffer_budget: BUDGET, port: 6881, pex: true };
         let mut machine = Torrent::new(info.info_hash, options, 1);
         let mut set = Bitfield::empty(pieces);
         for piece in geometry.pieces().filter(|p| wanted(p.get())) {
@@ -397,7 +397,7 @@ fn peers_that_never_give_anything_make_room_for_others() {
 fn pieces_of_a_former_run_are_checked_a_few_at_a_time() {
     let info = info(100, BLOCK_LEN);
     let mut lone = Lone::on_demand(100, 1);
-    let options = Options { on_demand: true, upload: true, buffer_budget: BUDGET, port: 0 };
+    let options = Options { on_demand: true, upload: true, buffer_budget: BUDGET, port: 0, pex: true };
     lone.machine = Torrent::new(info.info_hash, options, 1);
     lone.machine.activate(info, Bitfield::full(100), &Bitfield::empty(100), lone.now);
     lone.step();
