@@ -8,11 +8,12 @@ use crate::proto::time::Timestamp;
 /// The time between two messages (BEP 11: not more than one a minute).
 pub const PEX_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Messages that may come at once and are read, ...
+/// Messages that may come at once and are read.
 const AHEAD: u32 = 3;
 
-/// ... and that may come at once at all.
-const FLOOD: u32 = 30;
+/// A message that is left aside counts as one that came this much early: thirty at once, or one every
+/// second for long, are a flood.
+const ASIDE: Duration = Duration::from_secs(2);
 
 /// How far an exchange with a peer has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,7 +22,7 @@ pub struct Exchange {
     pub ut_pex: u8,
     told: Option<u64>,
     next: Timestamp,
-    /// When everything that came would have come at the pace that is allowed.
+    /// When what came would have come at the pace that is allowed.
     heard: Timestamp,
 }
 
@@ -48,12 +49,13 @@ impl Exchange {
     /// A message came; whether to read it. One that comes too early is left aside, and an error is
     /// returned when that is no accident.
     pub fn note_heard(&mut self, now: Timestamp) -> Result<bool, Disconnect> {
-        self.heard = self.heard.max(now) + PEX_INTERVAL;
-        let ahead = self.heard.since(now);
-        if ahead > PEX_INTERVAL * FLOOD {
+        let heard = self.heard.max(now);
+        let read = heard.since(now) + PEX_INTERVAL <= PEX_INTERVAL * AHEAD;
+        self.heard = heard + if read { PEX_INTERVAL } else { ASIDE };
+        if self.heard.since(now) > PEX_INTERVAL * (AHEAD + 1) {
             return Err(Disconnect::Protocol("a flood of peers"));
         }
-        Ok(ahead <= PEX_INTERVAL * AHEAD)
+        Ok(read)
     }
 }
 
@@ -74,18 +76,19 @@ mod tests {
     #[test]
     fn of_too_many_messages_a_few_are_read_and_the_rest_left_aside() {
         let mut exchange = Exchange::default();
-        let read = (0..600).filter(|n| exchange.note_heard(at(30 * n)) == Ok(true)).count();
-        assert_eq!(exchange.note_heard(at(18_000 + 60 * 300)), Ok(true), "once it has been quiet");
-        assert!((3..10).contains(&read), "{read}");
+        let heard: Vec<_> = (0..600).map(|n| exchange.note_heard(at(30 * n))).collect();
+        assert!(heard.iter().all(Result::is_ok));
+        let read = heard.iter().filter(|heard| **heard == Ok(true)).count();
+        assert!((280..320).contains(&read), "{read} in 300 minutes");
     }
 
     #[test]
     fn a_flood_ends_the_connection() {
         let mut exchange = Exchange::default();
-        let heard: Vec<_> = (0..31).map(|_| exchange.note_heard(at(1))).collect();
+        let heard: Vec<_> = (0..34).map(|_| exchange.note_heard(at(1))).collect();
         assert_eq!(heard[..3], [Ok(true); 3]);
-        assert!(heard[3..30].iter().all(|h| *h == Ok(false)));
-        assert!(heard[30].is_err());
+        assert!(heard[3..33].iter().all(|heard| *heard == Ok(false)));
+        assert!(heard[33].is_err());
     }
 
     #[test]

@@ -41,7 +41,9 @@ impl Informants {
     pub fn listed(&mut self, from: IpAddr) {
         if self.0.len() >= MAX_REMEMBERED && !self.0.contains_key(&from) {
             let unused = self.0.iter().find(|(_, record)| record.listed == 0).map(|(ip, _)| *ip);
-            unused.map(|ip| self.0.remove(&ip));
+            if let Some(ip) = unused {
+                self.0.remove(&ip);
+            }
         }
         self.0.entry(from).or_default().listed += 1;
     }
@@ -68,11 +70,6 @@ impl Informants {
         if let Some(record) = self.0.get_mut(&from) {
             record.bad = record.bad.saturating_sub(CREDIT);
         }
-    }
-
-    #[cfg(test)]
-    pub fn count(&self, from: IpAddr) -> usize {
-        self.0.get(&from).map_or(0, |record| record.listed)
     }
 }
 

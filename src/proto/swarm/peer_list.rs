@@ -215,7 +215,9 @@ impl PeerList {
             (idle && matches!(known.source, PeerSource::Pex(_))).then_some(*addr)
         };
         let addrs: Vec<_> = self.known.iter().filter_map(hearsay).collect();
-        addrs.into_iter().for_each(|addr| drop(self.forget(addr)));
+        for addr in addrs {
+            self.forget(addr);
+        }
     }
 
     /// Who told us of `addr`, if we know of it.

@@ -79,7 +79,7 @@ impl Torrent {
     }
 
     /// What we look for now.
-    fn search(&self) -> Search {
+    pub(super) fn search(&self) -> Search {
         Search {
             ours: self.ourselves(),
             connected: self.peers.values().map(PeerSession::known_addr).collect(),
@@ -289,8 +289,11 @@ impl Torrent {
 
     /// Connects to more peers. A complete torrent does so only to serve them.
     pub(super) fn plan_connections(&mut self, now: Timestamp) {
-        let mut search = self.search();
-        search.attempts = self.may_open();
+        let attempts = self.may_open();
+        if attempts == 0 {
+            return;
+        }
+        let search = Search { attempts, ..self.search() };
         while self.has_room()
             && (!search.seeding || self.options.upload)
             && let Some(addr) = self.list.next_to_connect(&search, now)
@@ -315,7 +318,8 @@ impl Torrent {
         }
         let shut_out = std::mem::take(&mut self.refused) && !self.has_room_for_incoming();
         let search = self.search();
-        let wanted = !search.seeding && self.may_open() == 0 && self.list.has_candidate(&search, now);
+        let wanted =
+            !search.seeding && self.may_open() == 0 && self.list.has_candidate(&search, now);
         if shut_out || wanted {
             self.last_turnover = now;
             let useless = self.idle_for(USELESS_AFTER, now);

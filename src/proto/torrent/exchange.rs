@@ -173,7 +173,8 @@ impl Torrent {
 
 /// What is told of a peer beside where it is.
 fn flags(peer: &PeerSession) -> PexFlags {
-    let gives = if peer.is_seed() || peer.upload_only { PexFlags::UPLOAD_ONLY } else { PexFlags(0) };
+    let gives =
+        if peer.is_seed() || peer.upload_only { PexFlags::UPLOAD_ONLY } else { PexFlags(0) };
     let reached = if peer.outgoing { PexFlags::REACHABLE } else { PexFlags(0) };
     gives.with(reached)
 }

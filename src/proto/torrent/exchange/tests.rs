@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Info;
+use crate::proto::torrent::Output;
 use crate::proto::torrent::hostile::{Lone, MINUTE};
 use crate::proto::torrent::tests::info;
-use crate::proto::torrent::{Options, Output};
 use crate::proto::wire::extended::{self, ExtendedHandshake};
 
 /// The number under which the peers want to be told of others.
@@ -322,7 +322,7 @@ fn of_a_private_torrent_nothing_is_offered_heard_or_told() {
 #[test]
 fn when_a_torrent_proves_to_be_private_the_offer_is_taken_back_and_hearsay_forgotten() {
     let mut lone = lone();
-    let options = Options { port: 6881, ..lone.machine.options.clone() };
+    let options = lone.machine.options.clone();
     lone.machine = Torrent::new(lone.machine.info_hash(), options, 1);
     let listener = lone.listener(1);
     lone.join(2, true);
@@ -351,13 +351,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (10u8..40).prop_map(Step::Join),
         2 => any::<usize>().prop_map(Step::Leave),
-        2 => (1u64..100).prop_map(Step::Wait),
+        2 => (1u64..80).prop_map(Step::Wait),
     ];
-    proptest::collection::vec(step, 0..120)
+    proptest::collection::vec(step, 0..60)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn whoever_believes_all_messages_knows_who_is_connected(steps in steps()) {
