@@ -310,14 +310,14 @@ impl Torrent {
         enough.max((self.limit / CHOSEN_SHARE).saturating_sub(opened))
     }
 
-    /// When all connections are taken and others wait, the oldest one that has been of no use for
-    /// long makes room.
+    /// When all connections are taken and others wait, or there are enough and more peers known, the
+    /// oldest one that has been of no use for long makes room for another.
     pub(super) fn turn_over(&mut self, now: Timestamp) {
         if now.since(self.last_turnover) < TURNOVER {
             return;
         }
         let shut_out = std::mem::take(&mut self.refused) && !self.has_room_for_incoming();
-        let search = self.search();
+        let search = Search { attempts: self.limit, ..self.search() };
         let wanted =
             !search.seeding && self.may_open() == 0 && self.list.has_candidate(&search, now);
         if shut_out || wanted {
@@ -326,6 +326,8 @@ impl Torrent {
             let oldest = useless.into_iter().min_by_key(|key| self.peers.get(key).map(|p| p.since));
             if let Some(key) = oldest.filter(|key| !self.is_only_holder(*key)) {
                 self.disconnect(key, Disconnect::TooMany, now);
+                let other = wanted.then(|| self.list.next_to_connect(&search, now)).flatten();
+                self.outputs.extend(other.map(Output::Connect));
             }
         }
     }

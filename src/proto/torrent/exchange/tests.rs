@@ -180,8 +180,8 @@ fn however_much_changes_there_is_one_message_a_minute() {
     let mut lone = lone();
     let listener = lone.listener(1);
     let mut messages = Vec::new();
-    for _ in 0..600 {
-        let guest = lone.join(2, true);
+    for n in 0..600 {
+        let guest = lone.join(2 + (n % 200) as u8, true);
         lone.later(SECOND);
         lone.gone(guest);
         messages.extend(lone.told(listener));
