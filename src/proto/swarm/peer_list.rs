@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -106,6 +106,8 @@ impl PeerSource {
 #[derive(Clone, Debug)]
 struct Known {
     source: PeerSource,
+    /// What decides between it and peers of the same priority, differently on each node.
+    lot: u32,
     /// What is known of it beside its address; [`PexFlags::UPLOAD_ONLY`] for who has everything.
     flags: PexFlags,
     failures: u32,
@@ -191,7 +193,7 @@ impl PeerList {
             && !self.is_banned(addr)
             && (self.known.len() < MAX_KNOWN || self.make_room(source.rank(), connected));
         if welcome {
-            self.remember(addr, Known::new(source, flags));
+            self.remember(addr, Known::new(source, flags, lot(self.salt, addr)));
         }
         welcome
     }
@@ -276,14 +278,10 @@ impl PeerList {
         if self.attempts() >= search.attempts {
             return None;
         }
-        let (salt, by_lot) = (self.salt, self.chosen % BY_LOT == BY_LOT - 1);
-        let best = self.candidates(search, now).min_by(|(a, left), (b, right)| {
-            let standing = left.standing().cmp(&right.standing());
-            let priority = || match by_lot {
-                true => Ordering::Equal,
-                false => search.ours.priority(**b).cmp(&search.ours.priority(**a)),
-            };
-            standing.then_with(priority).then_with(|| lot(salt, **a).cmp(&lot(salt, **b)))
+        let by_lot = self.chosen % BY_LOT == BY_LOT - 1;
+        let best = self.candidates(search, now).min_by_key(|(addr, known)| {
+            let priority = if by_lot { 0 } else { search.ours.priority(**addr) };
+            (known.standing(), Reverse(priority), known.lot)
         });
         let addr = *best?.0;
         self.known.get_mut(&addr)?.state = State::Connecting;
@@ -305,7 +303,8 @@ impl PeerList {
             .iter()
             .filter(move |(_, k)| k.state == State::Idle && k.next_try <= now)
             .filter(|(_, k)| !(search.seeding && k.flags.has(PexFlags::UPLOAD_ONLY)))
-            .filter(|(addr, _)| !search.connected.contains(addr) && !self.is_banned(**addr))
+            .filter(|(addr, _)| !search.connected.contains(addr))
+            .filter(|(addr, _)| self.liars.is_empty() || !self.is_banned(**addr))
     }
 
     /// Attempts under way.
@@ -374,7 +373,8 @@ impl PeerList {
             if self.known.len() >= MAX_KNOWN && !self.make_room(0, connected) {
                 return;
             }
-            self.remember(addr, Known::new(PeerSource::Incoming, PexFlags::default()));
+            let lot = lot(self.salt, addr);
+            self.remember(addr, Known::new(PeerSource::Incoming, PexFlags::default(), lot));
         }
         if let Some(known) = self.known.get_mut(&addr) {
             known.state = State::Banned;
@@ -390,9 +390,10 @@ impl PeerList {
 }
 
 impl Known {
-    fn new(source: PeerSource, flags: PexFlags) -> Self {
+    fn new(source: PeerSource, flags: PexFlags, lot: u32) -> Self {
         Self {
             source,
+            lot,
             flags,
             failures: 0,
             next_try: Timestamp::ZERO,
