@@ -22,6 +22,7 @@ async fn main() -> anyhow::Result<()> {
         upload_limit: None,
         download_limit: None,
         lsd: true,
+        pex: true,
     })
     .await?;
     let began = Instant::now();

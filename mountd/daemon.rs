@@ -59,6 +59,7 @@ impl Daemon {
             upload_limit: settings.upload_limit,
             download_limit: settings.download_limit,
             lsd: !settings.no_lsd,
+            pex: !settings.no_pex,
         })
         .await?;
         settings.data_dir = Some(cache.into());
@@ -113,6 +114,8 @@ impl Daemon {
             ("download limit", rate(own.download_limit), rate(asked.download_limit))
         } else if asked.no_lsd && !own.no_lsd {
             ("local discovery", "on".into(), "off".into())
+        } else if asked.no_pex && !own.no_pex {
+            ("peer exchange", "on".into(), "off".into())
         } else {
             return Ok(());
         };
@@ -297,5 +300,10 @@ fn shown(at: &AddProgress, checking: bool) -> Progress {
     if checking || at.checked_pieces > 0 {
         return Progress::Checking { done: at.checked_pieces, of: at.pieces };
     }
-    Progress::Metadata { peers: at.peers, bytes: at.metadata_bytes, size: at.metadata_size }
+    Progress::Metadata {
+        peers: at.peers,
+        nobody_to_ask: at.nobody_to_ask,
+        bytes: at.metadata_bytes,
+        size: at.metadata_size,
+    }
 }

@@ -364,6 +364,7 @@ pub fn download(torrent: &Torrent) -> Progress {
         of: status.wanted,
         rate: status.download_rate,
         peers: status.peers,
+        nobody: status.nobody,
     }
 }
 

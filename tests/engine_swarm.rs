@@ -38,6 +38,7 @@ fn config(dir: &Path) -> SessionConfig {
         upload_limit: None,
         download_limit: None,
         lsd: false,
+        pex: true,
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::select;
 use super::session::Session;
 use super::source::Source;
+use super::status::NOBODY_TO_ASK;
 use super::task::{Command, Progress};
 use super::torrent::{Inner, Torrent};
 use super::tracker::{AnnounceStats, TrackerConfig, Trackers};
@@ -39,6 +40,8 @@ pub struct AddProgress {
     pub peers: usize,
     /// Known addresses.
     pub known_peers: usize,
+    /// No peer is known, and there is nobody who could name one.
+    pub nobody_to_ask: bool,
     /// Bytes of the info dictionary here.
     pub metadata_bytes: u32,
     /// Bytes of the info dictionary in all; 0 while unknown.
@@ -249,9 +252,11 @@ impl Starting<'_> {
                     return Some(raw);
                 }
                 let (metadata_bytes, metadata_size) = progress.stats.metadata;
+                let known_peers = progress.stats.known_peers;
                 add.progress.send_replace(AddProgress {
                     peers: progress.stats.peers,
-                    known_peers: progress.stats.known_peers,
+                    known_peers,
+                    nobody_to_ask: known_peers == 0 && names_nobody(add, magnet),
                     metadata_bytes,
                     metadata_size,
                     ..AddProgress::default()
@@ -352,6 +357,12 @@ pub(super) fn wanted(add: &AddTorrent, info: &Info, layout: &Layout) -> Result<B
     })
 }
 
+/// Whether neither the magnet nor the user names a tracker or a peer.
+fn names_nobody(add: &AddTorrent, magnet: &Magnet) -> bool {
+    let trackers = magnet.trackers.len() + add.trackers.len();
+    trackers + add.peers.len() + magnet.peers.len() == 0
+}
+
 /// What is known of why no metadata came, and what the user can do.
 fn no_metadata(
     progress: &Progress,
@@ -359,18 +370,16 @@ fn no_metadata(
     magnet: &Magnet,
     trackers: &Trackers,
 ) -> String {
-    let named = add.peers.len() + magnet.peers.len();
     let refusal = trackers.status().into_iter().find_map(|t| Some((t.url, t.error?)));
     match progress.stats.peers {
-        0 if named == 0
-            && magnet.trackers.is_empty()
-            && add.trackers.is_empty()
-            && progress.stats.known_peers == 0 =>
-        {
-            "the source names no tracker and no peer; give one with --peer".to_owned()
+        0 if progress.stats.known_peers == 0 && names_nobody(add, magnet) => {
+            format!("the source names no tracker and no peer: {NOBODY_TO_ASK}")
         }
         0 => match refusal {
             Some((url, error)) => format!("no peer was found, {url} says: {error}"),
+            None if progress.stats.known_peers == 0 => {
+                "no tracker has named a peer, and PEX needs a first one; try --peer".to_owned()
+            }
             None => format!(
                 "none of {} known peers could be reached; check the connection or try --peer",
                 progress.stats.known_peers

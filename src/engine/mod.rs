@@ -22,5 +22,5 @@ pub mod tracker;
 pub use add::{AddError, AddProgress, AddTorrent, DataPlace};
 pub use session::{Session, SessionConfig, SessionError};
 pub use source::{Source, SourceError, resolve};
-pub use status::TorrentStatus;
+pub use status::{NOBODY_TO_ASK, TorrentStatus};
 pub use torrent::{ReadError, ReadHandle, Torrent, Waiter};

@@ -65,6 +65,8 @@ pub struct SessionConfig {
     pub download_limit: Option<u64>,
     /// Find peers on the local network, and be found there (BEP 14).
     pub lsd: bool,
+    /// Exchange addresses with peers (BEP 11); private torrents never do.
+    pub pex: bool,
 }
 
 /// Why a session cannot start.
@@ -91,6 +93,7 @@ pub(super) struct Shared {
     pub wants_unchoke: Notify,
     pub cancel: CancellationToken,
     pub port: u16,
+    pub pex: bool,
     pub store: Arc<Store>,
     /// There is another torrent to announce on the local network.
     pub local_changed: Notify,
@@ -231,6 +234,7 @@ impl Session {
             wants_unchoke: Notify::new(),
             cancel: CancellationToken::new(),
             port,
+            pex: config.pex,
             store,
             local_changed: Notify::new(),
             torrents: Mutex::default(),
@@ -280,6 +284,7 @@ impl Session {
                 upload: add.upload,
                 buffer_budget: BUFFER_BUDGET,
                 port: self.shared.port,
+                pex: self.shared.pex,
             },
             rand::rng().random(),
         );

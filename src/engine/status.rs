@@ -1,9 +1,15 @@
 //! What `p2pfs status` tells of a torrent.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::tracker::TrackerStatus;
 use crate::proto::seeding::ShareRatio;
+
+/// What is said when no peer is known and there is nobody who could name one.
+pub const NOBODY_TO_ASK: &str = "nobody to ask for peers: PEX needs a first peer; give a tracker, \
+                                 --peer or a magnet's x.pe";
 
 /// A torrent's state. Bytes, and bytes a second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -29,6 +35,9 @@ pub struct TorrentStatus {
     pub peers: usize,
     /// Connected peers that have everything.
     pub seeders: usize,
+    /// Connected peers by who told us of them: `named` (by a person, or a magnet's `x.pe`),
+    /// `tracker`, `pex` (another peer), `incoming` (they came themselves).
+    pub peers_from: BTreeMap<String, usize>,
     /// Known addresses.
     pub known_peers: usize,
     /// Payload received a second.
@@ -49,6 +58,8 @@ pub struct TorrentStatus {
     pub banned: usize,
     /// "checking", "downloading", "idle" (on demand, nothing wanted), "complete" or "error".
     pub state: String,
+    /// Why nobody was found whom to fetch it from, in one line.
+    pub nobody: Option<String>,
     /// What is wrong, in one line.
     pub error: Option<String>,
     /// The trackers.

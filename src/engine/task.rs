@@ -115,9 +115,6 @@ pub(super) struct Task {
     verified: HashMap<PieceIndex, VerifiedRange>,
     reads: HashMap<Ticket, Waiting>,
     last_ticket: u64,
-    /// Payload sent. The machine may have parted with a peer that has got its last block before it
-    /// hears that this was sent, and does not count it.
-    uploaded: u64,
     progress: watch::Sender<Progress>,
     announce: watch::Sender<AnnounceStats>,
     /// When what was learnt was last published.
@@ -151,7 +148,6 @@ impl Task {
             verified: HashMap::new(),
             reads: HashMap::new(),
             last_ticket: 0,
-            uploaded: 0,
             progress,
             announce,
             published: None,
@@ -290,10 +286,7 @@ impl Task {
                     self.machine.block_arrived(key, block, kept, now);
                 }
                 Event::Unasked(bytes) => self.machine.block_unasked(key, bytes, now),
-                Event::Uploaded { raw, sent } => {
-                    self.uploaded += if sent { u64::from(raw.length) } else { 0 };
-                    self.machine.uploaded(key, raw, sent, now);
-                }
+                Event::Uploaded { raw, sent } => self.machine.uploaded(key, raw, sent, now),
                 Event::Closed(why) => {
                     tracing::debug!(?key, why, "connection closed");
                     self.link_ended(key);
@@ -446,7 +439,7 @@ impl Task {
             return;
         }
         self.published = Some(now);
-        let stats = Stats { uploaded: self.uploaded, ..self.machine.stats(now) };
+        let stats = self.machine.stats(now);
         let left = self.machine.bytes_left();
         let announce = AnnounceStats {
             uploaded: stats.uploaded,

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::clock::Clock;
-use super::status::TorrentStatus;
+use super::status::{NOBODY_TO_ASK, TorrentStatus};
 use super::task::{Command, Progress};
 use super::tracker::Trackers;
 use crate::proto::metainfo::Info;
@@ -171,6 +171,12 @@ impl Torrent {
             (all + length, here + if store.is_here(piece) { length } else { 0 })
         });
         let stats = progress.stats;
+        let trackers = self.inner.trackers.status();
+        let alone = stats.peers == 0 && stats.known_peers == 0 && !progress.complete;
+        let nobody = match trackers.is_empty() {
+            true => NOBODY_TO_ASK,
+            false => "no tracker has named a peer so far, and PEX needs a first one",
+        };
         let state = match () {
             () if stats.disk_paused || progress.error.is_some() => "error",
             () if progress.complete => "complete",
@@ -189,6 +195,7 @@ impl Torrent {
             pieces_verified: geometry.pieces().filter(|p| store.is_here(*p)).count() as u32,
             peers: stats.peers,
             seeders: stats.seeders,
+            peers_from: stats.peers_from.iter().map(|(k, n)| (k.to_string(), *n)).collect(),
             known_peers: stats.known_peers,
             download_rate: stats.download_rate,
             upload_rate: stats.upload_rate,
@@ -199,8 +206,9 @@ impl Torrent {
             waiting_reads: self.waiting_reads(),
             banned: stats.banned,
             state: state.to_owned(),
+            nobody: alone.then(|| nobody.to_owned()),
             error: progress.error,
-            trackers: self.inner.trackers.status(),
+            trackers,
         }
     }
 

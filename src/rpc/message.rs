@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WirePath;
 use super::size;
-use crate::engine::TorrentStatus;
+use crate::engine::{NOBODY_TO_ASK, TorrentStatus};
 use crate::proto::seeding::SeedUntil;
 
 /// The daemon's greeting, its first message on each connection.
@@ -94,6 +94,9 @@ pub struct Settings {
     /// Do not look for peers on the local network, nor be found there
     #[arg(long)]
     pub no_lsd: bool,
+    /// Neither tell peers of other peers nor listen to them about that (BEP 11)
+    #[arg(long)]
+    pub no_pex: bool,
 }
 
 /// Which torrent, and how to find its metadata.
@@ -202,6 +205,8 @@ pub enum Progress {
     Metadata {
         /// Peers connected.
         peers: usize,
+        /// No peer is known, and there is nobody who could name one.
+        nobody_to_ask: bool,
         /// Bytes of it that are here.
         bytes: u32,
         /// Its size; 0 while unknown.
@@ -224,6 +229,8 @@ pub enum Progress {
         rate: u64,
         /// Peers connected.
         peers: usize,
+        /// Why nobody was found, if so.
+        nobody: Option<String>,
     },
 }
 
@@ -246,10 +253,13 @@ impl fmt::Display for Progress {
             n => size::count(n as u64, "peer"),
         };
         match *self {
+            Self::Metadata { peers: 0, size: 0, nobody_to_ask: true, .. } => {
+                write!(f, "looking for the metadata: no peers, {NOBODY_TO_ASK}")
+            }
             Self::Metadata { peers, size: 0, .. } => {
                 write!(f, "looking for the metadata: {}", people(peers))
             }
-            Self::Metadata { peers, bytes, size } => write!(
+            Self::Metadata { peers, bytes, size, .. } => write!(
                 f,
                 "metadata: {} of {} from {}",
                 size::show(bytes.into()),
@@ -257,15 +267,13 @@ impl fmt::Display for Progress {
                 people(peers)
             ),
             Self::Checking { done, of } => write!(f, "checking: {done} of {of} pieces"),
-            Self::Download { done, of, rate, peers } => write!(
-                f,
-                "{} of {} ({} %), {}/s from {}",
-                size::show(done),
-                size::show(of),
-                size::percent(done, of),
-                size::show(rate),
-                people(peers)
-            ),
+            Self::Download { done, of, rate, peers, ref nobody } => {
+                let (percent, done, of) =
+                    (size::percent(done, of), size::show(done), size::show(of));
+                let rate = size::show(rate);
+                write!(f, "{done} of {of} ({percent} %), {rate}/s from {}", people(peers))?;
+                nobody.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+            }
         }
     }
 }
@@ -388,9 +396,11 @@ mod tests {
 
     #[test]
     fn progress_without_a_whole_has_no_ratio() {
-        let searching = Progress::Metadata { peers: 1, bytes: 0, size: 0 };
-        assert_eq!(searching.ratio(), None);
-        assert_eq!(searching.to_string(), "looking for the metadata: 1 peer");
+        let searching =
+            |peers| Progress::Metadata { peers, nobody_to_ask: peers == 0, bytes: 0, size: 0 };
+        assert_eq!(searching(1).ratio(), None);
+        assert_eq!(searching(1).to_string(), "looking for the metadata: 1 peer");
+        assert!(searching(0).to_string().ends_with(NOBODY_TO_ASK));
         assert_eq!(Progress::Checking { done: 1, of: 4 }.ratio(), Some((1, 4)));
     }
 }

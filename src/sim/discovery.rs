@@ -33,6 +33,14 @@ impl World {
         self.tracker_step(id);
     }
 
+    /// A person names the peer that `id` knows from the start.
+    pub fn be_told_of_peers(&mut self, id: NodeId) {
+        let node = self.node(id);
+        if let Some(known) = node.plan.knows {
+            node.machine.peers_found(&[addr(known)], PeerSource::Manual);
+        }
+    }
+
     /// What the trackers are told of `id`, as the engine tells it.
     fn announce_stats(&self, id: NodeId) -> AnnounceStats {
         let node = &self.nodes[id as usize];
@@ -122,6 +130,9 @@ impl World {
         let now = self.agenda.now();
         let Datagram { from, to, payload } = datagram;
         if to == TRACKER {
+            if self.plan.tracker_ends.is_some_and(|end| now >= end) {
+                return;
+            }
             if let Some(answer) = self.tracker.answer(from, &payload, now) {
                 self.check_datagram(node_of(TRACKER), answer.len());
                 self.carry(Datagram { from: TRACKER, to: from, payload: answer });

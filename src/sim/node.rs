@@ -230,8 +230,9 @@ impl Node {
     }
 
     /// How the engine sets up a torrent.
-    pub fn options() -> Options {
-        Options { on_demand: false, upload: true, buffer_budget: BUFFER_BUDGET, port: super::PORT }
+    pub fn options(pex: bool) -> Options {
+        let buffer_budget = BUFFER_BUDGET;
+        Options { on_demand: false, upload: true, buffer_budget, port: super::PORT, pex }
     }
 
     /// How long it was there until `now`.

@@ -82,6 +82,8 @@ pub struct NodePlan {
     pub joins: Timestamp,
     /// When it leaves.
     pub leaves: Leave,
+    /// Whom it knows from the start.
+    pub knows: Option<u32>,
     /// It is behind a NAT: nobody can connect to it, and it hears only from where it sent to.
     pub natted: bool,
 }
@@ -107,6 +109,10 @@ pub struct Plan {
     pub resets: Option<Duration>,
     /// Out of 1,000 writes, how many the disk refuses.
     pub disk_failures: u32,
+    /// When the tracker falls silent for good.
+    pub tracker_ends: Option<Timestamp>,
+    /// Nodes exchange addresses (BEP 11).
+    pub pex: bool,
     /// What every node keeps to.
     pub bounds: Bounds,
     /// A rule that is broken, to see that it is noticed.
@@ -138,6 +144,8 @@ impl Plan {
             loss: 0.0,
             resets: None,
             disk_failures: 0,
+            tracker_ends: None,
+            pex: true,
             bounds: Bounds::default(),
             breaks: None,
         };
@@ -155,6 +163,7 @@ impl Plan {
             down: TEN_MEGABIT,
             joins: Timestamp::ZERO,
             leaves: Leave::Never,
+            knows: None,
             natted: false,
         };
         self.nodes.push(node);

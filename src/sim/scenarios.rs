@@ -33,7 +33,7 @@ const fn usual(
 }
 
 /// All scenarios.
-pub const SCENARIOS: [Scenario; 16] = [
+pub const SCENARIOS: [Scenario; 17] = [
     Scenario {
         peers: 3,
         size: 1 << 20,
@@ -83,6 +83,21 @@ pub const SCENARIOS: [Scenario; 16] = [
     usual("lossy", "three out of ten datagrams to and from the tracker are lost", |plan, _| {
         plan.loss = 0.3;
     }),
+    usual(
+        "tracker-dies",
+        "the tracker dies; who comes later knows one peer, which leaves",
+        |plan, _| {
+            plan.tracker_ends = Some(Timestamp::ZERO + Duration::from_secs(2));
+            let (late, bound) = (plan.nodes.len() / 2, plan.bound());
+            leechers(plan)
+                .take(1)
+                .for_each(|door| door.leaves = Leave::At(Timestamp::ZERO + bound / 2));
+            for node in leechers(plan).skip(late) {
+                node.joins = node.joins + bound / 4;
+                node.knows = Some(1);
+            }
+        },
+    ),
     usual("natted", "half of the peers are behind a NAT", |plan, _| {
         every_second(plan).for_each(|node| node.natted = true);
     }),

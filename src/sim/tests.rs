@@ -147,6 +147,27 @@ fn who_is_behind_a_nat_gets_everything_and_gives() {
 }
 
 #[test]
+fn when_the_tracker_has_died_peers_find_each_other_through_one_that_they_know() {
+    for seed in 0..3 {
+        let report = sound(plan("tracker-dies", seed));
+        let stayed = report.peers.iter().filter(|peer| peer.id > 1);
+        assert!(
+            stayed.clone().count() == 9 && stayed.clone().all(|p| p.done_s.is_some()),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn without_peer_exchange_those_who_come_after_the_tracker_has_died_are_lost() {
+    let mut plan = plan("tracker-dies", 0);
+    plan.pex = false;
+    let report = run(plan).unwrap();
+    let late = report.peers.iter().filter(|peer| peer.id > 5);
+    assert!(late.clone().count() == 5 && late.clone().all(|p| p.done_s.is_none()), "{report}");
+}
+
+#[test]
 fn an_unknown_scenario_is_named_with_those_there_are() {
     let error = Plan::scenario("nonsense", Settings::default()).unwrap_err();
     assert!(error.to_string().contains("flash-crowd"));

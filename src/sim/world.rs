@@ -111,7 +111,7 @@ impl World {
             .nodes
             .iter()
             .map(|node| {
-                let machine = Torrent::new(info.info_hash, Node::options(), rng.random());
+                let machine = Torrent::new(info.info_hash, Node::options(plan.pex), rng.random());
                 Node::new(*node, &geometry, machine, rng.random())
             })
             .collect();
@@ -246,6 +246,7 @@ impl World {
             Leave::Never | Leave::AfterOneCopy | Leave::AfterDone(_) => {}
         }
         self.begin_announcing(id);
+        self.be_told_of_peers(id);
         self.choke_round(id);
         self.read_on(id);
         self.settle(id);

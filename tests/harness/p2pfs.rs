@@ -324,6 +324,11 @@ impl Status {
         self.0[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.0))
     }
 
+    /// Connected peers that it knows of from `source`.
+    pub fn peers_from(&self, source: &str) -> u64 {
+        self.0["peers_from"][source].as_u64().unwrap_or(0)
+    }
+
     /// Everything, for tests that look for a word somewhere in it.
     pub fn json(&self) -> String {
         self.0.to_string()

@@ -193,6 +193,9 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     if settings.no_lsd {
         flags.push("--no-lsd".into());
     }
+    if settings.no_pex {
+        flags.push("--no-pex".into());
+    }
     flags
 }
 

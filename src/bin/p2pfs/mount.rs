@@ -161,6 +161,7 @@ impl Mount {
         settings.download_limit = settings.download_limit.or(others.download_limit);
         settings.listen.extend(others.listen);
         settings.no_lsd |= others.no_lsd;
+        settings.no_pex |= others.no_pex;
         self.network.peers.extend(other.network.peers);
         self.select.extend(other.select);
         self.foreground |= other.foreground;

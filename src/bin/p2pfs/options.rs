@@ -23,6 +23,7 @@ const OURS: [&str; 18] = [
     "no-seed",
     "upload-limit",
     "download-limit",
+    "no-pex",
     "foreground",
     "cache",
 ];

@@ -76,6 +76,13 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
         torrent.share_ratio,
         size::count(torrent.waiting_reads as u64, "read")
     )?;
+    if !torrent.peers_from.is_empty() {
+        let from: Vec<_> = torrent.peers_from.iter().map(|(who, n)| format!("{n} {who}")).collect();
+        writeln!(out, "  peers by source: {}", from.join(", "))?;
+    }
+    if let Some(why) = &torrent.nobody {
+        writeln!(out, "  no peers: {why}")?;
+    }
     if let Some(rule) = share.seed_until {
         writeln!(out, "  ends when it is complete and seeded until {rule}")?;
     }

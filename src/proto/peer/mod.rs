@@ -1,7 +1,9 @@
 //! One peer as the torrent sees it.
 
+mod exchange;
 mod session;
 mod window;
 
+pub use exchange::{Exchange, PEX_INTERVAL};
 pub use session::{Disconnect, Early, FirstCopies, MAX_SERVED_BLOCK, PeerSession, UPLOAD_QUEUE};
 pub use window::RequestWindow;

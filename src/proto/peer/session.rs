@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::RequestWindow;
+use super::{Exchange, RequestWindow};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::rate::Rate;
@@ -137,6 +137,10 @@ pub struct PeerSession {
     pub ut_metadata: u8,
     /// The peer's number for lt_donthave (BEP 54), 0 if it does not speak it.
     pub donthave: u8,
+    /// What was said about other peers (BEP 11).
+    pub exchange: Exchange,
+    /// It says that it will not download (BEP 21).
+    pub upload_only: bool,
     /// Client name, as the peer says.
     pub client: Option<String>,
     /// What we asked of it.
@@ -211,6 +215,8 @@ impl PeerSession {
             early: EarlyHaves::default(),
             ut_metadata: 0,
             donthave: 0,
+            exchange: Exchange::default(),
+            upload_only: false,
             client: None,
             window: RequestWindow::default(),
             uploads: VecDeque::new(),

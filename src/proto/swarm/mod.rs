@@ -4,6 +4,7 @@
 mod blame;
 mod external;
 mod hand_out;
+mod informants;
 mod peer_list;
 mod picker;
 mod priority;
@@ -11,7 +12,7 @@ mod priority;
 pub use blame::{Blame, Digest};
 pub use external::{ExternalAddress, site};
 pub use hand_out::{HandOut, MAX_SUGGESTED, Sent};
-pub use peer_list::{PeerList, PeerSource, Search};
+pub use peer_list::{PeerList, PeerSource, Search, can_be_meant_for};
 pub use picker::{Holds, Picker, Priority};
 pub use priority::Ourselves;
 

@@ -6,12 +6,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::external::site;
+use super::informants::Informants;
 use super::priority::Ourselves;
 use crate::proto::crc32c::crc32c;
 use crate::proto::time::Timestamp;
@@ -21,10 +22,8 @@ use crate::proto::wire::pex::PexFlags;
 /// better than the new one, and else a banned one.
 const MAX_KNOWN: usize = 2_000;
 
-/// Of these, addresses that one peer may have told us of: a liar must not fill the list.
-const MAX_PER_INFORMANT: usize = 100;
-
-/// The same for the local network, where anybody can speak in the name of any other.
+/// Addresses that may come from the local network, where anybody can speak in the name of any other:
+/// a liar must not fill the list.
 const MAX_FROM_LSD: usize = 200;
 
 /// Proven liars of one site before the whole site is banned: several honest peers can stand behind
@@ -74,6 +73,18 @@ pub enum PeerSource {
 }
 
 impl PeerSource {
+    /// What it is called where people see it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Manual => "named",
+            Self::Lsd => "local",
+            Self::Tracker => "tracker",
+            Self::Dht => "dht",
+            Self::Pex(_) => "pex",
+            Self::Incoming => "incoming",
+        }
+    }
+
     /// How much its word counts, least first.
     const fn rank(self) -> u8 {
         match self {
@@ -99,6 +110,8 @@ impl PeerSource {
 #[derive(Clone, Debug)]
 struct Known {
     source: PeerSource,
+    /// What decides between it and peers of the same priority, differently on each node.
+    lot: u32,
     /// What is known of it beside its address; [`PexFlags::UPLOAD_ONLY`] for who has everything.
     flags: PexFlags,
     failures: u32,
@@ -145,6 +158,7 @@ pub struct Search {
 #[derive(Clone, Debug)]
 pub struct PeerList {
     known: BTreeMap<SocketAddr, Known>,
+    informants: Informants,
     liars: BTreeMap<IpAddr, u32>,
     salt: u64,
     /// How often somebody was chosen to connect to.
@@ -155,7 +169,8 @@ impl PeerList {
     /// An empty list. `salt` decides between peers that are otherwise alike, so that not all of a
     /// swarm choose the same.
     pub fn new(salt: u64) -> Self {
-        Self { known: BTreeMap::new(), liars: BTreeMap::new(), salt, chosen: 0 }
+        let (known, liars) = (BTreeMap::new(), BTreeMap::new());
+        Self { known, informants: Informants::default(), liars, salt, chosen: 0 }
     }
 
     /// Adds an address, with what was said of it; returns whether it is new and usable. `connected`
@@ -170,29 +185,58 @@ impl PeerList {
         let addr = canonical(addr);
         if let Some(known) = self.known.get_mut(&addr) {
             if source.rank() < known.source.rank() {
-                known.source = source;
+                let before = std::mem::replace(&mut known.source, source).informant(addr);
+                before.into_iter().for_each(|from| self.informants.unlisted(from));
+                source.informant(addr).into_iter().for_each(|from| self.informants.listed(from));
             }
             return false;
         }
-        let welcome = is_usable(addr, source)
+        let heard = source.informant(addr).is_none_or(|from| self.informants.is_heard(from));
+        let welcome = heard
+            && is_usable(addr, source)
             && !self.is_banned(addr)
-            && !self.has_said_enough(source, addr)
+            && !(source == PeerSource::Lsd && self.are_local() >= MAX_FROM_LSD)
             && (self.known.len() < MAX_KNOWN || self.make_room(source.rank(), connected));
         if welcome {
-            self.known.insert(addr, Known::new(source, flags));
+            self.remember(addr, Known::new(source, flags, lot(self.salt, addr)));
         }
         welcome
     }
 
-    /// Whether whoever says that there is a peer at `addr` has told of as many as it may.
-    fn has_said_enough(&self, source: PeerSource, addr: SocketAddr) -> bool {
-        if source == PeerSource::Lsd {
-            return self.known.values().filter(|k| k.source == source).count() >= MAX_FROM_LSD;
-        }
-        let said = |from| {
-            self.known.iter().filter(|(addr, k)| k.source.informant(**addr) == Some(from)).count()
+    /// How many were heard of on the local network.
+    fn are_local(&self) -> usize {
+        self.known.values().filter(|known| known.source == PeerSource::Lsd).count()
+    }
+
+    fn remember(&mut self, addr: SocketAddr, known: Known) {
+        known.source.informant(addr).into_iter().for_each(|from| self.informants.listed(from));
+        self.known.insert(addr, known);
+    }
+
+    fn forget(&mut self, addr: SocketAddr) -> bool {
+        let Some(known) = self.known.remove(&addr) else { return false };
+        known.source.informant(addr).into_iter().for_each(|from| self.informants.unlisted(from));
+        true
+    }
+
+    /// Forgets those that other peers or the local network told us of, but for those that are in
+    /// use: what is private has no other source than trackers (BEP 27).
+    pub fn forget_hearsay(&mut self, connected: &BTreeSet<SocketAddr>) {
+        let hearsay = |(addr, known): (&SocketAddr, &Known)| {
+            let idle = known.state == State::Idle && !connected.contains(addr);
+            let hearsay =
+                matches!(known.source, PeerSource::Pex(_) | PeerSource::Lsd | PeerSource::Dht);
+            (idle && hearsay).then_some(*addr)
         };
-        source.informant(addr).is_some_and(|from| said(from) >= MAX_PER_INFORMANT)
+        let addrs: Vec<_> = self.known.iter().filter_map(hearsay).collect();
+        for addr in addrs {
+            self.forget(addr);
+        }
+    }
+
+    /// Who told us of `addr`, if we know of it.
+    pub fn source(&self, addr: SocketAddr) -> Option<PeerSource> {
+        self.known.get(&addr).map(|known| known.source)
     }
 
     /// Forgets the worst peer that is not in use, if it is no better than a new one of `rank`; if
@@ -210,7 +254,7 @@ impl PeerList {
             .filter(|(addr, known)| unused(addr, known))
             .max_by_key(|(_, k)| (k.state == State::Idle, k.standing()))
             .map(|(addr, _)| *addr);
-        worst.is_some_and(|addr| self.known.remove(&addr).is_some())
+        worst.is_some_and(|addr| self.forget(addr))
     }
 
     /// How many peers are known.
@@ -246,14 +290,10 @@ impl PeerList {
         if self.attempts() >= search.attempts {
             return None;
         }
-        let (salt, by_lot) = (self.salt, self.chosen % BY_LOT == BY_LOT - 1);
-        let best = self.candidates(search, now).min_by(|(a, left), (b, right)| {
-            let standing = left.standing().cmp(&right.standing());
-            let priority = || match by_lot {
-                true => Ordering::Equal,
-                false => search.ours.priority(**b).cmp(&search.ours.priority(**a)),
-            };
-            standing.then_with(priority).then_with(|| lot(salt, **a).cmp(&lot(salt, **b)))
+        let by_lot = self.chosen % BY_LOT == BY_LOT - 1;
+        let best = self.candidates(search, now).min_by_key(|(addr, known)| {
+            let priority = if by_lot { 0 } else { search.ours.priority(**addr) };
+            (known.standing(), Reverse(priority), known.lot)
         });
         let addr = *best?.0;
         self.known.get_mut(&addr)?.state = State::Connecting;
@@ -275,7 +315,8 @@ impl PeerList {
             .iter()
             .filter(move |(_, k)| k.state == State::Idle && k.next_try <= now)
             .filter(|(_, k)| !(search.seeding && k.flags.has(PexFlags::UPLOAD_ONLY)))
-            .filter(|(addr, _)| !search.connected.contains(addr) && !self.is_banned(**addr))
+            .filter(|(addr, _)| !search.connected.contains(addr))
+            .filter(|(addr, _)| self.liars.is_empty() || !self.is_banned(**addr))
     }
 
     /// Attempts under way.
@@ -288,6 +329,13 @@ impl PeerList {
         if let Some(known) = self.known.get_mut(&addr).filter(|k| k.state == State::Connecting) {
             known.state = State::Idle;
         }
+    }
+
+    /// We connected to `addr`.
+    pub fn reached(&mut self, addr: SocketAddr) {
+        self.attempt_ended(addr);
+        let informant = self.known.get(&addr).and_then(|known| known.source.informant(addr));
+        informant.into_iter().for_each(|from| self.informants.helped(from));
     }
 
     /// `addr` has everything.
@@ -303,10 +351,14 @@ impl PeerList {
         let Some(known) = self.known.get_mut(&addr) else { return };
         known.failures = if useful { 0 } else { known.failures + 1 };
         known.proven |= useful;
+        if known.failures == 1 && !known.proven && matches!(known.source, PeerSource::Pex(_)) {
+            let informant = known.source.informant(addr);
+            informant.into_iter().for_each(|from| self.informants.misled(from));
+        }
         let manual = known.source == PeerSource::Manual;
         let hopeless = known.failures > MAX_FAILURES && !manual && !known.proven;
         if hopeless && known.state == State::Idle {
-            self.known.remove(&addr);
+            self.forget(addr);
             return;
         }
         let last = match (manual, known.proven) {
@@ -329,12 +381,16 @@ impl PeerList {
             self.liars.pop_first();
         }
         *self.liars.entry(site).or_default() += 1;
-        let new = !self.known.contains_key(&addr);
-        if new && self.known.len() >= MAX_KNOWN && !self.make_room(0, connected) {
-            return;
+        if !self.known.contains_key(&addr) {
+            if self.known.len() >= MAX_KNOWN && !self.make_room(0, connected) {
+                return;
+            }
+            let lot = lot(self.salt, addr);
+            self.remember(addr, Known::new(PeerSource::Incoming, PexFlags::default(), lot));
         }
-        let fresh = Known::new(PeerSource::Incoming, PexFlags::default());
-        self.known.entry(addr).or_insert(fresh).state = State::Banned;
+        if let Some(known) = self.known.get_mut(&addr) {
+            known.state = State::Banned;
+        }
     }
 
     /// `addr` is ourselves: never again, but no liar.
@@ -346,9 +402,10 @@ impl PeerList {
 }
 
 impl Known {
-    fn new(source: PeerSource, flags: PexFlags) -> Self {
+    fn new(source: PeerSource, flags: PexFlags, lot: u32) -> Self {
         Self {
             source,
+            lot,
             flags,
             failures: 0,
             next_try: Timestamp::ZERO,
@@ -375,10 +432,16 @@ fn is_usable(addr: SocketAddr, source: PeerSource) -> bool {
         && !ip.is_multicast()
         && ip != IpAddr::from([255; 4]);
     let heard = match source {
-        PeerSource::Pex(from) => Scope::of(from) <= Scope::of(ip),
+        PeerSource::Pex(from) => can_be_meant_for(ip, from),
         _ => true,
     };
     reachable && heard
+}
+
+/// Whether somebody at `to` can be told of `ip`: an address of this machine or network means
+/// something else elsewhere, or nothing.
+pub fn can_be_meant_for(ip: IpAddr, to: IpAddr) -> bool {
+    Scope::of(to) <= Scope::of(ip)
 }
 
 /// How far an address reaches.

@@ -27,10 +27,11 @@ const ROOM_TO_GROW: usize = 5;
 /// cannot have them all.
 const CHOSEN_SHARE: usize = 5;
 
-/// We open half of the connections that we may have, and one more each time that this has passed:
-/// when a crowd gathers, whoever comes then finds room at those who came before. Otherwise everyone
-/// is connected to those who came just before it, and pieces take many steps through the crowd.
-const OPENING: Duration = Duration::from_secs(1);
+/// Out of ten connections that there may be, those with which we look for no more. What is left is
+/// for those who come: when everybody is connected to as many as it may, newcomers find no place, and
+/// in a crowd everybody is connected to those who came just before it, so that pieces take many
+/// steps through it.
+const ENOUGH_OF_TEN: usize = 6;
 
 /// Connections that the peers of one site (an IPv4 address or IPv6 /64) may keep while others wait:
 /// several honest ones can stand behind one NAT.
@@ -78,7 +79,7 @@ impl Torrent {
     }
 
     /// What we look for now.
-    fn search(&self) -> Search {
+    pub(super) fn search(&self) -> Search {
         Search {
             ours: self.ourselves(),
             connected: self.peers.values().map(PeerSession::known_addr).collect(),
@@ -212,6 +213,7 @@ impl Torrent {
             Some(peer) => {
                 peer.listen_addr = Some(addr);
                 self.list.attempt_ended(addr);
+                self.note_neighbour(key);
             }
             None => self.connect_failed(addr, false, now),
         }
@@ -220,9 +222,10 @@ impl Torrent {
     /// A connection stands and handshakes were exchanged.
     pub fn peer_connected(&mut self, key: PeerKey, session: PeerSession, now: Timestamp) {
         if session.outgoing {
-            self.list.attempt_ended(session.addr);
+            self.list.reached(session.addr);
         }
         self.peers.insert(key, session);
+        self.note_neighbour(key);
         self.askable = None;
         self.greet(key, now);
     }
@@ -234,6 +237,7 @@ impl Torrent {
         };
         let addr = SocketAddr::new(peer.addr.ip(), port);
         peer.listen_addr = Some(addr);
+        self.note_neighbour(key);
         if self.list.is_banned(addr) {
             self.disconnect(key, Disconnect::BadData, now);
             return;
@@ -246,6 +250,9 @@ impl Torrent {
         let Some(mut peer) = self.peers.remove(&key) else { return };
         self.take_back_suggestions(key);
         self.askable = None;
+        if let Some(addr) = peer.listen_addr {
+            self.changes.note(key, addr, false);
+        }
         let useful = peer.down.total() + peer.up.total() > 0;
         self.list.failed(peer.known_addr(), useful, now);
         self.look_for_peers = true;
@@ -282,8 +289,11 @@ impl Torrent {
 
     /// Connects to more peers. A complete torrent does so only to serve them.
     pub(super) fn plan_connections(&mut self, now: Timestamp) {
-        let mut search = self.search();
-        search.attempts = self.may_open(now);
+        let attempts = self.may_open();
+        if attempts == 0 {
+            return;
+        }
+        let search = Search { attempts, ..self.search() };
         while self.has_room()
             && (!search.seeding || self.options.upload)
             && let Some(addr) = self.list.next_to_connect(&search, now)
@@ -292,29 +302,32 @@ impl Torrent {
         }
     }
 
-    /// How many more connections we may open now.
-    fn may_open(&mut self, now: Timestamp) -> usize {
-        let since = now.since(*self.looking_since.get_or_insert(now));
-        let steps = (since.as_nanos() / OPENING.as_nanos()) as usize;
+    /// How many more connections we may open now: until there are enough, and some of them chosen
+    /// by us.
+    fn may_open(&self) -> usize {
         let opened = self.peers.values().filter(|p| p.outgoing).count();
-        self.limit.min((self.limit.div_ceil(2) + steps).saturating_sub(opened))
+        let enough = (self.limit * ENOUGH_OF_TEN).div_ceil(10).saturating_sub(self.peers.len());
+        enough.max((self.limit / CHOSEN_SHARE).saturating_sub(opened))
     }
 
-    /// When all connections are taken and others wait, the oldest one that has been of no use for
-    /// long makes room.
+    /// When all connections are taken and others wait, or there are enough and more peers known, the
+    /// oldest one that has been of no use for long makes room for another.
     pub(super) fn turn_over(&mut self, now: Timestamp) {
         if now.since(self.last_turnover) < TURNOVER {
             return;
         }
         let shut_out = std::mem::take(&mut self.refused) && !self.has_room_for_incoming();
-        let search = self.search();
-        let wanted = !search.seeding && !self.has_room() && self.list.has_candidate(&search, now);
+        let search = Search { attempts: self.limit, ..self.search() };
+        let wanted =
+            !search.seeding && self.may_open() == 0 && self.list.has_candidate(&search, now);
         if shut_out || wanted {
             self.last_turnover = now;
             let useless = self.idle_for(USELESS_AFTER, now);
             let oldest = useless.into_iter().min_by_key(|key| self.peers.get(key).map(|p| p.since));
             if let Some(key) = oldest.filter(|key| !self.is_only_holder(*key)) {
                 self.disconnect(key, Disconnect::TooMany, now);
+                let other = wanted.then(|| self.list.next_to_connect(&search, now)).flatten();
+                self.outputs.extend(other.map(Output::Connect));
             }
         }
     }

@@ -32,7 +32,13 @@ impl Lone {
     pub fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
         let info = info(pieces, blocks * BLOCK_LEN);
         let geometry = info.geometry;
-        let options = Options { on_demand: false, upload: true, buffer_budget: BUDGET, port: 6881 };
+        let options = Options {
+            on_demand: false,
+            upload: true,
+            buffer_budget: BUDGET,
+            port: 6881,
+            pex: true,
+        };
         let mut machine = Torrent::new(info.info_hash, options, 1);
         let mut set = Bitfield::empty(pieces);
         for piece in geometry.pieces().filter(|p| wanted(p.get())) {
@@ -397,7 +403,8 @@ fn peers_that_never_give_anything_make_room_for_others() {
 fn pieces_of_a_former_run_are_checked_a_few_at_a_time() {
     let info = info(100, BLOCK_LEN);
     let mut lone = Lone::on_demand(100, 1);
-    let options = Options { on_demand: true, upload: true, buffer_budget: BUDGET, port: 0 };
+    let options =
+        Options { on_demand: true, upload: true, buffer_budget: BUDGET, port: 0, pex: true };
     lone.machine = Torrent::new(info.info_hash, options, 1);
     lone.machine.activate(info, Bitfield::full(100), &Bitfield::empty(100), lone.now);
     lone.step();
@@ -521,4 +528,15 @@ fn what_a_reader_waits_for_is_asked_of_a_seed_that_suggests_something_else() {
     lone.read(12);
     let seed = suggesting_seed(&mut lone, 3);
     assert!(pieces_asked_of(&lone, seed).contains(&12));
+}
+
+#[test]
+fn a_block_that_was_sent_counts_though_its_peer_has_left() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let key = lone.connect(false, true);
+    lone.gone(key);
+    let raw = RawBlock { piece: 0, begin: 0, length: BLOCK_LEN };
+    lone.machine.uploaded(key, raw, true, lone.now);
+    lone.machine.uploaded(key, raw, false, lone.now);
+    assert_eq!(lone.machine.stats(lone.now).uploaded, u64::from(BLOCK_LEN));
 }

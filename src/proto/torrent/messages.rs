@@ -43,7 +43,7 @@ impl Torrent {
             metadata_size: self.active.as_ref().map(|a| a.info.raw.len() as u32),
             yourip: Some(peer.addr.ip()),
             upload_only: self.active.as_ref().is_some_and(|a| a.announced.is_full()),
-            ..ExtendedHandshake::ours(false)
+            ..ExtendedHandshake::ours(self.hears_of_peers())
         };
         self.send(key, Message::Extended(extended::HANDSHAKE_ID, ours.encode()), now);
     }
@@ -261,6 +261,7 @@ impl Torrent {
                 let message = MetadataMessage::parse(&payload).map_err(|_| BAD)?;
                 self.metadata_message(key, message, now);
             }
+            extended::UT_PEX_ID => self.told_of_peers(key, &payload, now)?,
             extended::LT_DONTHAVE_ID => {
                 let index = extended::parse_donthave(&payload).map_err(|_| BAD)?;
                 let Some(active) = &self.active else { return Ok(()) };
@@ -279,6 +280,8 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.ut_metadata = theirs.ut_metadata.unwrap_or(0);
         peer.donthave = theirs.donthave.unwrap_or(0);
+        peer.exchange.ut_pex = theirs.ut_pex.unwrap_or(0);
+        peer.upload_only = theirs.upload_only;
         peer.client = theirs.client;
         if let Some(reqq) = theirs.reqq {
             peer.window.set_limit(reqq);

@@ -12,6 +12,7 @@
 
 mod active;
 mod connections;
+mod exchange;
 mod first_copies;
 #[cfg(test)]
 mod hostile;
@@ -121,6 +122,8 @@ pub struct Options {
     pub buffer_budget: u64,
     /// Our listening port, told to peers (BEP 10 `p`).
     pub port: u16,
+    /// Exchange addresses with peers (BEP 11), unless the torrent is private.
+    pub pex: bool,
 }
 
 /// The machine of one torrent.
@@ -131,6 +134,8 @@ pub struct Torrent {
     peers: BTreeMap<PeerKey, PeerSession>,
     list: PeerList,
     external: ExternalAddress,
+    /// How our connections changed, for those who are told.
+    changes: exchange::Changes,
     /// Connections that there may be.
     limit: usize,
     /// Somebody who came was refused for want of room.
@@ -144,8 +149,6 @@ pub struct Torrent {
     /// When somebody was last looked for who has use for the uplink.
     last_look: Timestamp,
     last_turnover: Timestamp,
-    /// When peers were first looked for.
-    looking_since: Option<Timestamp>,
     last_replacement: Timestamp,
     /// The peer list changed, or time has passed.
     look_for_peers: bool,
@@ -163,6 +166,7 @@ impl Torrent {
             peers: BTreeMap::new(),
             list: PeerList::new(seed),
             external: ExternalAddress::default(),
+            changes: exchange::Changes::default(),
             limit: MAX_PEERS,
             refused: false,
             fetch: Some(MetadataFetch::new(info_hash, seed)),
@@ -172,7 +176,6 @@ impl Torrent {
             last_tick: Timestamp::ZERO,
             last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
-            looking_since: None,
             last_replacement: Timestamp::ZERO,
             look_for_peers: false,
             totals: stats::Totals::default(),
@@ -298,6 +301,7 @@ impl Torrent {
             self.check_stall(key, now);
             self.forgive_refusals(key, now);
         }
+        self.tell_of_peers(now);
         self.free_suspicious();
         self.pass_turns_on();
         self.retry_write(now);

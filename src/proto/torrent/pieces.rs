@@ -55,6 +55,7 @@ impl Torrent {
             retry_write: Timestamp::ZERO,
             hedged_bytes: 0,
         });
+        self.keep_to_privacy();
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
             self.settle_early(key, now);

@@ -1,7 +1,10 @@
 //! What can be told about a torrent.
 
+use std::collections::BTreeMap;
+
 use super::Torrent;
 use crate::proto::rate::Rate;
+use crate::proto::swarm::PeerSource;
 use crate::proto::time::Timestamp;
 
 /// Counters of a torrent's life in this daemon.
@@ -28,6 +31,8 @@ pub struct Stats {
     pub peers: usize,
     /// Connected peers that have everything.
     pub seeders: usize,
+    /// By whom we know of the connected peers ([`PeerSource::name`]), and how many.
+    pub peers_from: BTreeMap<&'static str, usize>,
     /// Connections that it could make use of.
     pub wanted_connections: usize,
     /// Known addresses.
@@ -64,6 +69,16 @@ impl Torrent {
         Some(missing.map(|p| u64::from(active.geometry.piece_len(p))).sum())
     }
 
+    /// Who told us of the peers that are connected. Whoever came to us is counted as that.
+    fn peers_from(&self) -> BTreeMap<&'static str, usize> {
+        let mut from = BTreeMap::new();
+        for peer in self.peers.values() {
+            let told = self.list.source(peer.known_addr()).filter(|_| peer.outgoing);
+            *from.entry(told.unwrap_or(PeerSource::Incoming).name()).or_default() += 1;
+        }
+        from
+    }
+
     /// The state at `now`.
     pub fn stats(&mut self, now: Timestamp) -> Stats {
         let active = self.active.as_ref();
@@ -73,6 +88,7 @@ impl Torrent {
             pieces_unfinished: active.map_or(0, |a| a.unfinished.count()),
             peers: self.peers.len(),
             seeders: self.peers.values().filter(|p| p.is_seed()).count(),
+            peers_from: self.peers_from(),
             wanted_connections: self.wanted_connections(),
             known_peers: self.list.len(),
             banned: self.list.banned(),

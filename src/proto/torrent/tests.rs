@@ -103,7 +103,8 @@ impl World {
 
     /// A node that has the pieces of `have` and wants everything (on demand: nothing).
     fn add(&mut self, have: Bitfield, on_demand: bool) -> usize {
-        let options = Options { on_demand, upload: true, buffer_budget: 1 << 20, port: 6881 };
+        let options =
+            Options { on_demand, upload: true, buffer_budget: 1 << 20, port: 6881, pex: true };
         let seed = self.nodes.len() as u64;
         let mut machine = Torrent::new(self.info.info_hash, options, seed);
         let wanted = if on_demand { self.none() } else { self.all() };

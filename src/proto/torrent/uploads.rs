@@ -133,13 +133,16 @@ impl Torrent {
 
     /// A block was sent (`sent`), or could not be read.
     pub fn uploaded(&mut self, key: PeerKey, raw: RawBlock, sent: bool, now: Timestamp) {
+        if sent {
+            // The peer may have left with its last block.
+            self.totals.uploaded += u64::from(raw.length);
+            self.totals.up.add(u64::from(raw.length), now);
+        }
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.uploading = peer.uploading.saturating_sub(1);
         peer.last_sent = now;
         if sent {
             peer.up.add(u64::from(raw.length), now);
-            self.totals.uploaded += u64::from(raw.length);
-            self.totals.up.add(u64::from(raw.length), now);
             self.note_given(key, raw, now);
         } else {
             self.reject(key, raw, now);

@@ -31,7 +31,7 @@ const MAX_CLIENT_CHARS: usize = 64;
 pub struct ExtendedHandshake {
     /// The sender's number for `ut_metadata` (BEP 9), never 0.
     pub ut_metadata: Option<u8>,
-    /// The sender's number for `ut_pex` (BEP 11), never 0.
+    /// The sender's number for `ut_pex` (BEP 11); 0 is sent to take it back, and read as absent.
     pub ut_pex: Option<u8>,
     /// The sender's number for `lt_donthave` (BEP 54), never 0.
     pub donthave: Option<u8>,
@@ -52,11 +52,11 @@ pub struct ExtendedHandshake {
 
 impl ExtendedHandshake {
     /// A handshake that offers our extensions by our numbers; with `pex` false (a private torrent,
-    /// BEP 27) without `ut_pex`.
+    /// BEP 27) not `ut_pex`, also if an earlier handshake did.
     pub fn ours(pex: bool) -> Self {
         Self {
             ut_metadata: Some(UT_METADATA_ID),
-            ut_pex: pex.then_some(UT_PEX_ID),
+            ut_pex: Some(if pex { UT_PEX_ID } else { 0 }),
             donthave: Some(LT_DONTHAVE_ID),
             ..Self::default()
         }

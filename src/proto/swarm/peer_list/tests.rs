@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::informants::MAX_PER_INFORMANT;
 use super::*;
 
 const NONE: BTreeSet<SocketAddr> = BTreeSet::new();

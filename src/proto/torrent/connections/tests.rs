@@ -297,7 +297,57 @@ fn attempts_are_bounded_as_connections_are() {
     lone.machine.peers_found(&known, PeerSource::Tracker);
     lone.pass(Duration::from_secs(5));
     let tried = lone.others.iter().filter(|o| matches!(o, Output::Connect(_))).count();
-    assert_eq!(tried, 7);
+    assert_eq!(tried, 5, "six out of ten");
+}
+
+/// Others that may be connected to, each in a network of its own.
+fn others(count: u8) -> Vec<SocketAddr> {
+    (0..count).map(|n| SocketAddr::from(([203, 0, n, 1], 6881))).collect()
+}
+
+/// Connects to whomever the machine wants to; how many that are in all.
+fn oblige(lone: &mut Lone) -> usize {
+    lone.step();
+    for output in std::mem::take(&mut lone.others) {
+        if let Output::Connect(addr) = output {
+            lone.meet(addr, true);
+        }
+    }
+    lone.machine.peers.values().filter(|peer| peer.outgoing).count()
+}
+
+#[test]
+fn who_has_enough_connections_leaves_the_rest_to_those_who_come() {
+    let mut lone = lone();
+    lone.machine.peers_found(&others(200), PeerSource::Tracker);
+    for _ in 0..60 {
+        oblige(&mut lone);
+        lone.pass(Duration::from_secs(1));
+    }
+    assert_eq!(oblige(&mut lone), 30);
+    assert!((0..10).all(|n| lone.meet(stranger(n), false).is_some()));
+}
+
+#[test]
+fn when_others_have_come_there_is_still_room_for_some_that_we_choose() {
+    let mut lone = lone();
+    assert_eq!(lone.fill().len(), 40);
+    lone.machine.peers_found(&others(200), PeerSource::Tracker);
+    assert_eq!(oblige(&mut lone), 10);
+}
+
+#[test]
+fn when_enough_are_connected_but_of_no_use_others_are_looked_for() {
+    let mut lone = lone();
+    lone.machine.peers_found(&others(200), PeerSource::Tracker);
+    let before = oblige(&mut lone);
+    lone.pass(USELESS_AFTER);
+    let found = lone.within(2 * TURNOVER, |lone| {
+        let keys: Vec<_> = lone.machine.peers.keys().copied().collect();
+        keys.into_iter().for_each(|key| lone.say(key, Message::KeepAlive));
+        lone.others.iter().any(|output| matches!(output, Output::Connect(_)))
+    });
+    assert!(before == 30 && found);
 }
 
 #[test]
