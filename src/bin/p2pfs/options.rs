@@ -6,7 +6,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{ErrorKind, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 18] = [
+const OURS: [&str; 19] = [
     "socket",
     "peer",
     "port",
