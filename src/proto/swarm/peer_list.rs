@@ -157,6 +157,8 @@ pub struct PeerList {
     informants: Informants,
     liars: BTreeMap<IpAddr, u32>,
     salt: u64,
+    /// Attempts under way.
+    attempts: usize,
     /// How often somebody was chosen to connect to.
     chosen: usize,
 }
@@ -166,7 +168,7 @@ impl PeerList {
     /// swarm choose the same.
     pub fn new(salt: u64) -> Self {
         let (known, liars) = (BTreeMap::new(), BTreeMap::new());
-        Self { known, informants: Informants::default(), liars, salt, chosen: 0 }
+        Self { known, informants: Informants::default(), liars, salt, attempts: 0, chosen: 0 }
     }
 
     /// Adds an address, with what was said of it; returns whether it is new and usable. `connected`
@@ -205,6 +207,7 @@ impl PeerList {
 
     fn forget(&mut self, addr: SocketAddr) -> bool {
         let Some(known) = self.known.remove(&addr) else { return false };
+        self.attempts -= usize::from(known.state == State::Connecting);
         known.source.informant(addr).into_iter().for_each(|from| self.informants.unlisted(from));
         true
     }
@@ -275,7 +278,7 @@ impl PeerList {
     /// [`Self::attempt_ended`]. The best are those that failed least, of these those of the best
     /// source, and of these those of the highest priority (BEP 40), or now and then any.
     pub fn next_to_connect(&mut self, search: &Search, now: Timestamp) -> Option<SocketAddr> {
-        if self.attempts() >= search.attempts {
+        if self.attempts >= search.attempts {
             return None;
         }
         let by_lot = self.chosen % BY_LOT == BY_LOT - 1;
@@ -284,7 +287,7 @@ impl PeerList {
             (known.standing(), Reverse(priority), known.lot)
         });
         let addr = *best?.0;
-        self.known.get_mut(&addr)?.state = State::Connecting;
+        self.set_state(addr, State::Connecting);
         self.chosen = self.chosen.wrapping_add(1);
         Some(addr)
     }
@@ -307,15 +310,18 @@ impl PeerList {
             .filter(|(addr, _)| self.liars.is_empty() || !self.is_banned(**addr))
     }
 
-    /// Attempts under way.
-    fn attempts(&self) -> usize {
-        self.known.values().filter(|k| k.state == State::Connecting).count()
+    fn set_state(&mut self, addr: SocketAddr, state: State) {
+        if let Some(known) = self.known.get_mut(&addr) {
+            self.attempts -= usize::from(known.state == State::Connecting);
+            self.attempts += usize::from(state == State::Connecting);
+            known.state = state;
+        }
     }
 
     /// An attempt to connect has ended, one way or the other.
     pub fn attempt_ended(&mut self, addr: SocketAddr) {
-        if let Some(known) = self.known.get_mut(&addr).filter(|k| k.state == State::Connecting) {
-            known.state = State::Idle;
+        if self.known.get(&addr).is_some_and(|k| k.state == State::Connecting) {
+            self.set_state(addr, State::Idle);
         }
     }
 
@@ -376,16 +382,12 @@ impl PeerList {
             let lot = lot(self.salt, addr);
             self.remember(addr, Known::new(PeerSource::Incoming, PexFlags::default(), lot));
         }
-        if let Some(known) = self.known.get_mut(&addr) {
-            known.state = State::Banned;
-        }
+        self.set_state(addr, State::Banned);
     }
 
     /// `addr` is ourselves: never again, but no liar.
     pub fn is_ourselves(&mut self, addr: SocketAddr) {
-        if let Some(known) = self.known.get_mut(&addr) {
-            known.state = State::Ourselves;
-        }
+        self.set_state(addr, State::Ourselves);
     }
 }
 
