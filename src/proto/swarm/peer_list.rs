@@ -282,11 +282,21 @@ impl PeerList {
             return None;
         }
         let by_lot = self.chosen % BY_LOT == BY_LOT - 1;
-        let best = self.candidates(search, now).min_by_key(|(addr, known)| {
-            let priority = if by_lot { 0 } else { search.ours.priority(**addr) };
-            (known.standing(), Reverse(priority), known.lot)
-        });
-        let addr = *best?.0;
+        let mut best = None;
+        for (addr, known) in self.untried(search, now) {
+            let standing = known.standing();
+            // Most are told from the best by that alone, and the rest takes longer to find out.
+            let worse = best.is_some_and(|((least, ..), _)| standing > least);
+            if worse || !self.is_free(*addr, search) {
+                continue;
+            }
+            let priority = if by_lot { 0 } else { search.ours.priority(*addr) };
+            let rank = (standing, Reverse(priority), known.lot);
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, *addr));
+            }
+        }
+        let (_, addr) = best?;
         self.set_state(addr, State::Connecting);
         self.chosen = self.chosen.wrapping_add(1);
         Some(addr)
@@ -294,10 +304,11 @@ impl PeerList {
 
     /// Whether there is anybody to connect to now.
     pub fn has_candidate(&self, search: &Search, now: Timestamp) -> bool {
-        self.candidates(search, now).next().is_some()
+        self.untried(search, now).any(|(addr, _)| self.is_free(*addr, search))
     }
 
-    fn candidates<'a>(
+    /// Those who may be tried, if they are free.
+    fn untried<'a>(
         &'a self,
         search: &'a Search,
         now: Timestamp,
@@ -306,8 +317,11 @@ impl PeerList {
             .iter()
             .filter(move |(_, k)| k.state == State::Idle && k.next_try <= now)
             .filter(|(_, k)| !(search.seeding && k.flags.has(PexFlags::UPLOAD_ONLY)))
-            .filter(|(addr, _)| !search.connected.contains(addr))
-            .filter(|(addr, _)| self.liars.is_empty() || !self.is_banned(**addr))
+    }
+
+    /// Whether `addr` is neither connected nor banned.
+    fn is_free(&self, addr: SocketAddr, search: &Search) -> bool {
+        !search.connected.contains(&addr) && (self.liars.is_empty() || !self.is_banned(addr))
     }
 
     fn set_state(&mut self, addr: SocketAddr, state: State) {
