@@ -21,9 +21,11 @@ fn two_mounts_that_know_only_libtorrent_find_each_other() {
     let first = one.mount(torrent.magnet(), &[ON_DEMAND, "--peer", &peer]);
     wait_until("the first is connected", PATIENCE, || first.status().number("peers") == 1);
     let second = two.mount(torrent.magnet(), &[ON_DEMAND, "--peer", &peer]);
-    wait_until("the second heard of the first", PATIENCE, || {
-        second.status().peers_from("pex") == 1
+    wait_until("they know each other", PATIENCE, || {
+        [&first, &second].iter().all(|mount| mount.status().number("peers") == 2)
     });
+    let by_pex = first.status().peers_from("pex") + second.status().peers_from("pex");
+    assert_eq!(by_pex, 1, "whichever heard of the other");
     assert_eq!(first.tree(), content.tree());
     drop(seeder);
     assert_eq!(second.tree(), content.tree());

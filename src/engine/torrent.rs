@@ -172,7 +172,8 @@ impl Torrent {
         });
         let stats = progress.stats;
         let trackers = self.inner.trackers.status();
-        let alone = stats.peers == 0 && stats.known_peers == 0 && !progress.complete;
+        let lacking = verified < geometry.total();
+        let alone = lacking && stats.peers == 0 && stats.known_peers == 0;
         let nobody = match trackers.is_empty() {
             true => NOBODY_TO_ASK,
             false => "no tracker has named a peer so far, and PEX needs a first one",

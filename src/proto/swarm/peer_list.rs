@@ -161,6 +161,8 @@ pub struct PeerList {
     informants: Informants,
     liars: BTreeMap<IpAddr, u32>,
     salt: u64,
+    /// Attempts under way.
+    attempts: usize,
     /// How often somebody was chosen to connect to.
     chosen: usize,
 }
@@ -170,7 +172,7 @@ impl PeerList {
     /// swarm choose the same.
     pub fn new(salt: u64) -> Self {
         let (known, liars) = (BTreeMap::new(), BTreeMap::new());
-        Self { known, informants: Informants::default(), liars, salt, chosen: 0 }
+        Self { known, informants: Informants::default(), liars, salt, attempts: 0, chosen: 0 }
     }
 
     /// Adds an address, with what was said of it; returns whether it is new and usable. `connected`
@@ -215,6 +217,7 @@ impl PeerList {
 
     fn forget(&mut self, addr: SocketAddr) -> bool {
         let Some(known) = self.known.remove(&addr) else { return false };
+        self.attempts -= usize::from(known.state == State::Connecting);
         known.source.informant(addr).into_iter().for_each(|from| self.informants.unlisted(from));
         true
     }
@@ -287,26 +290,37 @@ impl PeerList {
     /// [`Self::attempt_ended`]. The best are those that failed least, of these those of the best
     /// source, and of these those of the highest priority (BEP 40), or now and then any.
     pub fn next_to_connect(&mut self, search: &Search, now: Timestamp) -> Option<SocketAddr> {
-        if self.attempts() >= search.attempts {
+        if self.attempts >= search.attempts {
             return None;
         }
         let by_lot = self.chosen % BY_LOT == BY_LOT - 1;
-        let best = self.candidates(search, now).min_by_key(|(addr, known)| {
-            let priority = if by_lot { 0 } else { search.ours.priority(**addr) };
-            (known.standing(), Reverse(priority), known.lot)
-        });
-        let addr = *best?.0;
-        self.known.get_mut(&addr)?.state = State::Connecting;
+        let mut best = None;
+        for (addr, known) in self.untried(search, now) {
+            let standing = known.standing();
+            // Most are told from the best by that alone, and the rest takes longer to find out.
+            let worse = best.is_some_and(|((least, ..), _)| standing > least);
+            if worse || !self.is_free(*addr, search) {
+                continue;
+            }
+            let priority = if by_lot { 0 } else { search.ours.priority(*addr) };
+            let rank = (standing, Reverse(priority), known.lot);
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, *addr));
+            }
+        }
+        let (_, addr) = best?;
+        self.set_state(addr, State::Connecting);
         self.chosen = self.chosen.wrapping_add(1);
         Some(addr)
     }
 
     /// Whether there is anybody to connect to now.
     pub fn has_candidate(&self, search: &Search, now: Timestamp) -> bool {
-        self.candidates(search, now).next().is_some()
+        self.untried(search, now).any(|(addr, _)| self.is_free(*addr, search))
     }
 
-    fn candidates<'a>(
+    /// Those who may be tried, if they are free.
+    fn untried<'a>(
         &'a self,
         search: &'a Search,
         now: Timestamp,
@@ -315,19 +329,25 @@ impl PeerList {
             .iter()
             .filter(move |(_, k)| k.state == State::Idle && k.next_try <= now)
             .filter(|(_, k)| !(search.seeding && k.flags.has(PexFlags::UPLOAD_ONLY)))
-            .filter(|(addr, _)| !search.connected.contains(addr))
-            .filter(|(addr, _)| self.liars.is_empty() || !self.is_banned(**addr))
     }
 
-    /// Attempts under way.
-    fn attempts(&self) -> usize {
-        self.known.values().filter(|k| k.state == State::Connecting).count()
+    /// Whether `addr` is neither connected nor banned.
+    fn is_free(&self, addr: SocketAddr, search: &Search) -> bool {
+        !search.connected.contains(&addr) && (self.liars.is_empty() || !self.is_banned(addr))
+    }
+
+    fn set_state(&mut self, addr: SocketAddr, state: State) {
+        if let Some(known) = self.known.get_mut(&addr) {
+            self.attempts -= usize::from(known.state == State::Connecting);
+            self.attempts += usize::from(state == State::Connecting);
+            known.state = state;
+        }
     }
 
     /// An attempt to connect has ended, one way or the other.
     pub fn attempt_ended(&mut self, addr: SocketAddr) {
-        if let Some(known) = self.known.get_mut(&addr).filter(|k| k.state == State::Connecting) {
-            known.state = State::Idle;
+        if self.known.get(&addr).is_some_and(|k| k.state == State::Connecting) {
+            self.set_state(addr, State::Idle);
         }
     }
 
@@ -388,16 +408,12 @@ impl PeerList {
             let lot = lot(self.salt, addr);
             self.remember(addr, Known::new(PeerSource::Incoming, PexFlags::default(), lot));
         }
-        if let Some(known) = self.known.get_mut(&addr) {
-            known.state = State::Banned;
-        }
+        self.set_state(addr, State::Banned);
     }
 
     /// `addr` is ourselves: never again, but no liar.
     pub fn is_ourselves(&mut self, addr: SocketAddr) {
-        if let Some(known) = self.known.get_mut(&addr) {
-            known.state = State::Ourselves;
-        }
+        self.set_state(addr, State::Ourselves);
     }
 }
 

@@ -443,7 +443,7 @@ proptest! {
             let banned = model.notes.values().filter(|note| note.banned).count();
             let trying = model.notes.values().filter(|note| note.trying).count();
             prop_assert_eq!(list.banned(), banned);
-            prop_assert_eq!(list.attempts(), trying);
+            prop_assert_eq!(list.attempts, trying);
             prop_assert_eq!(list.len(), model.notes.len());
         }
     }
