@@ -1,5 +1,5 @@
 //! The tokio shell around [`TrackerClient`]: one task a torrent that makes its announces. And
-//! [`scrape`], which only asks.
+//! [`scrape()`], which only asks.
 
 mod announce;
 mod exchange;
