@@ -177,6 +177,8 @@ pub struct PeerSession {
     pub suspected: u32,
     /// Pieces it refused again and again, and when: taken for missing there for a while.
     pub refused: BTreeMap<PieceIndex, Timestamp>,
+    /// Pieces that it would rather have us get from others, and since when.
+    pub not_now: BTreeMap<PieceIndex, Timestamp>,
     /// Pieces of the info dictionary that we sent it.
     pub metadata_sent: usize,
     /// What it would rather give us than others (BEP 6), the newest last.
@@ -231,6 +233,7 @@ impl PeerSession {
             first_copies: FirstCopies::default(),
             suspected: 0,
             refused: BTreeMap::new(),
+            not_now: BTreeMap::new(),
             metadata_sent: 0,
             suggested: VecDeque::new(),
             suggested_at: None,
@@ -258,7 +261,9 @@ impl PeerSession {
 
     /// Whether `piece` may be asked of this peer now.
     pub fn serves(&self, piece: PieceIndex) -> bool {
-        (!self.peer_choking || self.allowed_to_us.contains(&piece)) && self.has(piece)
+        (!self.peer_choking || self.allowed_to_us.contains(&piece))
+            && self.has(piece)
+            && !self.not_now.contains_key(&piece)
     }
 
     /// Whether something it asked for waits for our uplink.
@@ -357,6 +362,11 @@ impl PeerSession {
     /// The piece to ask for first, out of those it suggests that are `open` still.
     pub fn suggestion(&self, open: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
         self.suggested.iter().copied().find(|p| open(*p))
+    }
+
+    /// Whether it suggests `piece`.
+    pub fn suggests(&self, piece: PieceIndex) -> bool {
+        self.suggested.contains(&piece)
     }
 
     /// Whether the peer has everything and tells what it would give us: then it is asked for

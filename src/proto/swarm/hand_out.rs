@@ -9,16 +9,22 @@
 //! it (the idea behind BEP 16): that tells who passes on what it gets.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::PeerKey;
 use crate::proto::geometry::PieceIndex;
+use crate::proto::time::Timestamp;
 
 /// Suggestions that one peer may not have taken up, and that we remember of one: what keeps a fast
 /// and long connection busy even when pieces are small.
 pub const MAX_SUGGESTED: usize = 256;
+
+/// How long a piece that is on its way to one peer is refused to others: until they can have it from
+/// there, and not so long that somebody who keeps it holds up a reader.
+const ON_ITS_WAY: Duration = Duration::from_secs(4);
 
 /// What a block that was sent says about first copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +37,25 @@ pub enum Sent {
     Known,
 }
 
+/// What one peer was told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// Suggestions that it has not taken up.
+    suggested: BTreeSet<PieceIndex>,
+    /// What it asked for last without a suggestion: a program may read on from there.
+    reading: Option<PieceIndex>,
+}
+
 /// What a complete torrent has given and suggested to whom.
 #[derive(Clone, Debug)]
 pub struct HandOut {
-    /// Pieces that were suggested to nobody, in random order; some may have been given meanwhile.
-    waiting: Vec<PieceIndex>,
-    suggested: BTreeMap<PeerKey, BTreeSet<PieceIndex>>,
+    /// Pieces that were suggested to nobody; some may have been given meanwhile.
+    waiting: BTreeSet<PieceIndex>,
+    /// The same in random order, and others.
+    random: Vec<PieceIndex>,
+    /// Who was the first to ask for a piece that nobody had, and when.
+    promised: BTreeMap<PieceIndex, (PeerKey, Timestamp)>,
+    told: BTreeMap<PeerKey, Told>,
     /// Pieces whose first copy went to a peer; `None` once that tells nothing any more.
     first: BTreeMap<PieceIndex, Option<PeerKey>>,
 }
@@ -44,9 +63,16 @@ pub struct HandOut {
 impl HandOut {
     /// Nothing was given yet of `pieces`.
     pub fn new(pieces: impl Iterator<Item = PieceIndex>, rng: &mut impl Rng) -> Self {
-        let mut waiting: Vec<_> = pieces.collect();
-        waiting.shuffle(rng);
-        Self { waiting, suggested: BTreeMap::new(), first: BTreeMap::new() }
+        let waiting: BTreeSet<_> = pieces.collect();
+        let mut random: Vec<_> = waiting.iter().copied().collect();
+        random.shuffle(rng);
+        Self {
+            waiting,
+            random,
+            promised: BTreeMap::new(),
+            told: BTreeMap::new(),
+            first: BTreeMap::new(),
+        }
     }
 
     /// Up to `more` pieces to suggest to `peer`, of which it need not have taken up others. `lacking`
@@ -61,13 +87,22 @@ impl HandOut {
         if more == 0 {
             return new;
         }
-        let mine = self.suggested.entry(peer).or_default();
+        let Told { suggested: mine, reading } = self.told.entry(peer).or_default();
         mine.retain(|piece| !self.first.contains_key(piece));
+        let more = more.min(MAX_SUGGESTED.saturating_sub(mine.len()));
+        let next = |waiting: &BTreeSet<_>, random: &mut Vec<_>| {
+            let read = reading.and_then(|at| waiting.range(at..).next().copied());
+            read.or_else(|| random.pop())
+        };
         while new.len() < more
-            && mine.len() < MAX_SUGGESTED
-            && let Some(piece) = self.waiting.pop()
+            && let Some(piece) = next(&self.waiting, &mut self.random)
         {
-            if lacking(piece) && !self.first.contains_key(&piece) && mine.insert(piece) {
+            if self.waiting.remove(&piece)
+                && lacking(piece)
+                && !self.first.contains_key(&piece)
+                && !self.promised.contains_key(&piece)
+                && mine.insert(piece)
+            {
                 new.push(piece);
             }
         }
@@ -76,19 +111,41 @@ impl HandOut {
 
     /// `peer` asks for `piece`: the suggestion has been taken up, if it was one.
     pub fn asked(&mut self, peer: PeerKey, piece: PieceIndex) {
-        if let Some(mine) = self.suggested.get_mut(&peer) {
-            mine.remove(&piece);
+        let told = self.told.entry(peer).or_default();
+        if !told.suggested.remove(&piece) && self.waiting.contains(&piece) {
+            told.reading = Some(piece);
         }
+    }
+
+    /// Whether `peer` may have `piece` from us: not while its first copy is on its way to somebody
+    /// else. If nobody has it (`lacking`), it is on its way to `peer` now.
+    pub fn promise(
+        &mut self,
+        piece: PieceIndex,
+        peer: PeerKey,
+        lacking: bool,
+        now: Timestamp,
+    ) -> bool {
+        let promise = self.promised.get(&piece).filter(|(_, at)| now.since(*at) < ON_ITS_WAY);
+        if promise.is_some_and(|(to, _)| *to != peer) {
+            return false;
+        }
+        if promise.is_none() && lacking {
+            self.promised.insert(piece, (peer, now));
+        }
+        true
     }
 
     /// Whether `peer` was suggested something since it could ask.
     pub fn has_suggested(&self, peer: PeerKey) -> bool {
-        self.suggested.contains_key(&peer)
+        self.told.get(&peer).is_some_and(|told| !told.suggested.is_empty())
     }
 
     /// `peer` can ask for nothing more: what was suggested to it is suggested to others.
     pub fn take_back(&mut self, peer: PeerKey) {
-        self.waiting.extend(self.suggested.remove(&peer).unwrap_or_default());
+        let mine = self.told.remove(&peer).unwrap_or_default().suggested;
+        self.waiting.extend(&mine);
+        self.random.extend(&mine);
     }
 
     /// A block of `piece` went to `peer`; `lacking` when nobody but seeds has it.
@@ -143,8 +200,8 @@ mod tests {
     fn only_so_many_suggestions_wait_and_what_was_asked_for_makes_room_for_another() {
         let (mut out, _) = hand_out(1_000);
         while !out.suggest(A, 100, |_| true).is_empty() {}
-        assert_eq!(out.suggested[&A].len(), MAX_SUGGESTED);
-        let taken = *out.suggested[&A].first().unwrap();
+        assert_eq!(out.told[&A].suggested.len(), MAX_SUGGESTED);
+        let taken = *out.told[&A].suggested.first().unwrap();
         out.asked(A, taken);
         assert_eq!(out.suggest(A, 100, |_| true).len(), 1);
     }

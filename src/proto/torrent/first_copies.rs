@@ -39,6 +39,17 @@ impl Torrent {
         }
     }
 
+    /// Whether a peer may have `piece` from us now: a complete torrent does not send what is on its
+    /// way to somebody else, who will pass it on, as long as there is other use for its uplink.
+    pub(super) fn may_have(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) -> bool {
+        let Some(active) = self.active.as_mut().filter(|a| a.announced.is_full()) else {
+            return true;
+        };
+        let (lacking, pieces) = (active.picker.is_only_at_seeds(piece), active.geometry.pieces());
+        let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
+        hand_out.promise(piece, key, lacking, now)
+    }
+
     /// A peer asks for a block of `piece`.
     pub(super) fn note_asked(&mut self, key: PeerKey, piece: PieceIndex) {
         if let Some(peer) = self.peers.get_mut(&key) {

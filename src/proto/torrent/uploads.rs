@@ -113,10 +113,12 @@ impl Torrent {
             && (!peer.am_choking || peer.allowed_to_it.contains(&piece))
             && active.announced.contains(piece)
             && peer.uploads.len() < UPLOAD_QUEUE;
-        if welcome {
+        let welcome = welcome && (!peer.fast || self.may_have(key, piece, now));
+        if welcome && let Some(peer) = self.peers.get_mut(&key) {
             peer.uploads.push_back(raw);
             self.pump_uploads(key, now);
             self.note_asked(key, piece);
+            self.suggest(key, now);
         } else {
             self.reject(key, raw, now);
         }
