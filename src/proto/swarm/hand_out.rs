@@ -22,9 +22,15 @@ use crate::proto::time::Timestamp;
 /// and long connection busy even when pieces are small.
 pub const MAX_SUGGESTED: usize = 256;
 
-/// How long a piece that is on its way to one peer is refused to others: until they can have it from
-/// there, and not so long that somebody who keeps it holds up a reader.
-const ON_ITS_WAY: Duration = Duration::from_secs(4);
+/// A piece that was promised to one peer is refused to others for this many times as long as it
+/// takes until promised pieces show up elsewhere, so that nearly all can have it from there, ...
+const PATIENCE: u32 = 4;
+
+/// ... but no longer than this, so that somebody who keeps what it gets does not hold up readers.
+const MAX_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How much the latest piece counts in the average time until they show up elsewhere.
+const LATEST: f64 = 0.1;
 
 /// What a block that was sent says about first copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +61,8 @@ pub struct HandOut {
     random: Vec<PieceIndex>,
     /// Who was the first to ask for a piece that nobody had, and when.
     promised: BTreeMap<PieceIndex, (PeerKey, Timestamp)>,
+    /// How long it takes on average until a promised piece shows up at a second peer.
+    spreads_in: Duration,
     told: BTreeMap<PeerKey, Told>,
     /// Pieces whose first copy went to a peer; `None` once that tells nothing any more.
     first: BTreeMap<PieceIndex, Option<PeerKey>>,
@@ -70,6 +78,7 @@ impl HandOut {
             waiting,
             random,
             promised: BTreeMap::new(),
+            spreads_in: MAX_PATIENCE / PATIENCE,
             told: BTreeMap::new(),
             first: BTreeMap::new(),
         }
@@ -126,7 +135,8 @@ impl HandOut {
         lacking: bool,
         now: Timestamp,
     ) -> bool {
-        let promise = self.promised.get(&piece).filter(|(_, at)| now.since(*at) < ON_ITS_WAY);
+        let patience = (self.spreads_in * PATIENCE).min(MAX_PATIENCE);
+        let promise = self.promised.get(&piece).filter(|(_, at)| now.since(*at) < patience);
         if promise.is_some_and(|(to, _)| *to != peer) {
             return false;
         }
@@ -164,8 +174,12 @@ impl HandOut {
     }
 
     /// `piece` has shown up at `peer`: who has passed it on, if it was lent to somebody else.
-    pub fn shown(&mut self, piece: PieceIndex, peer: PeerKey) -> Option<PeerKey> {
+    pub fn shown(&mut self, piece: PieceIndex, peer: PeerKey, now: Timestamp) -> Option<PeerKey> {
         let to = (*self.first.get(&piece)?).filter(|to| *to != peer)?;
+        if let Some((_, at)) = self.promised.get(&piece) {
+            let (took, usual) = (now.since(*at).min(MAX_PATIENCE), self.spreads_in);
+            self.spreads_in = usual.mul_f64(1.0 - LATEST) + took.mul_f64(LATEST);
+        }
         self.first.insert(piece, None);
         Some(to)
     }

@@ -48,6 +48,7 @@ impl Torrent {
         let (lacking, pieces) = (active.picker.is_only_at_seeds(piece), active.geometry.pieces());
         let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
         hand_out.promise(piece, key, lacking, now)
+            || self.peers.iter().all(|(other, p)| *other == key || !p.is_busy())
     }
 
     /// A peer asks for a block of `piece`.
@@ -127,9 +128,9 @@ impl Torrent {
     }
 
     /// A piece has shown up at `key`: whoever was given its first copy has passed it on.
-    pub(super) fn note_passed_on(&mut self, key: PeerKey, piece: PieceIndex) {
+    pub(super) fn note_passed_on(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) {
         let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) else { return };
-        if let Some(peer) = hand_out.shown(piece, key).and_then(|to| self.peers.get_mut(&to)) {
+        if let Some(peer) = hand_out.shown(piece, key, now).and_then(|to| self.peers.get_mut(&to)) {
             peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);
         }
     }

@@ -132,7 +132,7 @@ impl Torrent {
         if active.picker.is_wanting(piece) {
             peer.nothing_at = None;
         }
-        self.note_passed_on(key, piece);
+        self.note_passed_on(key, piece, now);
         let Some(peer) = self.peers.get(&key) else { return Ok(()) };
         let Some(active) = &self.active else { return Ok(()) };
         if full || (!peer.am_interested && !active.announced.contains(piece)) {
