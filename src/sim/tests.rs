@@ -82,6 +82,14 @@ fn in_the_worked_example_three_pieces_go_out_first_and_each_leaves_the_seed_once
 }
 
 #[test]
+fn of_what_many_read_at_once_little_more_than_one_copy_leaves_the_seed() {
+    let settings = Settings { seed: 1, size: Some(32 << 20), ..Settings::default() };
+    let report = sound(Plan::scenario("many-readers", settings).unwrap());
+    assert!(report.seed_copies < 1.5, "{report}");
+    assert!(report.readers.iter().all(|reader| reader.done_s.is_some()), "{report}");
+}
+
+#[test]
 fn lost_datagrams_keep_nobody_from_the_tracker() {
     for seed in 0..3 {
         let report = sound(plan("lossy", seed));

@@ -169,7 +169,7 @@ pub struct PeerSession {
     pub look_ahead: Option<usize>,
     /// Blocks of suggested pieces that it has not asked for, as far as we can tell.
     pub told_of: usize,
-    /// Bytes we sent of pieces that it has got a part of, while we are complete.
+    /// Bytes we sent of pieces that it has got a part of.
     pub half_sent: BTreeMap<PieceIndex, u32>,
     /// What became of pieces that we gave to it when nobody else had them.
     pub first_copies: FirstCopies,

@@ -5,6 +5,9 @@
 //! know what those it is not connected to have been given. So the seed suggests pieces, each to one
 //! peer (BEP 6); those who do not care for suggestions are none the worse for them.
 //!
+//! Programs that read the same file at the same time all want the same piece next. A piece that is
+//! on its way to one peer is refused to the others until they can have it from there.
+//!
 //! A piece that went to one peer when nobody else had it shows up elsewhere, unless that peer keeps
 //! it (the idea behind BEP 16): that tells who passes on what it gets.
 
@@ -43,27 +46,16 @@ pub enum Sent {
     Known,
 }
 
-/// What one peer was told.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    /// Suggestions that it has not taken up.
-    suggested: BTreeSet<PieceIndex>,
-    /// What it asked for last without a suggestion: a program may read on from there.
-    reading: Option<PieceIndex>,
-}
-
 /// What a complete torrent has given and suggested to whom.
 #[derive(Clone, Debug)]
 pub struct HandOut {
-    /// Pieces that were suggested to nobody; some may have been given meanwhile.
-    waiting: BTreeSet<PieceIndex>,
-    /// The same in random order, and others.
-    random: Vec<PieceIndex>,
+    /// Pieces that were suggested to nobody, in random order; some may have been given meanwhile.
+    waiting: Vec<PieceIndex>,
+    suggested: BTreeMap<PeerKey, BTreeSet<PieceIndex>>,
     /// Who was the first to ask for a piece that nobody had, and when.
     promised: BTreeMap<PieceIndex, (PeerKey, Timestamp)>,
     /// How long it takes on average until a promised piece shows up at a second peer.
     spreads_in: Duration,
-    told: BTreeMap<PeerKey, Told>,
     /// Pieces whose first copy went to a peer; `None` once that tells nothing any more.
     first: BTreeMap<PieceIndex, Option<PeerKey>>,
 }
@@ -71,15 +63,13 @@ pub struct HandOut {
 impl HandOut {
     /// Nothing was given yet of `pieces`.
     pub fn new(pieces: impl Iterator<Item = PieceIndex>, rng: &mut impl Rng) -> Self {
-        let waiting: BTreeSet<_> = pieces.collect();
-        let mut random: Vec<_> = waiting.iter().copied().collect();
-        random.shuffle(rng);
+        let mut waiting: Vec<_> = pieces.collect();
+        waiting.shuffle(rng);
         Self {
             waiting,
-            random,
+            suggested: BTreeMap::new(),
             promised: BTreeMap::new(),
             spreads_in: MAX_PATIENCE / PATIENCE,
-            told: BTreeMap::new(),
             first: BTreeMap::new(),
         }
     }
@@ -96,18 +86,13 @@ impl HandOut {
         if more == 0 {
             return new;
         }
-        let Told { suggested: mine, reading } = self.told.entry(peer).or_default();
+        let mine = self.suggested.entry(peer).or_default();
         mine.retain(|piece| !self.first.contains_key(piece));
-        let more = more.min(MAX_SUGGESTED.saturating_sub(mine.len()));
-        let next = |waiting: &BTreeSet<_>, random: &mut Vec<_>| {
-            let read = reading.and_then(|at| waiting.range(at..).next().copied());
-            read.or_else(|| random.pop())
-        };
         while new.len() < more
-            && let Some(piece) = next(&self.waiting, &mut self.random)
+            && mine.len() < MAX_SUGGESTED
+            && let Some(piece) = self.waiting.pop()
         {
-            if self.waiting.remove(&piece)
-                && lacking(piece)
+            if lacking(piece)
                 && !self.first.contains_key(&piece)
                 && !self.promised.contains_key(&piece)
                 && mine.insert(piece)
@@ -120,9 +105,8 @@ impl HandOut {
 
     /// `peer` asks for `piece`: the suggestion has been taken up, if it was one.
     pub fn asked(&mut self, peer: PeerKey, piece: PieceIndex) {
-        let told = self.told.entry(peer).or_default();
-        if !told.suggested.remove(&piece) && self.waiting.contains(&piece) {
-            told.reading = Some(piece);
+        if let Some(mine) = self.suggested.get_mut(&peer) {
+            mine.remove(&piece);
         }
     }
 
@@ -148,14 +132,32 @@ impl HandOut {
 
     /// Whether `peer` was suggested something since it could ask.
     pub fn has_suggested(&self, peer: PeerKey) -> bool {
-        self.told.get(&peer).is_some_and(|told| !told.suggested.is_empty())
+        self.suggested.contains_key(&peer)
     }
 
-    /// `peer` can ask for nothing more: what was suggested to it is suggested to others.
+    /// `peer` does not want a block of `piece` any more; others may have it if nothing of it was
+    /// sent.
+    pub fn cancelled(&mut self, peer: PeerKey, piece: PieceIndex) {
+        if self.promised.get(&piece).is_some_and(|(to, _)| *to == peer) {
+            self.void(piece);
+        }
+    }
+
+    /// `peer` can ask for nothing more: what was suggested or promised to it is for others.
     pub fn take_back(&mut self, peer: PeerKey) {
-        let mine = self.told.remove(&peer).unwrap_or_default().suggested;
-        self.waiting.extend(&mine);
-        self.random.extend(&mine);
+        self.waiting.extend(self.suggested.remove(&peer).unwrap_or_default());
+        let promised = self.promised.iter().filter(|(_, (to, _))| *to == peer);
+        for piece in promised.map(|(piece, _)| *piece).collect::<Vec<_>>() {
+            self.void(piece);
+        }
+    }
+
+    /// A promise is void, unless it was kept in part.
+    fn void(&mut self, piece: PieceIndex) {
+        if !self.first.contains_key(&piece) {
+            self.promised.remove(&piece);
+            self.waiting.push(piece);
+        }
     }
 
     /// A block of `piece` went to `peer`; `lacking` when nobody but seeds has it.
@@ -210,12 +212,57 @@ mod tests {
         assert_eq!((a.len(), b.len(), both.len()), (6, 4, all.len()));
     }
 
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_one_peer_is_refused_to_others_for_a_while() {
+        let (mut out, all) = hand_out(3);
+        assert!(out.promise(all[0], A, true, at(0)));
+        assert!(out.promise(all[0], A, true, at(1)));
+        assert!(!out.promise(all[0], B, true, at(1)));
+        assert!(out.promise(all[1], B, true, at(1)));
+        assert!(out.promise(all[2], A, false, at(1)) && out.promise(all[2], B, false, at(1)));
+        assert!(out.promise(all[0], B, true, at(0) + MAX_PATIENCE));
+        assert!(!out.promise(all[0], A, true, at(0) + MAX_PATIENCE), "now it is B's");
+    }
+
+    #[test]
+    fn patience_follows_how_fast_pieces_spread() {
+        let (mut out, all) = hand_out(101);
+        for piece in &all[..100] {
+            out.promise(*piece, A, true, at(0));
+            out.sent(*piece, A, true);
+            out.shown(*piece, B, at(0) + Duration::from_millis(50));
+        }
+        out.promise(all[100], A, true, at(0));
+        assert!(!out.promise(all[100], B, true, at(0) + Duration::from_millis(190)));
+        assert!(out.promise(all[100], B, true, at(0) + Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_promise_is_void_once_it_is_not_wanted_or_cannot_be_kept() {
+        let (mut out, all) = hand_out(3);
+        out.promise(all[0], A, true, at(0));
+        out.cancelled(B, all[0]);
+        assert!(!out.promise(all[0], B, true, at(0)));
+        out.cancelled(A, all[0]);
+        assert!(out.promise(all[0], B, true, at(0)));
+        out.promise(all[1], A, true, at(0));
+        out.promise(all[2], A, true, at(0));
+        out.sent(all[2], A, true);
+        out.take_back(A);
+        assert!(out.promise(all[1], B, true, at(0)));
+        assert!(!out.promise(all[2], B, true, at(0)), "it may finish what it has begun");
+    }
+
     #[test]
     fn only_so_many_suggestions_wait_and_what_was_asked_for_makes_room_for_another() {
         let (mut out, _) = hand_out(1_000);
         while !out.suggest(A, 100, |_| true).is_empty() {}
-        assert_eq!(out.told[&A].suggested.len(), MAX_SUGGESTED);
-        let taken = *out.told[&A].suggested.first().unwrap();
+        assert_eq!(out.suggested[&A].len(), MAX_SUGGESTED);
+        let taken = *out.suggested[&A].first().unwrap();
         out.asked(A, taken);
         assert_eq!(out.suggest(A, 100, |_| true).len(), 1);
     }
@@ -243,9 +290,9 @@ mod tests {
     fn a_loan_ends_when_the_piece_shows_up_elsewhere_or_has_to_be_given_again() {
         let (mut out, all) = hand_out(3);
         out.sent(all[0], A, true);
-        assert_eq!(out.shown(all[0], A), None);
-        assert_eq!(out.shown(all[0], B), Some(A));
-        assert_eq!(out.shown(all[0], B), None);
+        assert_eq!(out.shown(all[0], A, at(0)), None);
+        assert_eq!(out.shown(all[0], B, at(0)), Some(A));
+        assert_eq!(out.shown(all[0], B, at(0)), None);
         out.sent(all[1], A, true);
         assert_eq!(out.sent(all[1], A, true), Sent::Known);
         assert_eq!(out.sent(all[1], B, true), Sent::Again(A));

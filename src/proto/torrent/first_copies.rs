@@ -39,8 +39,9 @@ impl Torrent {
         }
     }
 
-    /// Whether a peer may have `piece` from us now: a complete torrent does not send what is on its
-    /// way to somebody else, who will pass it on, as long as there is other use for its uplink.
+    /// Whether a peer may have `piece` from us now: a complete torrent does not begin to send what is
+    /// on its way to somebody else, who will pass it on, as long as there is other use for its
+    /// uplink.
     pub(super) fn may_have(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) -> bool {
         let Some(active) = self.active.as_mut().filter(|a| a.announced.is_full()) else {
             return true;
@@ -48,6 +49,7 @@ impl Torrent {
         let (lacking, pieces) = (active.picker.is_only_at_seeds(piece), active.geometry.pieces());
         let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
         hand_out.promise(piece, key, lacking, now)
+            || self.peers.get(&key).is_some_and(|p| p.half_sent.contains_key(&piece))
             || self.peers.iter().all(|(other, p)| *other == key || !p.is_busy())
     }
 
@@ -58,6 +60,16 @@ impl Torrent {
         }
         if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
             hand_out.asked(key, piece);
+        }
+    }
+
+    /// A peer has withdrawn a request that waited for us.
+    pub(super) fn note_cancelled(&mut self, key: PeerKey, raw: RawBlock) {
+        let Some(active) = &mut self.active else { return };
+        if let (Some(hand_out), Some(piece)) =
+            (&mut active.hand_out, active.geometry.piece(raw.piece))
+        {
+            hand_out.cancelled(key, piece);
         }
     }
 
@@ -87,7 +99,7 @@ impl Torrent {
         peer.last_sent = now;
     }
 
-    /// A block was sent by a complete torrent.
+    /// A block was sent.
     pub(super) fn note_given(&mut self, key: PeerKey, raw: RawBlock, now: Timestamp) {
         self.note_first_copy(key, raw);
         self.suggest(key, now);
@@ -98,9 +110,6 @@ impl Torrent {
             return;
         };
         let Some(piece) = active.geometry.piece(raw.piece) else { return };
-        if !active.announced.is_full() {
-            return;
-        }
         let sent = peer.half_sent.entry(piece).or_default();
         *sent = sent.saturating_add(raw.length);
         if *sent >= active.geometry.piece_len(piece) {
@@ -108,6 +117,9 @@ impl Torrent {
             peer.allowed_to_it.remove(&piece);
         } else if peer.half_sent.len() > MAX_HALF_SENT {
             peer.half_sent.pop_first();
+        }
+        if !active.announced.is_full() {
+            return;
         }
         let (lacking, pieces) = (active.picker.is_only_at_seeds(piece), active.geometry.pieces());
         let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));

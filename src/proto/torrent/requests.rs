@@ -137,8 +137,7 @@ impl Torrent {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
-        let crowd = !order.is_empty()
-            && self.peers.values().any(|p| p.fast && !p.is_seed());
+        let crowd = !order.is_empty() && self.peers.values().any(|p| p.fast && !p.is_seed());
         let rate = match order {
             [] => 1.0,
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
@@ -151,9 +150,7 @@ impl Torrent {
             let open = |p| answers && picker.is_open_to(p, key) && peer.serves(p);
             // In a crowd a seed is not asked for what others are given and will pass on.
             let theirs = crowd && peer.is_suggesting(now);
-            let ours = |w: &Wanted| {
-                !theirs || w.waiting_since.is_some() || peer.suggests(w.piece)
-            };
+            let ours = |w: &Wanted| !theirs || w.waiting_since.is_some() || peer.suggests(w.piece);
             let mut before = 0;
             let wanting = order.iter().filter(|w| picker.is_wanting(w.piece));
             let in_time = wanting.clone().find(|w| {

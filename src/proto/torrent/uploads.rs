@@ -118,7 +118,6 @@ impl Torrent {
             peer.uploads.push_back(raw);
             self.pump_uploads(key, now);
             self.note_asked(key, piece);
-            self.suggest(key, now);
         } else {
             self.reject(key, raw, now);
         }
@@ -129,6 +128,7 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if let Some(at) = peer.uploads.iter().position(|r| *r == raw) {
             peer.uploads.remove(at);
+            self.note_cancelled(key, raw);
             self.reject(key, raw, now);
         }
     }
