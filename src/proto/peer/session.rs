@@ -147,8 +147,8 @@ pub struct PeerSession {
     pub uploading: usize,
     /// Pieces it lets us ask for while choked (BEP 6).
     pub allowed_to_us: BTreeSet<PieceIndex>,
-    /// Pieces we let it ask for while choked (BEP 6).
-    pub allowed_to_it: BTreeSet<PieceIndex>,
+    /// Pieces we let it ask for while choked (BEP 6), and how many bytes of each it may still have.
+    pub allowed_to_it: BTreeMap<PieceIndex, u32>,
     /// Payload from it.
     pub down: Rate,
     /// Payload to it.
@@ -218,7 +218,7 @@ impl PeerSession {
             uploads: VecDeque::new(),
             uploading: 0,
             allowed_to_us: BTreeSet::new(),
-            allowed_to_it: BTreeSet::new(),
+            allowed_to_it: BTreeMap::new(),
             down: Rate::default(),
             up: Rate::default(),
             nothing_at: None,
@@ -264,6 +264,21 @@ impl PeerSession {
         (!self.peer_choking || self.allowed_to_us.contains(&piece))
             && self.has(piece)
             && !self.not_now.contains_key(&piece)
+    }
+
+    /// It was sent `bytes` of `piece`: what it may ask for while choked it may have once.
+    pub fn use_allowance(&mut self, piece: PieceIndex, bytes: u32) {
+        let Some(left) = self.allowed_to_it.get_mut(&piece) else { return };
+        *left = left.saturating_sub(bytes);
+        if *left == 0 {
+            self.allowed_to_it.remove(&piece);
+        }
+    }
+
+    /// It has got all of a half-sent piece, or is not to finish it while choked.
+    pub fn forget_half_sent(&mut self, piece: PieceIndex) {
+        self.half_sent.remove(&piece);
+        self.allowed_to_it.remove(&piece);
     }
 
     /// Whether something it asked for waits for our uplink.

@@ -1,6 +1,9 @@
 //! What a complete torrent does so that each piece leaves it once before any leaves it twice.
 
-use super::Torrent;
+#[cfg(test)]
+mod tests;
+
+use super::{Output, Torrent};
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
 use crate::proto::swarm::{HandOut, PeerKey, Sent};
 use crate::proto::time::Timestamp;
@@ -10,8 +13,11 @@ use crate::proto::wire::{Message, RawBlock};
 /// connection in a round trip.
 const MAX_LOOK_AHEAD: usize = 4_096;
 
-/// Half-sent pieces remembered of one peer.
+/// Half-sent pieces remembered of one peer; beyond it the one of which it has least is forgotten.
 const MAX_HALF_SENT: usize = 8;
+
+/// Of these, how many it may finish while choked: more would be a second turn that no slot counts.
+const MAX_FINISHED: usize = 2;
 
 impl Torrent {
     /// Suggests pieces to an unchoked peer as soon as it will have nothing left to ask for: not
@@ -90,10 +96,14 @@ impl Torrent {
         if !peer.fast || !active.announced.is_full() {
             return;
         }
-        let pieces: Vec<_> = peer.half_sent.keys().copied().collect();
-        for piece in pieces {
-            if peer.allowed_to_it.insert(piece) {
-                self.outputs.push_back(super::Output::Send(key, Message::AllowedFast(piece.get())));
+        let mut pieces: Vec<_> = peer.half_sent.iter().map(|(p, sent)| (*sent, *p)).collect();
+        pieces.sort_unstable_by(|a, b| b.cmp(a));
+        let before = std::mem::take(&mut peer.allowed_to_it);
+        for (sent, piece) in pieces.into_iter().take(MAX_FINISHED) {
+            let left = active.geometry.piece_len(piece).saturating_sub(sent);
+            peer.allowed_to_it.insert(piece, left);
+            if !before.contains_key(&piece) {
+                self.outputs.push_back(Output::Send(key, Message::AllowedFast(piece.get())));
             }
         }
         peer.last_sent = now;
@@ -101,32 +111,40 @@ impl Torrent {
 
     /// A block was sent.
     pub(super) fn note_given(&mut self, key: PeerKey, raw: RawBlock, now: Timestamp) {
-        self.note_first_copy(key, raw);
-        self.suggest(key, now);
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else { return };
+        let Some(piece) = active.geometry.piece(raw.piece) else { return };
+        peer.use_allowance(piece, raw.length);
+        if active.announced.is_full() {
+            self.note_half_sent(key, piece, raw.length);
+            self.note_first_copy(key, piece);
+            self.suggest(key, now);
+        }
     }
 
-    fn note_first_copy(&mut self, key: PeerKey, raw: RawBlock) {
-        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
-            return;
-        };
-        let Some(piece) = active.geometry.piece(raw.piece) else { return };
+    fn note_half_sent(&mut self, key: PeerKey, piece: PieceIndex, bytes: u32) {
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else { return };
         let sent = peer.half_sent.entry(piece).or_default();
-        *sent = sent.saturating_add(raw.length);
+        *sent = sent.saturating_add(bytes);
         if *sent >= active.geometry.piece_len(piece) {
-            peer.half_sent.remove(&piece);
-            peer.allowed_to_it.remove(&piece);
+            peer.forget_half_sent(piece);
         } else if peer.half_sent.len() > MAX_HALF_SENT {
-            peer.half_sent.pop_first();
+            let others = peer.half_sent.iter().filter(|(p, _)| **p != piece);
+            if let Some((&least, _)) = others.min_by_key(|(_, sent)| **sent) {
+                peer.forget_half_sent(least);
+            }
         }
-        if !active.announced.is_full() {
-            return;
-        }
+    }
+
+    fn note_first_copy(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(active) = &mut self.active else { return };
         let (lacking, pieces) = (active.picker.is_only_at_seeds(piece), active.geometry.pieces());
         let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
         match hand_out.sent(piece, key, lacking) {
             Sent::Lent => {
-                peer.first_copies.lent += 1;
-                peer.first_copies.kept += 1;
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.first_copies.lent += 1;
+                    peer.first_copies.kept += 1;
+                }
             }
             // It may be on its way to the first peer still, and then says nothing about it.
             Sent::Again(to) => {
@@ -141,6 +159,9 @@ impl Torrent {
 
     /// A piece has shown up at `key`: whoever was given its first copy has passed it on.
     pub(super) fn note_passed_on(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.forget_half_sent(piece);
+        }
         let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) else { return };
         if let Some(peer) = hand_out.shown(piece, key, now).and_then(|to| self.peers.get_mut(&to)) {
             peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);

@@ -83,7 +83,10 @@ impl Torrent {
         let queue = std::mem::take(&mut peer.uploads);
         let (kept, dropped): (VecDeque<RawBlock>, VecDeque<_>) =
             queue.into_iter().partition(|raw| {
-                active.geometry.piece(raw.piece).is_some_and(|p| peer.allowed_to_it.contains(&p))
+                active
+                    .geometry
+                    .piece(raw.piece)
+                    .is_some_and(|p| peer.allowed_to_it.contains_key(&p))
             });
         peer.uploads = kept;
         for raw in dropped {
@@ -110,7 +113,7 @@ impl Torrent {
             return;
         };
         let welcome = self.options.upload
-            && (!peer.am_choking || peer.allowed_to_it.contains(&piece))
+            && (!peer.am_choking || peer.allowed_to_it.contains_key(&piece))
             && active.announced.contains(piece)
             && peer.uploads.len() < UPLOAD_QUEUE;
         let welcome = welcome && (!peer.fast || self.may_have(key, piece, now));
@@ -248,7 +251,8 @@ impl Torrent {
             .filter_map(|i| active.geometry.piece(i))
             .filter(|p| active.announced.contains(*p))
             .collect();
-        peer.allowed_to_it.extend(&set);
+        let whole = |piece: &PieceIndex| (*piece, active.geometry.piece_len(*piece));
+        peer.allowed_to_it.extend(set.iter().map(whole));
         for piece in set {
             self.send(key, Message::AllowedFast(piece.get()), now);
         }

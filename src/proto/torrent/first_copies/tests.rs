@@ -1,0 +1,113 @@
+//! What a seed gives to whom, on one machine whose peers are played by hand.
+
+use super::*;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::torrent::hostile::Lone;
+
+/// A machine that has these pieces.
+fn machine(pieces: u32, blocks: u32, has: impl Fn(u32) -> bool) -> Lone {
+    let mut lone = Lone::new(pieces, blocks, |_| true);
+    let mut have = Bitfield::empty(pieces);
+    let all: Vec<_> = lone.info.geometry.pieces().collect();
+    for piece in all.iter().filter(|p| has(p.get())) {
+        have.insert(*piece);
+    }
+    lone.machine.activate(lone.info.clone(), have, &Bitfield::full(pieces), lone.now);
+    for piece in all.into_iter().filter(|p| has(p.get())) {
+        lone.machine.checked_at_rest(piece, true, lone.now);
+    }
+    lone.step();
+    lone
+}
+
+/// A machine that has everything.
+fn complete(pieces: u32, blocks: u32) -> Lone {
+    machine(pieces, blocks, |_| true)
+}
+
+/// A peer that has nothing and wants everything.
+fn empty_peer(lone: &mut Lone) -> PeerKey {
+    let key = lone.connect(false, true);
+    lone.say(key, Message::HaveNone);
+    lone.say(key, Message::Interested);
+    key
+}
+
+/// Has a peer ask for these blocks (piece and number), and what it is given sent; how many that were.
+fn taken(lone: &mut Lone, key: PeerKey, blocks: impl Iterator<Item = (u32, u32)>) -> usize {
+    let mut sent = 0;
+    for (piece, block) in blocks {
+        let raw = RawBlock { piece, begin: block * BLOCK_LEN, length: BLOCK_LEN };
+        lone.say(key, Message::Request(raw));
+        lone.step();
+        for output in std::mem::take(&mut lone.others) {
+            if let Output::Upload(key, raw) = output {
+                sent += 1;
+                lone.machine.uploaded(key, raw, true, lone.now);
+            }
+        }
+    }
+    sent
+}
+
+/// A peer is unchoked, asks for the first blocks of these pieces, and is choked.
+fn turn(lone: &mut Lone, key: PeerKey, pieces: std::ops::Range<u32>) {
+    lone.machine.set_unchoked(&[key], lone.now);
+    let count = pieces.len();
+    assert_eq!(taken(lone, key, pieces.map(|p| (p, 0))), count);
+    lone.machine.set_unchoked(&[], lone.now);
+}
+
+#[test]
+fn who_was_sent_parts_of_many_pieces_may_finish_two_of_them_when_choked() {
+    let mut lone = complete(32, 16);
+    let key = empty_peer(&mut lone);
+    turn(&mut lone, key, 0..8);
+    let rest = (0..8).flat_map(|p| (1..16).map(move |b| (p, b)));
+    assert_eq!(taken(&mut lone, key, rest), 2 * 15);
+}
+
+#[test]
+fn it_is_the_most_sent_pieces_that_a_choked_peer_may_finish() {
+    let mut lone = complete(32, 16);
+    let key = empty_peer(&mut lone);
+    lone.machine.set_unchoked(&[key], lone.now);
+    let blocks = [(3, 0), (4, 0), (4, 1), (5, 0), (6, 0), (6, 1)];
+    assert_eq!(taken(&mut lone, key, blocks.into_iter()), blocks.len());
+    lone.machine.set_unchoked(&[], lone.now);
+    assert_eq!(taken(&mut lone, key, [(4, 2), (6, 2)].into_iter()), 2);
+    assert_eq!(taken(&mut lone, key, [(3, 1), (5, 1)].into_iter()), 0);
+}
+
+#[test]
+fn a_choked_peer_is_not_sent_one_block_for_ever() {
+    let mut lone = complete(32, 16);
+    let key = empty_peer(&mut lone);
+    (0..4).for_each(|n| turn(&mut lone, key, 8 * n..8 * n + 8));
+    let again = (0..32).flat_map(|p| std::iter::repeat_n((p, 0), 1_000));
+    assert!(taken(&mut lone, key, again) <= 2 * 16);
+}
+
+#[test]
+fn who_says_it_has_a_piece_is_not_sent_the_rest_of_it_while_choked() {
+    let mut lone = complete(32, 16);
+    let key = empty_peer(&mut lone);
+    turn(&mut lone, key, 0..1);
+    lone.say(key, Message::Have(0));
+    assert_eq!(taken(&mut lone, key, std::iter::once((0, 1))), 0);
+}
+
+#[test]
+fn what_is_allowed_to_a_choked_newcomer_it_may_have_once() {
+    let mut lone = machine(32, 16, |p| p != 31);
+    let key = empty_peer(&mut lone);
+    let allowed = |(to, m): &(PeerKey, Message)| match m {
+        Message::AllowedFast(piece) if *to == key => Some(*piece),
+        _ => None,
+    };
+    lone.step();
+    let pieces: Vec<_> = lone.sent.iter().filter_map(allowed).collect();
+    assert!(!pieces.is_empty());
+    let again = pieces.iter().flat_map(|p| std::iter::repeat_n((*p, 0), 1_000));
+    assert_eq!(taken(&mut lone, key, again), pieces.len() * 16);
+}
