@@ -68,6 +68,11 @@ impl FirstCopies {
         self.kept > MAX_KEPT + self.lent / KEPT_SHARE
     }
 
+    /// Whether the peer has shown that it passes on what it gets.
+    pub fn are_passed_on(self) -> bool {
+        self.lent > MAX_KEPT && !self.are_kept()
+    }
+
     /// Lets one piece be forgotten from time to time: there may be nobody who can get it from there,
     /// and whoever is not given anything cannot show that it has changed.
     pub fn forgive(&mut self, now: Timestamp) {
@@ -480,7 +485,8 @@ mod tests {
     fn a_kept_first_copy_is_forgotten_in_time() {
         let at = |secs| Timestamp::ZERO + Duration::from_secs(secs);
         let mut copies = FirstCopies { lent: 9, kept: 9, ..FirstCopies::default() };
-        assert!(!copies.are_kept());
+        assert!(!copies.are_kept() && copies.are_passed_on());
+        assert!(!FirstCopies::default().are_passed_on(), "there is nothing to tell from");
         copies = FirstCopies { lent: 12, kept: 12, ..copies };
         assert!(copies.are_kept());
         for second in 1..=60 {

@@ -175,6 +175,11 @@ impl HandOut {
         }
     }
 
+    /// Whether `piece`, which was sent, shows up elsewhere will tell nothing of who was given it.
+    pub fn tells_nothing(&mut self, piece: PieceIndex) {
+        self.first.insert(piece, None);
+    }
+
     /// `piece` has shown up at `peer`: who has passed it on, if it was lent to somebody else.
     pub fn shown(&mut self, piece: PieceIndex, peer: PeerKey, now: Timestamp) -> Option<PeerKey> {
         let to = (*self.first.get(&piece)?).filter(|to| *to != peer)?;

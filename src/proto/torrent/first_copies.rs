@@ -5,6 +5,7 @@ mod tests;
 
 use super::{Output, Torrent};
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+use crate::proto::peer::PeerSession;
 use crate::proto::swarm::{HandOut, PeerKey, Sent};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::{Message, RawBlock};
@@ -139,7 +140,10 @@ impl Torrent {
         let Some(active) = &mut self.active else { return };
         let (lacking, pieces) = (active.picker.is_only_at_seeds(piece), active.geometry.pieces());
         let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
+        let takes = |(other, p): (&PeerKey, &PeerSession)| *other != key && !p.is_seed();
         match hand_out.sent(piece, key, lacking) {
+            // What nobody else is there to get says nothing about who got it.
+            Sent::Lent if !self.peers.iter().any(takes) => hand_out.tells_nothing(piece),
             Sent::Lent => {
                 if let Some(peer) = self.peers.get_mut(&key) {
                     peer.first_copies.lent += 1;

@@ -33,7 +33,7 @@ impl Torrent {
         let (seeding, piece) = (active.announced.is_full(), active.geometry.piece_length().into());
         let mut interested = self.peers.values().filter(|p| p.peer_interested);
         // Where nobody passes anything on, there may be nobody to pass it on to.
-        let some_pass_on = interested.any(|p| !p.first_copies.are_kept());
+        let some_pass_on = interested.any(|p| p.first_copies.are_passed_on());
         let interested = self.peers.iter_mut().filter(|(_, p)| p.peer_interested);
         interested
             .map(|(key, p)| Candidate {

@@ -111,3 +111,42 @@ fn what_is_allowed_to_a_choked_newcomer_it_may_have_once() {
     let again = pieces.iter().flat_map(|p| std::iter::repeat_n((*p, 0), 1_000));
     assert_eq!(taken(&mut lone, key, again), pieces.len() * 16);
 }
+
+/// Has a peer be sent these pieces of one block each, and say that it has them.
+fn gets(lone: &mut Lone, key: PeerKey, pieces: std::ops::Range<u32>) {
+    for piece in pieces {
+        taken(lone, key, std::iter::once((piece, 0)));
+        lone.say(key, Message::Have(piece));
+    }
+}
+
+fn free_riders(lone: &mut Lone) -> Vec<PeerKey> {
+    let candidates = lone.machine.candidates(0, lone.now);
+    candidates.into_iter().filter(|c| c.free_rides).map(|c| c.who.1).collect()
+}
+
+#[test]
+fn who_had_nobody_to_pass_anything_on_to_is_no_free_rider() {
+    let mut lone = complete(200, 1);
+    let alone = empty_peer(&mut lone);
+    lone.machine.set_unchoked(&[alone], lone.now);
+    gets(&mut lone, alone, 0..50);
+    let (other, third) = (empty_peer(&mut lone), empty_peer(&mut lone));
+    lone.machine.set_unchoked(&[alone, other], lone.now);
+    gets(&mut lone, other, 50..62);
+    (50..62).for_each(|piece| lone.say(third, Message::Have(piece)));
+    assert_eq!(free_riders(&mut lone), []);
+}
+
+#[test]
+fn who_keeps_what_it_got_is_a_free_rider_once_somebody_else_has_passed_on() {
+    let mut lone = complete(200, 1);
+    let (keeps, passes, third) =
+        (empty_peer(&mut lone), empty_peer(&mut lone), empty_peer(&mut lone));
+    lone.machine.set_unchoked(&[keeps, passes], lone.now);
+    gets(&mut lone, keeps, 0..50);
+    assert_eq!(free_riders(&mut lone), [], "nobody has shown that it is possible");
+    gets(&mut lone, passes, 50..62);
+    (50..62).for_each(|piece| lone.say(third, Message::Have(piece)));
+    assert_eq!(free_riders(&mut lone), [keeps]);
+}
