@@ -11,6 +11,9 @@
 //! others lack, and the swarm's uplinks are in use. The fastest taker would be the worst choice: it
 //! may be one who gives nothing.
 //!
+//! More slots open while the uplink has capacity left. Where that is not known, slots are tried: one
+//! more stays only if more is sent with it, and one less if no less is.
+//!
 //! Free riders get what chance gives them, and no more; at a complete torrent what nobody else wants.
 
 use std::cmp::Reverse;
@@ -33,6 +36,16 @@ const REGULAR_SLOTS: usize = 3;
 
 /// More slots that may open while upload capacity is idle although all slots are in use.
 const MAX_EXTRA_SLOTS: usize = 20;
+
+/// An uplink that sends less than this share of what it can is idle.
+const FULL: f64 = 0.9;
+
+/// Where the capacity is not known, a slot is worth having if it changes what is sent by this share
+/// of what a slot sends on average, ...
+const WORTH: f64 = 0.5;
+
+/// ... and after a change that was not worth it the next is tried after this many rounds.
+const REST_ROUNDS: u32 = 3;
 
 /// Peers that may be unchoked in all, those that ask for nothing included: they may all begin to ask
 /// at the same time.
@@ -147,6 +160,17 @@ impl Slot {
     }
 }
 
+/// How the number of extra slots was changed last, where the capacity is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    /// One more.
+    More,
+    /// One less.
+    Less,
+    /// Not at all, for this many rounds yet.
+    Rest(u32),
+}
+
 /// The choker of a session.
 #[derive(Clone, Debug)]
 pub struct Choker {
@@ -158,6 +182,11 @@ pub struct Choker {
     optimistic: Option<Who>,
     rounds_left: u32,
     extra: usize,
+    trial: Trial,
+    /// What was sent before the trial, in bytes a second.
+    sent_before: f64,
+    /// One less is tried next, not one more.
+    less_next: bool,
 }
 
 impl Choker {
@@ -171,16 +200,71 @@ impl Choker {
             optimistic: None,
             rounds_left: 0,
             extra: 0,
+            trial: Trial::Rest(0),
+            sent_before: 0.0,
+            less_next: false,
         }
     }
 
     /// A round, every [`CHOKE_INTERVAL`]: who is unchoked from now on, out of the `candidates`
-    /// (interested peers). `idle` says that upload capacity was left over in the last round.
-    pub fn round(&mut self, candidates: &[Candidate], idle: bool, now: Timestamp) -> Vec<Who> {
-        self.extra = if idle { (self.extra + 1).min(MAX_EXTRA_SLOTS) } else { self.extra / 2 };
+    /// (interested peers). `capacity` is what the uplink can send in bytes a second, where that is
+    /// known.
+    pub fn round(
+        &mut self,
+        candidates: &[Candidate],
+        capacity: Option<f64>,
+        now: Timestamp,
+    ) -> Vec<Who> {
+        let sent = candidates.iter().map(|c| c.takes).sum();
+        match capacity {
+            None => self.try_slots(sent),
+            Some(capacity) if sent < FULL * capacity => {
+                self.extra = (self.extra + 1).min(MAX_EXTRA_SLOTS);
+            }
+            Some(_) => self.extra /= 2,
+        }
         self.rounds_left = self.rounds_left.saturating_sub(1);
         let before = std::mem::take(&mut self.slots);
         self.assign(candidates, &before, now)
+    }
+
+    /// Opens or closes an extra slot, when `sent` bytes a second are sent with those there are now: a
+    /// change stays, and is followed by another like it, if it was worth it.
+    fn try_slots(&mut self, sent: f64) {
+        let slots = match self.trial {
+            Trial::More => REGULAR_SLOTS + self.extra - 1,
+            _ => REGULAR_SLOTS + self.extra + 1,
+        };
+        let worth = self.sent_before / slots as f64 * WORTH;
+        self.trial = match self.trial {
+            Trial::More if sent > self.sent_before + worth => Trial::More,
+            Trial::More => {
+                self.extra -= 1;
+                Trial::Rest(REST_ROUNDS)
+            }
+            Trial::Less if sent >= self.sent_before - worth => Trial::Less,
+            Trial::Less => {
+                self.extra += 1;
+                Trial::Rest(REST_ROUNDS)
+            }
+            Trial::Rest(0) => {
+                self.less_next = !self.less_next;
+                if self.less_next { Trial::More } else { Trial::Less }
+            }
+            Trial::Rest(rounds) => Trial::Rest(rounds - 1),
+        };
+        self.step(sent);
+    }
+
+    /// Changes the number of extra slots as the trial has it, if it can be changed.
+    fn step(&mut self, sent: f64) {
+        match self.trial {
+            Trial::More if self.extra < MAX_EXTRA_SLOTS => self.extra += 1,
+            Trial::Less if self.extra > 0 => self.extra -= 1,
+            Trial::Rest(_) => return,
+            _ => self.trial = Trial::Rest(REST_ROUNDS),
+        }
+        self.sent_before = sent;
     }
 
     /// Between rounds: a peer became interested or left, the uplink runs dry, or time has passed.
