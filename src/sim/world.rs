@@ -163,6 +163,8 @@ impl World {
         while self.unfinished > 0 && self.agenda.now() < limit && self.step() {}
         self.sample();
         self.check_nobody_is_stuck();
+        self.check_reads_have_ended();
+        self.check_blame();
     }
 
     /// Has the next event happen; whether there was one.
