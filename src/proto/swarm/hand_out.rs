@@ -51,6 +51,8 @@ pub enum Sent {
 pub struct HandOut {
     /// Pieces that were suggested to nobody, in random order; some may have been given meanwhile.
     waiting: Vec<PieceIndex>,
+    /// Pieces that others said they have when it was their turn.
+    elsewhere: Vec<PieceIndex>,
     suggested: BTreeMap<PeerKey, BTreeSet<PieceIndex>>,
     /// Who was the first to ask for a piece that nobody had, and when.
     promised: BTreeMap<PieceIndex, (PeerKey, Timestamp)>,
@@ -67,6 +69,7 @@ impl HandOut {
         waiting.shuffle(rng);
         Self {
             waiting,
+            elsewhere: Vec::new(),
             suggested: BTreeMap::new(),
             promised: BTreeMap::new(),
             spreads_in: MAX_PATIENCE / PATIENCE,
@@ -92,12 +95,13 @@ impl HandOut {
             && mine.len() < MAX_SUGGESTED
             && let Some(piece) = self.waiting.pop()
         {
-            if lacking(piece)
-                && !self.first.contains_key(&piece)
-                && !self.promised.contains_key(&piece)
-                && mine.insert(piece)
-            {
-                new.push(piece);
+            if self.first.contains_key(&piece) || self.promised.contains_key(&piece) {
+                continue;
+            }
+            match lacking(piece) {
+                false => self.elsewhere.push(piece),
+                true if mine.insert(piece) => new.push(piece),
+                true => {}
             }
         }
         new
@@ -150,6 +154,11 @@ impl HandOut {
         for piece in promised.map(|(piece, _)| *piece).collect::<Vec<_>>() {
             self.void(piece);
         }
+    }
+
+    /// A peer is gone: what it had, or said it has, may be nowhere else.
+    pub fn peer_left(&mut self) {
+        self.waiting.append(&mut self.elsewhere);
     }
 
     /// A promise is void, unless it was kept in part.

@@ -245,6 +245,9 @@ impl Torrent {
     pub fn peer_disconnected(&mut self, key: PeerKey, now: Timestamp) {
         let Some(mut peer) = self.peers.remove(&key) else { return };
         self.take_back_suggestions(key);
+        if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
+            hand_out.peer_left();
+        }
         self.askable = None;
         let useful = peer.down.total() + peer.up.total() > 0;
         self.list.failed(peer.known_addr(), useful, now);

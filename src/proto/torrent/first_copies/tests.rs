@@ -150,3 +150,24 @@ fn who_keeps_what_it_got_is_a_free_rider_once_somebody_else_has_passed_on() {
     (50..62).for_each(|piece| lone.say(third, Message::Have(piece)));
     assert_eq!(free_riders(&mut lone), [keeps]);
 }
+
+/// How many pieces are suggested to `peer` when its turn begins.
+fn suggested(lone: &mut Lone, peer: PeerKey) -> usize {
+    lone.sent.clear();
+    lone.machine.set_unchoked(&[], lone.now);
+    lone.machine.set_unchoked(&[peer], lone.now);
+    lone.step();
+    lone.sent.iter().filter(|(_, m)| matches!(m, Message::Suggest(_))).count()
+}
+
+#[test]
+fn what_one_that_is_gone_said_it_has_is_handed_out_again() {
+    let mut lone = complete(100, 1);
+    let (peer, liar) = (empty_peer(&mut lone), empty_peer(&mut lone));
+    (1..100).for_each(|piece| lone.say(liar, Message::Have(piece)));
+    assert_eq!(suggested(&mut lone, peer), 1);
+    taken(&mut lone, peer, std::iter::once((0, 0)));
+    assert_eq!(suggested(&mut lone, peer), 0);
+    lone.gone(liar);
+    assert!(suggested(&mut lone, peer) > 0);
+}
