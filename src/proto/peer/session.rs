@@ -352,8 +352,8 @@ impl PeerSession {
     /// The peer suggests a piece that we lack.
     pub fn note_suggestion(&mut self, piece: PieceIndex, now: Timestamp) {
         self.suggested_at = Some(now);
-        self.nothing_at = None;
         if !self.suggested.contains(&piece) {
+            self.nothing_at = None;
             if self.suggested.len() >= MAX_SUGGESTED {
                 self.suggested.pop_front();
             }

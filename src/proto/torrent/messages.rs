@@ -231,8 +231,11 @@ impl Torrent {
             return Ok(());
         };
         let piece = piece(&active.geometry, index)?;
-        // What we would not fetch is no reason to wait for more suggestions.
-        if active.picker.is_wanting(piece) && active.picker.priority(piece) > Priority::None {
+        // What we would not fetch is no reason to wait for more suggestions; only seeds hand out.
+        if peer.is_seed()
+            && active.picker.is_wanting(piece)
+            && active.picker.priority(piece) > Priority::None
+        {
             peer.keep_suggestions(|p| active.picker.is_wanting(p));
             peer.note_suggestion(piece, now);
         }
