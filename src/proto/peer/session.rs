@@ -172,8 +172,8 @@ pub struct PeerSession {
     pub last_block: Timestamp,
     /// Blocks that we let it know of ahead, while we are complete; doubled whenever it runs out.
     pub look_ahead: Option<usize>,
-    /// Blocks of suggested pieces that it has not asked for, as far as we can tell.
-    pub told_of: usize,
+    /// Blocks of suggested pieces that it has not asked for.
+    pub told_of: BTreeMap<PieceIndex, u32>,
     /// Bytes we sent of pieces that it has got a part of.
     pub half_sent: BTreeMap<PieceIndex, u32>,
     /// What became of pieces that we gave to it when nobody else had them.
@@ -233,7 +233,7 @@ impl PeerSession {
             last_received: now,
             last_block: now,
             look_ahead: None,
-            told_of: 0,
+            told_of: BTreeMap::new(),
             half_sent: BTreeMap::new(),
             first_copies: FirstCopies::default(),
             suspected: 0,
@@ -269,6 +269,20 @@ impl PeerSession {
         (!self.peer_choking || self.allowed_to_us.contains(&piece))
             && self.has(piece)
             && !self.not_now.contains_key(&piece)
+    }
+
+    /// Blocks of suggested pieces that it has not asked for.
+    pub fn blocks_told_of(&self) -> usize {
+        self.told_of.values().map(|blocks| *blocks as usize).sum()
+    }
+
+    /// It asks for a block of `piece`.
+    pub fn asks_for(&mut self, piece: PieceIndex) {
+        let Some(blocks) = self.told_of.get_mut(&piece) else { return };
+        *blocks = blocks.saturating_sub(1);
+        if *blocks == 0 {
+            self.told_of.remove(&piece);
+        }
     }
 
     /// It was sent `bytes` of `piece`: what it may ask for while choked it may have once.

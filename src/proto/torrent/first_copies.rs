@@ -33,14 +33,14 @@ impl Torrent {
         let (picker, pieces) = (&active.picker, active.geometry.pieces());
         let hand_out = active.hand_out.get_or_insert_with(|| HandOut::new(pieces, &mut self.rng));
         let blocks = active.geometry.piece_length().div_ceil(BLOCK_LEN) as usize;
-        let waits = peer.uploads.len() + peer.uploading;
+        let (waits, told_of) = (peer.uploads.len() + peer.uploading, peer.blocks_told_of());
         let ahead = peer.look_ahead.get_or_insert((blocks / 2).max(1));
-        if peer.told_of == 0 && waits <= *ahead / 2 && hand_out.has_suggested(key) {
+        if told_of == 0 && waits <= *ahead / 2 && hand_out.has_suggested(key) {
             *ahead = (*ahead * 2).min(MAX_LOOK_AHEAD);
         }
-        let missing = ahead.saturating_sub(waits + peer.told_of).div_ceil(blocks);
+        let missing = ahead.saturating_sub(waits + told_of).div_ceil(blocks);
         let new = hand_out.suggest(key, missing, |p| picker.is_only_at_seeds(p));
-        peer.told_of += new.len() * blocks;
+        peer.told_of.extend(new.iter().map(|p| (*p, active.geometry.block_count(*p))));
         for piece in new {
             self.send(key, Message::Suggest(piece.get()), now);
         }
@@ -63,7 +63,7 @@ impl Torrent {
     /// A peer asks for a block of `piece`.
     pub(super) fn note_asked(&mut self, key: PeerKey, piece: PieceIndex) {
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.told_of = peer.told_of.saturating_sub(1);
+            peer.asks_for(piece);
         }
         if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
             hand_out.asked(key, piece);
@@ -83,7 +83,7 @@ impl Torrent {
     /// What was suggested to a peer that is gone or choked is suggested to others.
     pub(super) fn take_back_suggestions(&mut self, key: PeerKey) {
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.told_of = 0;
+            peer.told_of.clear();
         }
         if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
             hand_out.take_back(key);
@@ -165,8 +165,10 @@ impl Torrent {
     pub(super) fn note_passed_on(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.forget_half_sent(piece);
+            peer.told_of.remove(&piece);
         }
         let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) else { return };
+        hand_out.asked(key, piece);
         if let Some(peer) = hand_out.shown(piece, key, now).and_then(|to| self.peers.get_mut(&to)) {
             peer.first_copies.kept = peer.first_copies.kept.saturating_sub(1);
         }

@@ -171,3 +171,24 @@ fn what_one_that_is_gone_said_it_has_is_handed_out_again() {
     lone.gone(liar);
     assert!(suggested(&mut lone, peer) > 0);
 }
+
+#[test]
+fn suggestions_go_on_after_pieces_that_were_asked_for_in_part() {
+    let mut lone = complete(100, 4);
+    let peer = empty_peer(&mut lone);
+    let mut told_of = suggested(&mut lone, peer);
+    for _ in 0..20 {
+        let suggestions = std::mem::take(&mut lone.sent).into_iter().filter_map(|(_, m)| match m {
+            Message::Suggest(piece) => Some(piece),
+            _ => None,
+        });
+        for piece in suggestions.collect::<Vec<_>>() {
+            // It has got the rest from somebody else.
+            taken(&mut lone, peer, std::iter::once((piece, 0)));
+            lone.say(peer, Message::Have(piece));
+            taken(&mut lone, peer, std::iter::once((piece, 1)));
+        }
+        told_of += lone.sent.iter().filter(|(_, m)| matches!(m, Message::Suggest(_))).count();
+    }
+    assert!(told_of >= 20, "{told_of}");
+}
