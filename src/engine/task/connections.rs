@@ -129,7 +129,7 @@ impl Task {
         match first {
             _ if !arrival.outgoing => {}
             Some(first) => self.machine.connected_already(arrival.addr, first, now),
-            None => self.machine.connect_failed(arrival.addr, false, now),
+            None => self.machine.found_no_room(arrival.addr, now),
         }
     }
 

@@ -50,6 +50,10 @@ const USELESS_AFTER: Duration = Duration::from_secs(120);
 /// ... one connection each time that this has passed.
 const TURNOVER: Duration = Duration::from_secs(30);
 
+/// Attempts under way beyond twice the places that are free: most known addresses are dead, but who
+/// answers and finds no room has given up a place of its own for nothing.
+const SPARE_ATTEMPTS: usize = 5;
+
 /// Two connections between the same peers that are opened from both ends within this time have
 /// crossed.
 const CROSSING: Duration = Duration::from_secs(10);
@@ -206,6 +210,14 @@ impl Torrent {
         self.look_for_peers = true;
     }
 
+    /// An attempt to connect to `addr` found a peer there, and no room: at the peer's, or at ours
+    /// meanwhile.
+    pub fn found_no_room(&mut self, addr: SocketAddr, now: Timestamp) {
+        self.list.attempt_ended(addr);
+        self.list.turned_away(addr, now);
+        self.look_for_peers = true;
+    }
+
     /// An attempt to connect to `addr` reached a peer that is connected already.
     pub fn connected_already(&mut self, addr: SocketAddr, key: PeerKey, now: Timestamp) {
         match self.peers.get_mut(&key).filter(|peer| peer.listen_addr.is_none()) {
@@ -300,7 +312,9 @@ impl Torrent {
         let since = now.since(*self.looking_since.get_or_insert(now));
         let steps = (since.as_nanos() / OPENING.as_nanos()) as usize;
         let opened = self.peers.values().filter(|p| p.outgoing).count();
-        self.limit.min((self.limit.div_ceil(2) + steps).saturating_sub(opened))
+        let may = (self.limit.div_ceil(2) + steps).saturating_sub(opened);
+        let free = self.limit.saturating_sub(self.peers.len());
+        self.limit.min(may).min(2 * free + SPARE_ATTEMPTS)
     }
 
     /// When all connections are taken and others wait, the oldest one that has been of no use for
