@@ -117,6 +117,7 @@ fn choker(c: &mut Criterion) {
                 snubbed: rng.random_bool(0.1),
                 busy: rng.random(),
                 since: Timestamp::ZERO,
+                last_taken: now,
                 slot_ended: Timestamp::ZERO,
                 piece: PIECE_LENGTH,
             })

@@ -22,6 +22,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::geometry::BLOCK_LEN;
 use super::swarm::PeerKey;
 use super::time::Timestamp;
 
@@ -57,6 +58,16 @@ pub const SNUB_AFTER: Duration = Duration::from_secs(60);
 /// How long a peer that was just unchoked counts as busy: it needs a round trip to ask for something.
 const SETTLING: Duration = Duration::from_millis(500);
 
+/// A peer that takes nothing for this long although it asked leaves its slot to others; ...
+const STUCK: Duration = Duration::from_secs(3);
+
+/// ... for longer where the uplink is so slow that its turn comes more seldom: several times as long
+/// as all who are unchoked need for a block each.
+const BLOCKS_WAITED: f64 = 4.0;
+
+/// What is left after a round of what we know an uplink to have sent in one.
+const REMEMBERED: f64 = 0.9;
+
 /// A turn at a complete torrent lasts this long at least, ...
 const TURN: Duration = Duration::from_secs(1);
 
@@ -90,6 +101,8 @@ pub struct Candidate {
     pub takes: f64,
     /// Bytes it ever took from us.
     pub taken: u64,
+    /// When it last took some; when it connected, if it never did.
+    pub last_taken: Timestamp,
     /// It does not give although it could, or keeps to itself what only we could give it.
     pub free_rides: bool,
     /// Our torrent is complete, so it can give us nothing.
@@ -147,16 +160,18 @@ struct Slot {
 }
 
 impl Slot {
-    /// Whether its holder asks for something, or has not had the time to.
-    fn is_used(&self, holder: &Candidate, now: Timestamp) -> bool {
-        holder.busy || now.since(self.since) < SETTLING
+    /// Whether its holder asks for something and takes it within `patience`, or has not had the time
+    /// to.
+    fn is_used(&self, holder: &Candidate, patience: Duration, now: Timestamp) -> bool {
+        let takes = now.since(self.since.max(holder.last_taken)) < patience;
+        holder.busy && takes || now.since(self.since) < SETTLING
     }
 
     /// Whether its holder at a complete torrent has had its turn.
-    fn is_over(&self, holder: &Candidate, now: Timestamp) -> bool {
+    fn is_over(&self, holder: &Candidate, patience: Duration, now: Timestamp) -> bool {
         let held = now.since(self.since);
         let served = holder.taken.saturating_sub(self.taken) >= holder.piece;
-        held >= LONGEST_TURN || (held >= TURN && (served || !holder.busy))
+        held >= LONGEST_TURN || (held >= TURN && (served || !self.is_used(holder, patience, now)))
     }
 }
 
@@ -181,6 +196,8 @@ pub struct Choker {
     slots: Vec<Slot>,
     optimistic: Option<Who>,
     rounds_left: u32,
+    /// The most that was sent in bytes a second, less and less with each round since.
+    best: f64,
     extra: usize,
     trial: Trial,
     /// What was sent before the trial, in bytes a second.
@@ -199,6 +216,7 @@ impl Choker {
             slots: Vec::new(),
             optimistic: None,
             rounds_left: 0,
+            best: 0.0,
             extra: 0,
             trial: Trial::Rest(0),
             sent_before: 0.0,
@@ -216,6 +234,7 @@ impl Choker {
         now: Timestamp,
     ) -> Vec<Who> {
         let sent = candidates.iter().map(|c| c.takes).sum();
+        self.best = f64::max(sent, self.best * REMEMBERED);
         match capacity {
             None => self.try_slots(sent),
             Some(capacity) if sent < FULL * capacity => {
@@ -270,6 +289,7 @@ impl Choker {
     /// Between rounds: a peer became interested or left, the uplink runs dry, or time has passed.
     /// Free slots are given out at once; nobody loses one but whose turn is over.
     pub fn fill(&mut self, candidates: &[Candidate], now: Timestamp) -> Vec<Who> {
+        let patience = self.patience(self.slots.len());
         let (before, idle) = (std::mem::take(&mut self.slots), self.extra > 0);
         let waits = |c: &&Candidate| {
             c.seeding && c.earns_slot(false) && !before.iter().any(|slot| slot.who == c.who)
@@ -277,11 +297,22 @@ impl Choker {
         let next = candidates.iter().any(|c| waits(&c));
         let keeps = |slot: &&Slot| {
             let holder = candidates.iter().find(|c| c.who == slot.who);
-            holder
-                .is_some_and(|h| h.earns_slot(idle) && !(next && h.seeding && slot.is_over(h, now)))
+            let is_over = |h: &Candidate| next && h.seeding && slot.is_over(h, patience, now);
+            holder.is_some_and(|h| h.earns_slot(idle) && !is_over(h))
         };
         self.slots = before.iter().filter(keeps).copied().collect();
         self.assign(candidates, &before, now)
+    }
+
+    /// How long who asked for something may take nothing when so many have a slot. Before anything
+    /// was sent nothing is known of the uplink, and it is taken for a fast one.
+    fn patience(&self, slots: usize) -> Duration {
+        if self.best < 1.0 {
+            return STUCK;
+        }
+        let block = f64::from(BLOCK_LEN) / self.best;
+        let wait = block * (slots + 1) as f64 * BLOCKS_WAITED;
+        Duration::from_secs_f64(wait.min(LONGEST_TURN.as_secs_f64())).max(STUCK)
     }
 
     fn has_slot(&self, who: Who) -> bool {
@@ -290,9 +321,10 @@ impl Choker {
 
     /// Gives out the free slots; `before` are those of until now.
     fn assign(&mut self, candidates: &[Candidate], before: &[Slot], now: Timestamp) -> Vec<Who> {
+        let patience = self.patience(before.len());
         let slot_of = |c: &Candidate| {
             let held = before.iter().find(|slot| slot.who == c.who);
-            let goes_on = |slot: &&Slot| !(c.seeding && slot.is_over(c, now));
+            let goes_on = |slot: &&Slot| !(c.seeding && slot.is_over(c, patience, now));
             let new = Slot { who: c.who, since: now, taken: c.taken };
             (held.is_some(), held.filter(goes_on).copied().unwrap_or(new))
         };
@@ -304,7 +336,7 @@ impl Choker {
             (false, _) => c.rank(),
         };
         let holders = candidates.iter().filter(|c| self.has_slot(c.who));
-        let mut used = holders.filter(|c| slot_of(c).1.is_used(c, now)).count();
+        let mut used = holders.filter(|c| slot_of(c).1.is_used(c, patience, now)).count();
         let (slots, salt, idle) = (&self.slots, self.salt, self.extra > 0);
         let free =
             |c: &&Candidate| c.earns_slot(idle) && !slots.iter().any(|slot| slot.who == c.who);
@@ -315,7 +347,7 @@ impl Choker {
                 break;
             }
             let slot = slot_of(candidate).1;
-            used += usize::from(slot.is_used(candidate, now));
+            used += usize::from(slot.is_used(candidate, patience, now));
             self.slots.push(slot);
         }
         self.choose_optimistic(candidates, now);

@@ -16,6 +16,7 @@ fn candidate(n: u64, gives: f64, seeding: bool) -> Candidate {
         gives,
         takes: 0.0,
         taken: 0,
+        last_taken: late(),
         free_rides: false,
         seeding,
         snubbed: false,
@@ -124,10 +125,13 @@ fn at_a_complete_torrent_everyone_has_a_turn_before_anyone_has_two() {
 
 #[test]
 fn a_turn_is_not_over_before_a_piece_was_taken_unless_that_takes_too_long() {
-    let peers = candidates(12, true);
+    let mut peers = candidates(12, true);
     let mut choker = Choker::new(4);
     let before = choker.round(&peers, BUSY, late());
-    assert_eq!(choker.fill(&peers, late() + TURN * 2)[..3], before[..3]);
+    for secs in 2..30 {
+        peers.iter_mut().for_each(|p| p.last_taken = late() + TURN * secs);
+        assert_eq!(choker.fill(&peers, late() + TURN * secs)[..3], before[..3]);
+    }
     assert_ne!(choker.fill(&peers, late() + LONGEST_TURN)[..3], before[..3]);
 }
 
@@ -256,4 +260,34 @@ fn without_an_upload_limit_slots_that_are_not_needed_any_more_are_closed() {
     };
     assert!(slots_at(&mut choker, 1e5) >= 5);
     assert!(slots_at(&mut choker, 1e6) <= 1);
+}
+
+#[test]
+fn a_turn_in_which_nothing_is_taken_for_a_while_is_over() {
+    let peers = candidates(12, true);
+    let mut choker = Choker::new(4);
+    let before = choker.round(&peers, BUSY, late());
+    assert_eq!(choker.fill(&peers, late() + STUCK / 2)[..3], before[..3]);
+    let after = choker.fill(&peers, late() + STUCK);
+    assert!(before[..3].iter().all(|who| !after[..3].contains(who)), "{before:?} {after:?}");
+}
+
+#[test]
+fn a_slot_whose_holder_takes_nothing_is_given_to_somebody_else_too() {
+    let mut peers: Vec<_> = (0..10).map(|n| candidate(n, (n * 100) as f64, false)).collect();
+    let mut choker = Choker::new(1);
+    choker.round(&peers, BUSY, late());
+    let now = late() + STUCK;
+    peers[..9].iter_mut().for_each(|p| p.last_taken = now);
+    let unchoked = choker.fill(&peers, now);
+    assert!([9, 8, 7, 6].iter().all(|n| unchoked.contains(&who(*n))), "{unchoked:?}");
+}
+
+#[test]
+fn on_a_slow_uplink_who_waits_for_its_turn_is_not_stuck() {
+    let mut peers = candidates(12, true);
+    peers.iter_mut().take(4).for_each(|p| p.takes = 2_000.0);
+    let mut choker = Choker::new(4);
+    let before = choker.round(&peers, BUSY, late());
+    assert_eq!(choker.fill(&peers, late() + STUCK * 3)[..3], before[..3]);
 }

@@ -166,6 +166,8 @@ pub struct PeerSession {
     pub slot_ended: Timestamp,
     /// When anything was last sent.
     pub last_sent: Timestamp,
+    /// When payload was last sent.
+    pub last_given: Timestamp,
     /// When anything was last received.
     pub last_received: Timestamp,
     /// When payload last arrived from it.
@@ -230,6 +232,7 @@ impl PeerSession {
             since: now,
             slot_ended: now,
             last_sent: now,
+            last_given: now,
             last_received: now,
             last_block: now,
             look_ahead: None,

@@ -41,6 +41,7 @@ impl Torrent {
                 gives: p.down.per_second(now),
                 takes: p.up.per_second(now),
                 taken: p.up.total(),
+                last_taken: p.last_given,
                 free_rides: match seeding {
                     true => some_pass_on && p.first_copies.are_kept(),
                     false => p.owes(piece),
@@ -143,6 +144,7 @@ impl Torrent {
         peer.last_sent = now;
         if sent {
             peer.up.add(u64::from(raw.length), now);
+            peer.last_given = now;
             self.totals.uploaded += u64::from(raw.length);
             self.totals.up.add(u64::from(raw.length), now);
             self.note_given(key, raw, now);
