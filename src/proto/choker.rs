@@ -146,7 +146,11 @@ impl Candidate {
 
     /// Whether it may hold a regular slot; `idle` when there are more than are in use.
     fn earns_slot(&self, idle: bool) -> bool {
-        if self.seeding { idle || !self.free_rides } else { !self.free_rides && !self.snubbed }
+        match self.seeding {
+            true => idle || !self.free_rides,
+            // Who gives less than it should gives more if it gets what nobody else has use for.
+            false => !self.snubbed && (!self.free_rides || (idle && self.gives > 0.0)),
+        }
     }
 }
 

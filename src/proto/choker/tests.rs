@@ -291,3 +291,16 @@ fn on_a_slow_uplink_who_waits_for_its_turn_is_not_stuck() {
     let before = choker.round(&peers, BUSY, late());
     assert_eq!(choker.fill(&peers, late() + STUCK * 3)[..3], before[..3]);
 }
+
+#[test]
+fn who_owes_and_gives_something_gets_what_nobody_else_wants() {
+    let mut peers = candidates(3, false);
+    peers.iter_mut().for_each(|p| p.free_rides = true);
+    peers[1].gives = 100.0;
+    let mut choker = Choker::new(4);
+    let slots = |choker: &Choker| choker.slots.iter().map(|slot| slot.who).collect::<Vec<_>>();
+    choker.round(&peers, BUSY, late());
+    assert_eq!(slots(&choker), []);
+    choker.round(&peers, IDLE, late());
+    assert_eq!(slots(&choker), [who(1)]);
+}
