@@ -344,12 +344,20 @@ impl Choker {
         let (slots, salt, idle) = (&self.slots, self.salt, self.extra > 0);
         let free =
             |c: &&Candidate| c.earns_slot(idle) && !slots.iter().any(|slot| slot.who == c.who);
+        // One slot is kept for complete torrents: who downloads a lot would have all of them.
+        let mut seeding = candidates.iter().filter(|c| c.seeding);
+        let mut kept = seeding.clone().any(|c| c.earns_slot(false))
+            && !seeding.any(|c| slots.iter().any(|slot| slot.who == c.who));
         let mut ranked: Vec<_> = candidates.iter().filter(free).collect();
         ranked.sort_by_cached_key(|c| (rank(c), lot(salt, c.who)));
         for candidate in ranked {
             if used >= REGULAR_SLOTS + self.extra || self.slots.len() + 1 >= MAX_UNCHOKED {
                 break;
             }
+            if !candidate.seeding && used + usize::from(kept) >= REGULAR_SLOTS + self.extra {
+                continue;
+            }
+            kept &= !candidate.seeding;
             let slot = slot_of(candidate).1;
             used += usize::from(slot.is_used(candidate, patience, now));
             self.slots.push(slot);

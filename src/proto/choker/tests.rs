@@ -304,3 +304,17 @@ fn who_owes_and_gives_something_gets_what_nobody_else_wants() {
     choker.round(&peers, IDLE, late());
     assert_eq!(slots(&choker), [who(1)]);
 }
+
+#[test]
+fn a_complete_torrent_has_a_slot_beside_a_busy_download() {
+    let mut peers: Vec<_> = (0..6).map(|n| candidate(n, 1e6, false)).collect();
+    let mut choker = Choker::new(4);
+    let downloads = |unchoked: &[Who]| unchoked[..3].iter().filter(|w| w.1.0 < 6).count();
+    assert_eq!(downloads(&choker.round(&peers, BUSY, late())), 3);
+    peers.push(candidate(7, 0.0, true));
+    let unchoked = choker.round(&peers, BUSY, late());
+    assert_eq!(downloads(&unchoked), 2);
+    assert!(unchoked[..3].contains(&who(7)));
+    peers[6].free_rides = true;
+    assert_eq!(downloads(&choker.round(&peers, BUSY, late())), 3);
+}
