@@ -61,7 +61,13 @@ impl Task {
             match second {
                 Second::Refused => return self.turn_away(&arrival, Some(first)),
                 Second::Waits => return self.wait_for_proof(first, arrival),
-                Second::Replaces => self.link_ended(first),
+                Second::Replaces => {
+                    // Who waits for the first to end would take its place beside this one.
+                    if let Some(rival) = self.rivals.remove(&first) {
+                        self.turn_away(&rival.arrival, Some(first));
+                    }
+                    self.link_ended(first);
+                }
             }
         }
         let welcome = match arrival.outgoing {
