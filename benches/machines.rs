@@ -121,13 +121,14 @@ fn choker(c: &mut Criterion) {
                 snubbed: rng.random_bool(0.1),
                 busy: rng.random(),
                 since: Timestamp::ZERO,
+                last_taken: now,
                 slot_ended: Timestamp::ZERO,
                 piece: PIECE_LENGTH,
             })
             .collect();
         let mut choker = Choker::new(3);
         group.bench_function(format!("a round with {count} peers"), |b| {
-            b.iter(|| black_box(choker.round(&candidates, false, now)));
+            b.iter(|| black_box(choker.round(&candidates, Some(0.0), now)));
         });
         group.bench_function(format!("a look between rounds with {count} peers"), |b| {
             b.iter(|| black_box(choker.fill(&candidates, now)));

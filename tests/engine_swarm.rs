@@ -13,7 +13,7 @@ use p2pfs::proto::metainfo::{BuildOptions, Builder, FileEntry, Magnet, Metainfo}
 use p2pfs::proto::wire::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 /// Longer than anything here takes; a wait that ends by it has failed.
@@ -284,4 +284,39 @@ async fn a_peer_that_lives_and_is_silent_is_not_replaced_by_one_that_says_its_id
     tokio::time::timeout(BOUND, second.read_to_end(&mut answer)).await.unwrap().unwrap();
     assert_eq!(answer, [0; 0], "it was taken in");
     assert!(!is_closed(&mut first, Duration::from_secs(1)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_three_connections_to_one_peer_one_stays() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), content(100_000));
+    let metainfo = torrent_of(&data, 65_536, dir.path());
+    let hash = metainfo.info.info_hash;
+    // The greater peer id decides which of two connections that crossed stays: here never ours.
+    let hello =
+        Handshake { reserved: Reserved::ours(), info_hash: hash, peer_id: PeerId::new([0; 20]) };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let leech = session(&dir.path().join("leech")).await;
+    let (source, at) = (Source::Metainfo(Box::new(metainfo)), listener.local_addr().unwrap());
+    leech.add(add(source, vec![at], DataPlace::Cache)).await.unwrap();
+    let (mut crossing, _) = listener.accept().await.unwrap();
+    let (mut first, _) = greet(local(&leech), [127, 0, 0, 1], hash, hello.peer_id).await;
+    let mut waiting = TcpStream::connect(local(&leech)).await.unwrap();
+    waiting.write_all(&hello.encode()).await.unwrap();
+    // It waits once the first has been asked whether it lives.
+    while read_message(&mut first).await != [0; 0] {}
+    crossing.write_all(&hello.encode()).await.unwrap();
+    assert!(is_closed(&mut first, BOUND).await);
+    let mut answer = Vec::new();
+    tokio::time::timeout(BOUND, waiting.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, [0; 0], "it was taken in");
+    assert!(!is_closed(&mut crossing, Duration::from_secs(1)).await);
+}
+
+/// The next message, without its length; empty for a keep-alive.
+async fn read_message(stream: &mut TcpStream) -> Vec<u8> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await.unwrap();
+    let mut message = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut message).await.unwrap();
+    message
 }

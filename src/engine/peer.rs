@@ -64,6 +64,9 @@ pub(super) enum ConnectError {
     Io(#[from] io::Error),
     #[error("no answer in time")]
     Timeout,
+    /// Somebody is there, who closed the connection before any handshake: it has no room for us.
+    #[error("turned away")]
+    TurnedAway,
     #[error("{0}")]
     Wire(#[from] WireError),
     #[error("it serves another torrent")]
@@ -184,8 +187,11 @@ pub(super) async fn connect(
         let mut stream = stream;
         stream.set_nodelay(true)?;
         let greeting = Handshake { reserved: Reserved::ours(), info_hash, peer_id: ours };
-        stream.write_all(&greeting.encode()).await?;
-        let theirs = read_handshake(&mut stream).await?;
+        stream.write_all(&greeting.encode()).await.map_err(|_| ConnectError::TurnedAway)?;
+        let theirs = read_handshake(&mut stream).await.map_err(|error| match error {
+            ConnectError::Io(_) => ConnectError::TurnedAway,
+            other => other,
+        })?;
         if theirs.info_hash != info_hash {
             return Err(ConnectError::WrongTorrent);
         }

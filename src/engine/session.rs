@@ -396,9 +396,7 @@ async fn choke(shared: Arc<Shared>, upload_limit: Option<u64>) {
         }
         let now = shared.clock.now();
         let unchoked = if round {
-            let sent: f64 = candidates.iter().map(|c| c.takes).sum();
-            let idle = upload_limit.is_none_or(|limit| sent < 0.9 * limit as f64);
-            choker.round(&candidates, idle, now)
+            choker.round(&candidates, upload_limit.map(|limit| limit as f64), now)
         } else {
             choker.fill(&candidates, now)
         };

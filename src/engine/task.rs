@@ -303,8 +303,11 @@ impl Task {
             }
             Internal::Connected(addr, Err(error)) => {
                 tracing::debug!(%addr, %error, "cannot connect");
-                let ourselves = matches!(error, ConnectError::Ourselves);
-                self.machine.connect_failed(addr, ourselves, now);
+                match error {
+                    ConnectError::TurnedAway => self.machine.found_no_room(addr, now),
+                    ConnectError::Ourselves => self.machine.connect_failed(addr, true, now),
+                    _ => self.machine.connect_failed(addr, false, now),
+                }
             }
             Internal::Verdict(piece, verdict) => {
                 self.buffers.remove(&piece);

@@ -11,6 +11,9 @@
 //! others lack, and the swarm's uplinks are in use. The fastest taker would be the worst choice: it
 //! may be one who gives nothing.
 //!
+//! More slots open while the uplink has capacity left. Where that is not known, slots are tried: one
+//! more stays only if more is sent with it, and one less if no less is.
+//!
 //! Free riders get what chance gives them, and no more; at a complete torrent what nobody else wants.
 
 use std::cmp::Reverse;
@@ -19,6 +22,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::geometry::BLOCK_LEN;
 use super::swarm::PeerKey;
 use super::time::Timestamp;
 
@@ -34,6 +38,16 @@ const REGULAR_SLOTS: usize = 3;
 /// More slots that may open while upload capacity is idle although all slots are in use.
 const MAX_EXTRA_SLOTS: usize = 20;
 
+/// An uplink that sends less than this share of what it can is idle.
+const FULL: f64 = 0.9;
+
+/// Where the capacity is not known, a slot is worth having if it changes what is sent by this share
+/// of what a slot sends on average, ...
+const WORTH: f64 = 0.5;
+
+/// ... and after a change that was not worth it the next is tried after this many rounds.
+const REST_ROUNDS: u32 = 3;
+
 /// Peers that may be unchoked in all, those that ask for nothing included: they may all begin to ask
 /// at the same time.
 pub const MAX_UNCHOKED: usize = 40;
@@ -43,6 +57,16 @@ pub const SNUB_AFTER: Duration = Duration::from_secs(60);
 
 /// How long a peer that was just unchoked counts as busy: it needs a round trip to ask for something.
 const SETTLING: Duration = Duration::from_millis(500);
+
+/// A peer that takes nothing for this long although it asked leaves its slot to others; ...
+const STUCK: Duration = Duration::from_secs(3);
+
+/// ... for longer where the uplink is so slow that its turn comes more seldom: several times as long
+/// as all who are unchoked need for a block each.
+const BLOCKS_WAITED: f64 = 4.0;
+
+/// What is left after a round of what we know an uplink to have sent in one.
+const REMEMBERED: f64 = 0.9;
 
 /// A turn at a complete torrent lasts this long at least, ...
 const TURN: Duration = Duration::from_secs(1);
@@ -77,6 +101,8 @@ pub struct Candidate {
     pub takes: f64,
     /// Bytes it ever took from us.
     pub taken: u64,
+    /// When it last took some; when it connected, if it never did.
+    pub last_taken: Timestamp,
     /// It does not give although it could, or keeps to itself what only we could give it.
     pub free_rides: bool,
     /// Our torrent is complete, so it can give us nothing.
@@ -120,7 +146,11 @@ impl Candidate {
 
     /// Whether it may hold a regular slot; `idle` when there are more than are in use.
     fn earns_slot(&self, idle: bool) -> bool {
-        if self.seeding { idle || !self.free_rides } else { !self.free_rides && !self.snubbed }
+        match self.seeding {
+            true => idle || !self.free_rides,
+            // Who gives less than it should gives more if it gets what nobody else has use for.
+            false => !self.snubbed && (!self.free_rides || (idle && self.gives > 0.0)),
+        }
     }
 }
 
@@ -134,17 +164,30 @@ struct Slot {
 }
 
 impl Slot {
-    /// Whether its holder asks for something, or has not had the time to.
-    fn is_used(&self, holder: &Candidate, now: Timestamp) -> bool {
-        holder.busy || now.since(self.since) < SETTLING
+    /// Whether its holder asks for something and takes it within `patience`, or has not had the time
+    /// to.
+    fn is_used(&self, holder: &Candidate, patience: Duration, now: Timestamp) -> bool {
+        let takes = now.since(self.since.max(holder.last_taken)) < patience;
+        holder.busy && takes || now.since(self.since) < SETTLING
     }
 
     /// Whether its holder at a complete torrent has had its turn.
-    fn is_over(&self, holder: &Candidate, now: Timestamp) -> bool {
+    fn is_over(&self, holder: &Candidate, patience: Duration, now: Timestamp) -> bool {
         let held = now.since(self.since);
         let served = holder.taken.saturating_sub(self.taken) >= holder.piece;
-        held >= LONGEST_TURN || (held >= TURN && (served || !holder.busy))
+        held >= LONGEST_TURN || (held >= TURN && (served || !self.is_used(holder, patience, now)))
     }
+}
+
+/// How the number of extra slots was changed last, where the capacity is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    /// One more.
+    More,
+    /// One less.
+    Less,
+    /// Not at all, for this many rounds yet.
+    Rest(u32),
 }
 
 /// The choker of a session.
@@ -157,7 +200,14 @@ pub struct Choker {
     slots: Vec<Slot>,
     optimistic: Option<Who>,
     rounds_left: u32,
+    /// The most that was sent in bytes a second, less and less with each round since.
+    best: f64,
     extra: usize,
+    trial: Trial,
+    /// What was sent before the trial, in bytes a second.
+    sent_before: f64,
+    /// One less is tried next, not one more.
+    less_next: bool,
 }
 
 impl Choker {
@@ -170,22 +220,80 @@ impl Choker {
             slots: Vec::new(),
             optimistic: None,
             rounds_left: 0,
+            best: 0.0,
             extra: 0,
+            trial: Trial::Rest(0),
+            sent_before: 0.0,
+            less_next: false,
         }
     }
 
     /// A round, every [`CHOKE_INTERVAL`]: who is unchoked from now on, out of the `candidates`
-    /// (interested peers). `idle` says that upload capacity was left over in the last round.
-    pub fn round(&mut self, candidates: &[Candidate], idle: bool, now: Timestamp) -> Vec<Who> {
-        self.extra = if idle { (self.extra + 1).min(MAX_EXTRA_SLOTS) } else { self.extra / 2 };
+    /// (interested peers). `capacity` is what the uplink can send in bytes a second, where that is
+    /// known.
+    pub fn round(
+        &mut self,
+        candidates: &[Candidate],
+        capacity: Option<f64>,
+        now: Timestamp,
+    ) -> Vec<Who> {
+        let sent = candidates.iter().map(|c| c.takes).sum();
+        self.best = f64::max(sent, self.best * REMEMBERED);
+        match capacity {
+            None => self.try_slots(sent),
+            Some(capacity) if sent < FULL * capacity => {
+                self.extra = (self.extra + 1).min(MAX_EXTRA_SLOTS);
+            }
+            Some(_) => self.extra /= 2,
+        }
         self.rounds_left = self.rounds_left.saturating_sub(1);
         let before = std::mem::take(&mut self.slots);
         self.assign(candidates, &before, now)
     }
 
+    /// Opens or closes an extra slot, when `sent` bytes a second are sent with those there are now: a
+    /// change stays, and is followed by another like it, if it was worth it.
+    fn try_slots(&mut self, sent: f64) {
+        let slots = match self.trial {
+            Trial::More => REGULAR_SLOTS + self.extra - 1,
+            _ => REGULAR_SLOTS + self.extra + 1,
+        };
+        let worth = self.sent_before / slots as f64 * WORTH;
+        self.trial = match self.trial {
+            Trial::More if sent > self.sent_before + worth => Trial::More,
+            Trial::More => {
+                self.extra -= 1;
+                Trial::Rest(REST_ROUNDS)
+            }
+            Trial::Less if sent >= self.sent_before - worth => Trial::Less,
+            Trial::Less => {
+                self.extra += 1;
+                Trial::Rest(REST_ROUNDS)
+            }
+            Trial::Rest(0) => {
+                self.less_next = !self.less_next;
+                if self.less_next { Trial::More } else { Trial::Less }
+            }
+            Trial::Rest(rounds) => Trial::Rest(rounds - 1),
+        };
+        self.step(sent);
+    }
+
+    /// Changes the number of extra slots as the trial has it, if it can be changed.
+    fn step(&mut self, sent: f64) {
+        match self.trial {
+            Trial::More if self.extra < MAX_EXTRA_SLOTS => self.extra += 1,
+            Trial::Less if self.extra > 0 => self.extra -= 1,
+            Trial::Rest(_) => return,
+            _ => self.trial = Trial::Rest(REST_ROUNDS),
+        }
+        self.sent_before = sent;
+    }
+
     /// Between rounds: a peer became interested or left, the uplink runs dry, or time has passed.
     /// Free slots are given out at once; nobody loses one but whose turn is over.
     pub fn fill(&mut self, candidates: &[Candidate], now: Timestamp) -> Vec<Who> {
+        let patience = self.patience(self.slots.len());
         let (before, idle) = (std::mem::take(&mut self.slots), self.extra > 0);
         let waits = |c: &&Candidate| {
             c.seeding && c.earns_slot(false) && !before.iter().any(|slot| slot.who == c.who)
@@ -193,11 +301,22 @@ impl Choker {
         let next = candidates.iter().any(|c| waits(&c));
         let keeps = |slot: &&Slot| {
             let holder = candidates.iter().find(|c| c.who == slot.who);
-            holder
-                .is_some_and(|h| h.earns_slot(idle) && !(next && h.seeding && slot.is_over(h, now)))
+            let is_over = |h: &Candidate| next && h.seeding && slot.is_over(h, patience, now);
+            holder.is_some_and(|h| h.earns_slot(idle) && !is_over(h))
         };
         self.slots = before.iter().filter(keeps).copied().collect();
         self.assign(candidates, &before, now)
+    }
+
+    /// How long who asked for something may take nothing when so many have a slot. Before anything
+    /// was sent nothing is known of the uplink, and it is taken for a fast one.
+    fn patience(&self, slots: usize) -> Duration {
+        if self.best < 1.0 {
+            return STUCK;
+        }
+        let block = f64::from(BLOCK_LEN) / self.best;
+        let wait = block * (slots + 1) as f64 * BLOCKS_WAITED;
+        Duration::from_secs_f64(wait.min(LONGEST_TURN.as_secs_f64())).max(STUCK)
     }
 
     fn has_slot(&self, who: Who) -> bool {
@@ -206,9 +325,10 @@ impl Choker {
 
     /// Gives out the free slots; `before` are those of until now.
     fn assign(&mut self, candidates: &[Candidate], before: &[Slot], now: Timestamp) -> Vec<Who> {
+        let patience = self.patience(before.len());
         let slot_of = |c: &Candidate| {
             let held = before.iter().find(|slot| slot.who == c.who);
-            let goes_on = |slot: &&Slot| !(c.seeding && slot.is_over(c, now));
+            let goes_on = |slot: &&Slot| !(c.seeding && slot.is_over(c, patience, now));
             let new = Slot { who: c.who, since: now, taken: c.taken };
             (held.is_some(), held.filter(goes_on).copied().unwrap_or(new))
         };
@@ -220,18 +340,26 @@ impl Choker {
             (false, _) => c.rank(),
         };
         let holders = candidates.iter().filter(|c| self.has_slot(c.who));
-        let mut used = holders.filter(|c| slot_of(c).1.is_used(c, now)).count();
+        let mut used = holders.filter(|c| slot_of(c).1.is_used(c, patience, now)).count();
         let (slots, salt, idle) = (&self.slots, self.salt, self.extra > 0);
         let free =
             |c: &&Candidate| c.earns_slot(idle) && !slots.iter().any(|slot| slot.who == c.who);
+        // One slot is kept for complete torrents: who downloads a lot would have all of them.
+        let mut seeding = candidates.iter().filter(|c| c.seeding);
+        let mut kept = seeding.clone().any(|c| c.earns_slot(false))
+            && !seeding.any(|c| slots.iter().any(|slot| slot.who == c.who));
         let mut ranked: Vec<_> = candidates.iter().filter(free).collect();
         ranked.sort_by_cached_key(|c| (rank(c), lot(salt, c.who)));
         for candidate in ranked {
             if used >= REGULAR_SLOTS + self.extra || self.slots.len() + 1 >= MAX_UNCHOKED {
                 break;
             }
+            if !candidate.seeding && used + usize::from(kept) >= REGULAR_SLOTS + self.extra {
+                continue;
+            }
+            kept &= !candidate.seeding;
             let slot = slot_of(candidate).1;
-            used += usize::from(slot.is_used(candidate, now));
+            used += usize::from(slot.is_used(candidate, patience, now));
             self.slots.push(slot);
         }
         self.choose_optimistic(candidates, now);

@@ -39,6 +39,10 @@ pub struct Bounds {
     pub memory: u64,
     /// How long a read waits while an honest peer that has the bytes serves the node.
     pub read_wait: Duration,
+    /// How long a read waits while somebody honest has the bytes and could be connected to. Turns
+    /// come round and connections are made in far less, even in a crowd: this is for reads of which
+    /// nobody thinks any more.
+    pub reach_wait: Duration,
 }
 
 impl Default for Bounds {
@@ -53,6 +57,7 @@ impl Default for Bounds {
             datagram: 1_472,
             memory: super::node::BUFFER_BUDGET,
             read_wait: Duration::from_secs(120),
+            reach_wait: Duration::from_secs(600),
         }
     }
 }
@@ -80,6 +85,10 @@ pub enum Rule {
     AskForMissing,
     /// A block is asked of one peer.
     AskOne,
+    /// Some peers are unchoked.
+    Unchoke,
+    /// A read is answered when its bytes are there.
+    Reply,
 }
 
 impl World {
@@ -211,21 +220,24 @@ impl World {
         }
     }
 
-    /// A read does not wait for long while somebody honest serves the node and has the bytes.
+    /// A read does not wait for long while somebody honest serves the node and has the bytes, nor
+    /// for very long while such a one can be reached.
     fn check_read(&mut self, id: NodeId) {
         let now = self.agenda.now();
         let Some((ticket, waited_for)) = self.waiting_read(id) else { return };
-        let served = waited_for.into_iter().all(|piece| self.is_served(id, piece));
+        let served = waited_for.iter().all(|piece| self.is_served(id, *piece));
+        let reachable = waited_for.iter().all(|piece| self.is_reachable(id, *piece));
         let Some(program) = self.node(id).program.as_mut() else { return };
-        let since = match program.served {
-            Some((served, since)) if served == ticket => since,
-            _ => now,
-        };
-        program.served = served.then_some((ticket, since));
-        let waited = now.since(since);
-        if served && waited > self.plan.bounds.read_wait {
+        let served = program.served.while_true(served, ticket, now);
+        let reachable = program.reachable.while_true(reachable, ticket, now);
+        if served > self.plan.bounds.read_wait {
             self.violation(|| {
-                format!("a read on node {id} waits for {waited:?} though an honest peer serves it")
+                format!("a read on node {id} waits for {served:?} though an honest peer serves it")
+            });
+        }
+        if reachable > self.plan.bounds.reach_wait {
+            self.violation(|| {
+                format!("a read on node {id} waits for {reachable:?} though somebody has the bytes")
             });
         }
     }
@@ -237,6 +249,18 @@ impl World {
         let pieces = self.geometry.pieces_of(range.clone());
         let missing = pieces.filter(|piece| node.disk.content[piece.index()].is_none());
         Some((*ticket, missing.collect()))
+    }
+
+    /// Whether somebody honest that has `piece` can be connected to.
+    fn is_reachable(&self, id: NodeId, piece: PieceIndex) -> bool {
+        self.nodes.iter().enumerate().any(|(other, peer)| {
+            let has = peer.disk.content[piece.index()] == Some(true);
+            other != id as usize
+                && has
+                && peer.present
+                && peer.nat.is_none()
+                && peer.plan.role.is_honest()
+        })
     }
 
     /// Whether somebody honest that has `piece` is connected to `id` and lets it ask.
@@ -265,6 +289,29 @@ impl World {
         let stuck = self.nodes.iter().filter(honest).filter(lacks).count();
         if stuck > 0 {
             self.violation(|| format!("{stuck} nodes lack pieces that honest nodes have"));
+        }
+    }
+
+    /// Who has everything has no read that waits.
+    pub fn check_reads_have_ended(&mut self) {
+        let waits = |n: &&Node| {
+            let program = n.program.as_ref();
+            n.present && n.done_at.is_some() && program.is_some_and(|p| p.done_at.is_none())
+        };
+        let waiting = self.nodes.iter().filter(waits).count();
+        if waiting > 0 {
+            self.violation(|| format!("reads wait on {waiting} nodes that have everything"));
+        }
+    }
+
+    /// No wrong byte became readable, and nobody was banned who did not lie.
+    pub fn check_blame(&mut self) {
+        let (wrong, unjust) = (self.wrong_bytes, super::report::banned_honest(self));
+        if wrong > 0 {
+            self.violation(|| format!("{wrong} wrong bytes became readable on honest nodes"));
+        }
+        if unjust > 0 {
+            self.violation(|| format!("honest nodes banned {unjust} that did not lie"));
         }
     }
 }

@@ -119,6 +119,19 @@ impl Disk {
     }
 }
 
+/// Since when something is true of a read that waits.
+#[derive(Default)]
+pub(super) struct Since(Option<(Ticket, Timestamp)>);
+
+impl Since {
+    /// How long it `is` true of this read, as far as was looked.
+    pub fn while_true(&mut self, is: bool, ticket: Ticket, now: Timestamp) -> Duration {
+        let before = self.0.filter(|(of, _)| *of == ticket);
+        self.0 = is.then_some(before.unwrap_or((ticket, now)));
+        self.0.map_or(Duration::ZERO, |(_, since)| now.since(since))
+    }
+}
+
 /// A program that reads the torrent from start to end.
 pub(super) struct Program {
     pub window: ReadWindow,
@@ -126,8 +139,10 @@ pub(super) struct Program {
     pub last_ticket: u64,
     /// What the waiting read is for, and since when it waits.
     pub waits: Option<(Ticket, std::ops::Range<u64>, Timestamp)>,
-    /// A read that waits, and since when somebody honest could have served it.
-    pub served: Option<(Ticket, Timestamp)>,
+    /// Since when somebody honest serves the node who has what the read waits for.
+    pub served: Since,
+    /// Since when there is somebody honest who has it and can be connected to.
+    pub reachable: Since,
     /// Seconds that each read waited.
     pub waited: Vec<f64>,
     pub done_at: Option<Timestamp>,
@@ -140,7 +155,8 @@ impl Program {
             next: 0,
             last_ticket: 0,
             waits: None,
-            served: None,
+            served: Since::default(),
+            reachable: Since::default(),
             waited: Vec::new(),
             done_at: None,
         }

@@ -103,6 +103,8 @@ pub struct Plan {
     pub nodes: Vec<NodePlan>,
     /// Round trips between two nodes: shortest and longest.
     pub rtt: (Duration, Duration),
+    /// Users have given their uplinks' rates as upload limits, so that chokers know them.
+    pub upload_limits: bool,
     /// The share of datagrams that is lost.
     pub loss: f64,
     /// Somewhere a connection breaks this often.
@@ -141,6 +143,7 @@ impl Plan {
             piece_length: 256 << 10,
             nodes: Vec::new(),
             rtt: (Duration::from_millis(30), Duration::from_millis(70)),
+            upload_limits: true,
             loss: 0.0,
             resets: None,
             disk_failures: 0,

@@ -213,7 +213,7 @@ fn is_honest(world: &World, id: u32) -> bool {
     world.nodes.get(id as usize).is_some_and(|n| n.plan.role.is_honest())
 }
 
-fn banned_honest(world: &World) -> usize {
+pub(super) fn banned_honest(world: &World) -> usize {
     let unjust = world.bans.iter().filter(|(by, of)| is_honest(world, *by) && !lies(world, *of));
     unjust.map(|(_, of)| of).collect::<std::collections::BTreeSet<_>>().len()
 }

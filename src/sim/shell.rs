@@ -78,6 +78,7 @@ impl World {
                 let geometry = self.geometry;
                 self.node(id).disk.discard(&geometry, piece);
             }
+            Output::Reply(_, ReadEnd::Ready) if self.breaks(Rule::Reply) => {}
             Output::Reply(ticket, end) => self.replied(id, ticket, end),
             Output::WantsUnchoke => self.node(id).wants_unchoke = true,
             Output::Complete => self.complete(id),
@@ -182,18 +183,18 @@ impl World {
         }
     }
 
-    /// A round of the choker, or between rounds free slots for who has become interested. The
-    /// uplink's rate is what the user gave as the upload limit.
+    /// A round of the choker, or between rounds free slots for who has become interested.
     fn choke(&mut self, id: NodeId, round: bool) {
-        let now = self.agenda.now();
+        let (now, limited) = (self.agenda.now(), self.plan.upload_limits);
+        let unchokes_nobody = self.breaks(Rule::Unchoke);
         let node = self.node(id);
-        if node.plan.role == Role::FreeRider {
+        if node.plan.role == Role::FreeRider || unchokes_nobody {
             return;
         }
+        let capacity = Some(node.plan.up).filter(|_| limited);
         let candidates = node.machine.candidates(0, now);
         let unchoked = if round {
-            let sent: f64 = candidates.iter().map(|c| c.takes).sum();
-            node.choker.round(&candidates, sent < 0.9 * node.plan.up, now)
+            node.choker.round(&candidates, capacity, now)
         } else {
             node.choker.fill(&candidates, now)
         };

@@ -82,6 +82,30 @@ fn in_the_worked_example_three_pieces_go_out_first_and_each_leaves_the_seed_once
 }
 
 #[test]
+fn of_what_many_read_at_once_little_more_than_one_copy_leaves_the_seed() {
+    let settings = Settings { seed: 1, size: Some(32 << 20), ..Settings::default() };
+    let report = sound(Plan::scenario("many-readers", settings).unwrap());
+    assert!(report.seed_copies < 1.5, "{report}");
+    assert!(report.readers.iter().all(|reader| reader.done_s.is_some()), "{report}");
+}
+
+/// A scenario in which no choker knows what its uplink can send.
+fn without_limits(name: &str, seed: u64) -> Report {
+    sound(Plan { upload_limits: false, ..plan(name, seed) })
+}
+
+#[test]
+fn without_upload_limits_a_crowd_is_as_fast_and_free_riders_come_last() {
+    for seed in 1..4 {
+        let report = without_limits("flash-crowd", seed);
+        assert!(report.ratio.is_some_and(|ratio| ratio < 1.35), "{report}");
+        assert!(report.seed_copies < 1.3, "{report}");
+        let report = without_limits("free-riders", seed);
+        assert_eq!(report.free_rider_last, Some(true), "{report}");
+    }
+}
+
+#[test]
 fn lost_datagrams_keep_nobody_from_the_tracker() {
     for seed in 0..3 {
         let report = sound(plan("lossy", seed));

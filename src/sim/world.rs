@@ -163,6 +163,8 @@ impl World {
         while self.unfinished > 0 && self.agenda.now() < limit && self.step() {}
         self.sample();
         self.check_nobody_is_stuck();
+        self.check_reads_have_ended();
+        self.check_blame();
     }
 
     /// Has the next event happen; whether there was one.
@@ -353,14 +355,14 @@ impl World {
         }
         self.node(from).connecting -= 1;
         let here = &self.nodes[from as usize];
-        let ready = here.present && here.machine.has_room();
+        let (waits, ready) = (here.present, here.machine.has_room());
         let target = self.node(to);
-        let welcome = ready
-            && target.present
-            && !target.links.contains_key(&from)
-            && target.machine.accepts(incoming, now);
-        if !welcome {
+        if !waits || !target.present || target.links.contains_key(&from) {
             return self.not_connected(from, to);
+        }
+        if !ready || !target.machine.accepts(incoming, now) {
+            self.node(from).machine.found_no_room(there, now);
+            return self.settle(from);
         }
         // Another connection may have to make room first.
         self.settle(to);

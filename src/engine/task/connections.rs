@@ -61,7 +61,13 @@ impl Task {
             match second {
                 Second::Refused => return self.turn_away(&arrival, Some(first)),
                 Second::Waits => return self.wait_for_proof(first, arrival),
-                Second::Replaces => self.link_ended(first),
+                Second::Replaces => {
+                    // Who waits for the first to end would take its place beside this one.
+                    if let Some(rival) = self.rivals.remove(&first) {
+                        self.turn_away(&rival.arrival, Some(first));
+                    }
+                    self.link_ended(first);
+                }
             }
         }
         let welcome = match arrival.outgoing {
@@ -129,7 +135,7 @@ impl Task {
         match first {
             _ if !arrival.outgoing => {}
             Some(first) => self.machine.connected_already(arrival.addr, first, now),
-            None => self.machine.connect_failed(arrival.addr, false, now),
+            None => self.machine.found_no_room(arrival.addr, now),
         }
     }
 

@@ -68,6 +68,11 @@ impl FirstCopies {
         self.kept > MAX_KEPT + self.lent / KEPT_SHARE
     }
 
+    /// Whether the peer has shown that it passes on what it gets.
+    pub fn are_passed_on(self) -> bool {
+        self.lent > MAX_KEPT && !self.are_kept()
+    }
+
     /// Lets one piece be forgotten from time to time: there may be nobody who can get it from there,
     /// and whoever is not given anything cannot show that it has changed.
     pub fn forgive(&mut self, now: Timestamp) {
@@ -151,8 +156,8 @@ pub struct PeerSession {
     pub uploading: usize,
     /// Pieces it lets us ask for while choked (BEP 6).
     pub allowed_to_us: BTreeSet<PieceIndex>,
-    /// Pieces we let it ask for while choked (BEP 6).
-    pub allowed_to_it: BTreeSet<PieceIndex>,
+    /// Pieces we let it ask for while choked (BEP 6), and how many bytes of each it may still have.
+    pub allowed_to_it: BTreeMap<PieceIndex, u32>,
     /// Payload from it.
     pub down: Rate,
     /// Payload to it.
@@ -165,15 +170,17 @@ pub struct PeerSession {
     pub slot_ended: Timestamp,
     /// When anything was last sent.
     pub last_sent: Timestamp,
+    /// When payload was last sent.
+    pub last_given: Timestamp,
     /// When anything was last received.
     pub last_received: Timestamp,
     /// When payload last arrived from it.
     pub last_block: Timestamp,
     /// Blocks that we let it know of ahead, while we are complete; doubled whenever it runs out.
     pub look_ahead: Option<usize>,
-    /// Blocks of suggested pieces that it has not asked for, as far as we can tell.
-    pub told_of: usize,
-    /// Bytes we sent of pieces that it has got a part of, while we are complete.
+    /// Blocks of suggested pieces that it has not asked for.
+    pub told_of: BTreeMap<PieceIndex, u32>,
+    /// Bytes we sent of pieces that it has got a part of.
     pub half_sent: BTreeMap<PieceIndex, u32>,
     /// What became of pieces that we gave to it when nobody else had them.
     pub first_copies: FirstCopies,
@@ -181,6 +188,8 @@ pub struct PeerSession {
     pub suspected: u32,
     /// Pieces it refused again and again, and when: taken for missing there for a while.
     pub refused: BTreeMap<PieceIndex, Timestamp>,
+    /// Pieces that it would rather have us get from others, and since when.
+    pub not_now: BTreeMap<PieceIndex, Timestamp>,
     /// Pieces of the info dictionary that we sent it.
     pub metadata_sent: usize,
     /// What it would rather give us than others (BEP 6), the newest last.
@@ -222,21 +231,23 @@ impl PeerSession {
             uploads: VecDeque::new(),
             uploading: 0,
             allowed_to_us: BTreeSet::new(),
-            allowed_to_it: BTreeSet::new(),
+            allowed_to_it: BTreeMap::new(),
             down: Rate::default(),
             up: Rate::default(),
             nothing_at: None,
             since: now,
             slot_ended: now,
             last_sent: now,
+            last_given: now,
             last_received: now,
             last_block: now,
             look_ahead: None,
-            told_of: 0,
+            told_of: BTreeMap::new(),
             half_sent: BTreeMap::new(),
             first_copies: FirstCopies::default(),
             suspected: 0,
             refused: BTreeMap::new(),
+            not_now: BTreeMap::new(),
             metadata_sent: 0,
             suggested: VecDeque::new(),
             suggested_at: None,
@@ -264,7 +275,38 @@ impl PeerSession {
 
     /// Whether `piece` may be asked of this peer now.
     pub fn serves(&self, piece: PieceIndex) -> bool {
-        (!self.peer_choking || self.allowed_to_us.contains(&piece)) && self.has(piece)
+        (!self.peer_choking || self.allowed_to_us.contains(&piece))
+            && self.has(piece)
+            && !self.not_now.contains_key(&piece)
+    }
+
+    /// Blocks of suggested pieces that it has not asked for.
+    pub fn blocks_told_of(&self) -> usize {
+        self.told_of.values().map(|blocks| *blocks as usize).sum()
+    }
+
+    /// It asks for a block of `piece`.
+    pub fn asks_for(&mut self, piece: PieceIndex) {
+        let Some(blocks) = self.told_of.get_mut(&piece) else { return };
+        *blocks = blocks.saturating_sub(1);
+        if *blocks == 0 {
+            self.told_of.remove(&piece);
+        }
+    }
+
+    /// It was sent `bytes` of `piece`: what it may ask for while choked it may have once.
+    pub fn use_allowance(&mut self, piece: PieceIndex, bytes: u32) {
+        let Some(left) = self.allowed_to_it.get_mut(&piece) else { return };
+        *left = left.saturating_sub(bytes);
+        if *left == 0 {
+            self.allowed_to_it.remove(&piece);
+        }
+    }
+
+    /// It has got all of a half-sent piece, or is not to finish it while choked.
+    pub fn forget_half_sent(&mut self, piece: PieceIndex) {
+        self.half_sent.remove(&piece);
+        self.allowed_to_it.remove(&piece);
     }
 
     /// Whether something it asked for waits for our uplink.
@@ -333,8 +375,8 @@ impl PeerSession {
     /// The peer suggests a piece that we lack.
     pub fn note_suggestion(&mut self, piece: PieceIndex, now: Timestamp) {
         self.suggested_at = Some(now);
-        self.nothing_at = None;
         if !self.suggested.contains(&piece) {
+            self.nothing_at = None;
             if self.suggested.len() >= MAX_SUGGESTED {
                 self.suggested.pop_front();
             }
@@ -363,6 +405,11 @@ impl PeerSession {
     /// The piece to ask for first, out of those it suggests that are `open` still.
     pub fn suggestion(&self, open: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
         self.suggested.iter().copied().find(|p| open(*p))
+    }
+
+    /// Whether it suggests `piece`.
+    pub fn suggests(&self, piece: PieceIndex) -> bool {
+        self.suggested.contains(&piece)
     }
 
     /// Whether the peer has everything and tells what it would give us: then it is asked for
@@ -461,7 +508,8 @@ mod tests {
     fn a_kept_first_copy_is_forgotten_in_time() {
         let at = |secs| Timestamp::ZERO + Duration::from_secs(secs);
         let mut copies = FirstCopies { lent: 9, kept: 9, ..FirstCopies::default() };
-        assert!(!copies.are_kept());
+        assert!(!copies.are_kept() && copies.are_passed_on());
+        assert!(!FirstCopies::default().are_passed_on(), "there is nothing to tell from");
         copies = FirstCopies { lent: 12, kept: 12, ..copies };
         assert!(copies.are_kept());
         for second in 1..=60 {

@@ -294,7 +294,7 @@ impl PeerList {
             return None;
         }
         let by_lot = self.chosen % BY_LOT == BY_LOT - 1;
-        let mut best = None;
+        let mut best: Option<(((u32, u8), Reverse<u32>, u32), SocketAddr)> = None;
         for (addr, known) in self.untried(search, now) {
             let standing = known.standing();
             // Most are told from the best by that alone, and the rest takes longer to find out.
@@ -381,14 +381,15 @@ impl PeerList {
             self.forget(addr);
             return;
         }
-        let last = match (manual, known.proven) {
-            (true, _) => LAST_RETRY_MANUAL,
-            (false, true) => LAST_RETRY_PROVEN,
-            (false, false) => LAST_RETRY,
-        };
-        let first = if manual || useful { FIRST_RETRY_SOON } else { FIRST_RETRY };
-        let wait = first * 2u32.saturating_pow(known.failures.saturating_sub(1).min(16));
-        known.next_try = now + wait.min(last);
+        known.next_try = now + known.wait(useful);
+    }
+
+    /// A peer at `addr` had no room for us, or we had none any more. It is tried again after a while,
+    /// as after a failure, but not forgotten: there may be room some day.
+    pub fn turned_away(&mut self, addr: SocketAddr, now: Timestamp) {
+        let Some(known) = self.known.get_mut(&addr) else { return };
+        known.failures = known.failures.saturating_add(1);
+        known.next_try = now + known.wait(false);
     }
 
     /// `addr` is proven to have sent bad data.
@@ -428,6 +429,19 @@ impl Known {
             state: State::Idle,
             proven: false,
         }
+    }
+
+    /// How long it is not tried after as many failures; `useful` when data or metadata came through
+    /// the connection that ended.
+    fn wait(&self, useful: bool) -> Duration {
+        let manual = self.source == PeerSource::Manual;
+        let last = match (manual, self.proven) {
+            (true, _) => LAST_RETRY_MANUAL,
+            (false, true) => LAST_RETRY_PROVEN,
+            (false, false) => LAST_RETRY,
+        };
+        let first = if manual || useful { FIRST_RETRY_SOON } else { FIRST_RETRY };
+        (first * 2u32.saturating_pow(self.failures.saturating_sub(1).min(16))).min(last)
     }
 }
 

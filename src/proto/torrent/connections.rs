@@ -33,6 +33,10 @@ const CHOSEN_SHARE: usize = 5;
 /// steps through it.
 const ENOUGH_OF_TEN: usize = 6;
 
+/// Whoever knows of fewer peers than this many out of ten connections connects to all of them: where
+/// there are so few, all have room for all.
+const FEW_OF_TEN: usize = 9;
+
 /// Connections that the peers of one site (an IPv4 address or IPv6 /64) may keep while others wait:
 /// several honest ones can stand behind one NAT.
 const MAX_PER_SITE: usize = 4;
@@ -50,6 +54,10 @@ const USELESS_AFTER: Duration = Duration::from_secs(120);
 
 /// ... one connection each time that this has passed.
 const TURNOVER: Duration = Duration::from_secs(30);
+
+/// Attempts under way beyond twice the places that are free: most known addresses are dead, but who
+/// answers and finds no room has given up a place of its own for nothing.
+const SPARE_ATTEMPTS: usize = 5;
 
 /// Two connections between the same peers that are opened from both ends within this time have
 /// crossed.
@@ -207,6 +215,14 @@ impl Torrent {
         self.look_for_peers = true;
     }
 
+    /// An attempt to connect to `addr` found a peer there, and no room: at the peer's, or at ours
+    /// meanwhile.
+    pub fn found_no_room(&mut self, addr: SocketAddr, now: Timestamp) {
+        self.list.attempt_ended(addr);
+        self.list.turned_away(addr, now);
+        self.look_for_peers = true;
+    }
+
     /// An attempt to connect to `addr` reached a peer that is connected already.
     pub fn connected_already(&mut self, addr: SocketAddr, key: PeerKey, now: Timestamp) {
         match self.peers.get_mut(&key).filter(|peer| peer.listen_addr.is_none()) {
@@ -249,6 +265,9 @@ impl Torrent {
     pub fn peer_disconnected(&mut self, key: PeerKey, now: Timestamp) {
         let Some(mut peer) = self.peers.remove(&key) else { return };
         self.take_back_suggestions(key);
+        if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
+            hand_out.peer_left();
+        }
         self.askable = None;
         if let Some(addr) = peer.listen_addr {
             self.changes.note(key, addr, false);
@@ -306,8 +325,14 @@ impl Torrent {
     /// by us.
     fn may_open(&self) -> usize {
         let opened = self.peers.values().filter(|p| p.outgoing).count();
-        let enough = (self.limit * ENOUGH_OF_TEN).div_ceil(10).saturating_sub(self.peers.len());
-        enough.max((self.limit / CHOSEN_SHARE).saturating_sub(opened))
+        let enough = match self.list.len() < self.limit * FEW_OF_TEN / 10 {
+            true => self.limit,
+            false => (self.limit * ENOUGH_OF_TEN).div_ceil(10),
+        };
+        let wanted = enough.saturating_sub(self.peers.len());
+        let free = self.limit.saturating_sub(self.peers.len());
+        let chosen = (self.limit / CHOSEN_SHARE).saturating_sub(opened);
+        wanted.max(chosen).min(2 * free + SPARE_ATTEMPTS)
     }
 
     /// When all connections are taken and others wait, or there are enough and more peers known, the

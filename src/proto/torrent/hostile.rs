@@ -540,3 +540,21 @@ fn a_block_that_was_sent_counts_though_its_peer_has_left() {
     lone.machine.uploaded(key, raw, false, lone.now);
     assert_eq!(lone.machine.stats(lone.now).uploaded, u64::from(BLOCK_LEN));
 }
+
+#[test]
+fn a_suggestion_that_is_no_news_costs_no_search() {
+    let mut lone = Lone::new(100, 16, |_| true);
+    let (leecher, seed) = (lone.holder(true, |p| p < 2), suggesting_seed(&mut lone, 50));
+    lone.within(Duration::from_secs(5), |lone| {
+        lone.give_all(leecher);
+        false
+    });
+    let nothing = |lone: &mut Lone, key: PeerKey, piece| {
+        lone.machine.peers.get_mut(&key).unwrap().nothing_at = Some(0);
+        lone.say(key, Message::Suggest(piece));
+        lone.machine.peers[&key].nothing_at.is_some()
+    };
+    assert!(nothing(&mut lone, leecher, 50), "only seeds hand out");
+    assert!(nothing(&mut lone, seed, 50), "it has said so before");
+    assert!(!nothing(&mut lone, seed, 51));
+}

@@ -19,6 +19,10 @@ const CLIENT: &str = concat!("p2pfs ", env!("CARGO_PKG_VERSION"));
 /// How long a peer that refused a piece is not asked for it.
 const REFUSAL: Duration = Duration::from_secs(30);
 
+/// How long a piece that a seed gives to somebody else is not asked of it again: others will have
+/// it soon.
+const NOT_NOW: Duration = Duration::from_secs(1);
+
 impl Torrent {
     /// The first words on a new connection: extended handshake, then what we have.
     pub(super) fn greet(&mut self, key: PeerKey, now: Timestamp) {
@@ -128,7 +132,7 @@ impl Torrent {
         if active.picker.is_wanting(piece) {
             peer.nothing_at = None;
         }
-        self.note_passed_on(key, piece);
+        self.note_passed_on(key, piece, now);
         let Some(peer) = self.peers.get(&key) else { return Ok(()) };
         let Some(active) = &self.active else { return Ok(()) };
         if full || (!peer.am_interested && !active.announced.contains(piece)) {
@@ -168,7 +172,11 @@ impl Torrent {
         if !peer.window.withdrawn(block) {
             return Ok(());
         }
-        let lacks = !peer.peer_choking && peer.note_rejected();
+        let not_now = !peer.peer_choking && peer.is_suggesting(now);
+        if not_now {
+            peer.not_now.insert(block.piece, now);
+        }
+        let lacks = !not_now && !peer.peer_choking && peer.note_rejected();
         if lacks {
             peer.refused.insert(block.piece, now);
         }
@@ -204,6 +212,7 @@ impl Torrent {
     /// Asks again for pieces that were refused long enough ago.
     pub(super) fn forgive_refusals(&mut self, key: PeerKey, now: Timestamp) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.not_now.retain(|_, at| now.since(*at) < NOT_NOW);
         let over = |at: &Timestamp| now.since(*at) >= REFUSAL;
         let pieces: Vec<_> =
             peer.refused.iter().filter(|(_, at)| over(at)).map(|(p, _)| *p).collect();
@@ -222,8 +231,11 @@ impl Torrent {
             return Ok(());
         };
         let piece = piece(&active.geometry, index)?;
-        // What we would not fetch is no reason to wait for more suggestions.
-        if active.picker.is_wanting(piece) && active.picker.priority(piece) > Priority::None {
+        // What we would not fetch is no reason to wait for more suggestions; only seeds hand out.
+        if peer.is_seed()
+            && active.picker.is_wanting(piece)
+            && active.picker.priority(piece) > Priority::None
+        {
             peer.keep_suggestions(|p| active.picker.is_wanting(p));
             peer.note_suggestion(piece, now);
         }

@@ -137,6 +137,7 @@ impl Torrent {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
+        let crowd = !order.is_empty() && self.peers.values().any(|p| p.fast && !p.is_seed());
         let rate = match order {
             [] => 1.0,
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
@@ -147,16 +148,21 @@ impl Torrent {
             // Readers are not made to wait for those who do not answer.
             let answers = !peer.window.is_stalled();
             let open = |p| answers && picker.is_open_to(p, key) && peer.serves(p);
+            // In a crowd a seed is not asked for what others are given and will pass on.
+            let theirs = crowd && peer.is_suggesting(now);
+            let ours = |w: &Wanted| !theirs || w.waiting_since.is_some() || peer.suggests(w.piece);
             let mut before = 0;
             let wanting = order.iter().filter(|w| picker.is_wanting(w.piece));
-            let in_time = wanting.clone().map(|w| w.piece).find(|&p| {
+            let in_time = wanting.clone().find(|w| {
                 let busy = Duration::from_secs_f64(before as f64 / rate);
-                before += u64::from(geometry.piece_len(p));
-                open(p) && self.is_in_time(peer, p, busy)
+                before += u64::from(geometry.piece_len(w.piece));
+                open(w.piece) && ours(w) && self.is_in_time(peer, w.piece, busy)
             });
-            let demanded = in_time.or_else(|| {
-                wanting.rev().find(|w| w.waiting_since.is_none() && open(w.piece)).map(|w| w.piece)
-            });
+            let last = || {
+                let mut back = wanting.rev();
+                back.find(|w| w.waiting_since.is_none() && open(w.piece) && ours(w))
+            };
+            let demanded = in_time.or_else(last).map(|w| w.piece);
             if let Some(piece) = demanded
                 && self.ask(key, piece, true, now)
             {

@@ -33,7 +33,7 @@ impl Torrent {
         let (seeding, piece) = (active.announced.is_full(), active.geometry.piece_length().into());
         let mut interested = self.peers.values().filter(|p| p.peer_interested);
         // Where nobody passes anything on, there may be nobody to pass it on to.
-        let some_pass_on = interested.any(|p| !p.first_copies.are_kept());
+        let some_pass_on = interested.any(|p| p.first_copies.are_passed_on());
         let interested = self.peers.iter_mut().filter(|(_, p)| p.peer_interested);
         interested
             .map(|(key, p)| Candidate {
@@ -41,6 +41,7 @@ impl Torrent {
                 gives: p.down.per_second(now),
                 takes: p.up.per_second(now),
                 taken: p.up.total(),
+                last_taken: p.last_given,
                 free_rides: match seeding {
                     true => some_pass_on && p.first_copies.are_kept(),
                     false => p.owes(piece),
@@ -83,7 +84,10 @@ impl Torrent {
         let queue = std::mem::take(&mut peer.uploads);
         let (kept, dropped): (VecDeque<RawBlock>, VecDeque<_>) =
             queue.into_iter().partition(|raw| {
-                active.geometry.piece(raw.piece).is_some_and(|p| peer.allowed_to_it.contains(&p))
+                active
+                    .geometry
+                    .piece(raw.piece)
+                    .is_some_and(|p| peer.allowed_to_it.contains_key(&p))
             });
         peer.uploads = kept;
         for raw in dropped {
@@ -110,10 +114,11 @@ impl Torrent {
             return;
         };
         let welcome = self.options.upload
-            && (!peer.am_choking || peer.allowed_to_it.contains(&piece))
+            && (!peer.am_choking || peer.allowed_to_it.contains_key(&piece))
             && active.announced.contains(piece)
             && peer.uploads.len() < UPLOAD_QUEUE;
-        if welcome {
+        let welcome = welcome && (!peer.fast || self.may_have(key, piece, now));
+        if welcome && let Some(peer) = self.peers.get_mut(&key) {
             peer.uploads.push_back(raw);
             self.pump_uploads(key, now);
             self.note_asked(key, piece);
@@ -127,6 +132,7 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if let Some(at) = peer.uploads.iter().position(|r| *r == raw) {
             peer.uploads.remove(at);
+            self.note_cancelled(key, raw);
             self.reject(key, raw, now);
         }
     }
@@ -143,6 +149,7 @@ impl Torrent {
         peer.last_sent = now;
         if sent {
             peer.up.add(u64::from(raw.length), now);
+            peer.last_given = now;
             self.note_given(key, raw, now);
         } else {
             self.reject(key, raw, now);
@@ -249,7 +256,8 @@ impl Torrent {
             .filter_map(|i| active.geometry.piece(i))
             .filter(|p| active.announced.contains(*p))
             .collect();
-        peer.allowed_to_it.extend(&set);
+        let whole = |piece: &PieceIndex| (*piece, active.geometry.piece_len(*piece));
+        peer.allowed_to_it.extend(set.iter().map(whole));
         for piece in set {
             self.send(key, Message::AllowedFast(piece.get()), now);
         }

@@ -400,6 +400,22 @@ fn fail(model: &mut Model, list: &mut PeerList, n: u16, useful: bool) {
     assert!(note.not_before <= model.now + LAST_RETRY.as_secs());
 }
 
+#[test]
+fn who_has_no_room_is_tried_ever_more_seldom_and_not_forgotten() {
+    let mut list = Lone::new();
+    list.add(addr(1), PeerSource::Tracker);
+    let mut now = 0;
+    for _ in 0..20 {
+        assert_eq!(list.next(now), Some(addr(1)));
+        list.0.attempt_ended(addr(1));
+        list.0.turned_away(addr(1), at(now));
+        assert_eq!(list.next(now), None);
+        now += LAST_RETRY.as_secs();
+    }
+    let wait = list.0.known[&addr(1)].next_try;
+    assert_eq!(wait, at(now));
+}
+
 proptest! {
     #[test]
     fn the_list_does_what_a_naive_one_does(steps in prop::collection::vec(step(), 0..200)) {

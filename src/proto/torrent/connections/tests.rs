@@ -406,3 +406,18 @@ fn who_says_where_it_listens_is_not_connected_to() {
     lone.gone(key);
     assert!(lone.within(MINUTE, |lone| lone.others.iter().any(connects)), "once it is gone it is");
 }
+
+#[test]
+fn for_one_place_a_few_are_tried_and_not_fifty() {
+    let mut lone = lone();
+    lone.pass(MINUTE);
+    for n in 0..MAX_PEERS - 1 {
+        lone.meet(stranger(n), true);
+    }
+    let known: Vec<_> = (100..300).map(stranger).collect();
+    lone.machine.peers_found(&known, PeerSource::Tracker);
+    lone.others.clear();
+    lone.step();
+    let tried = lone.others.iter().filter(|o| matches!(o, Output::Connect(_))).count();
+    assert_eq!(tried, 2 + SPARE_ATTEMPTS);
+}
