@@ -45,8 +45,9 @@ const FULL: f64 = 0.9;
 /// of what a slot sends on average, ...
 const WORTH: f64 = 0.5;
 
-/// ... and after a change that was not worth it the next is tried after this many rounds.
-const REST_ROUNDS: u32 = 3;
+/// ... if it is seen within this many more rounds that it was; and after a change that was not worth
+/// it the next is tried after as many.
+const WAIT_ROUNDS: u32 = 3;
 
 /// Peers that may be unchoked in all, those that ask for nothing included: they may all begin to ask
 /// at the same time.
@@ -182,12 +183,20 @@ impl Slot {
 /// How the number of extra slots was changed last, where the capacity is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trial {
-    /// One more.
-    More,
-    /// One less.
-    Less,
+    /// One more; for this many rounds yet it may be unseen what came of it.
+    More(u32),
+    /// One less, likewise.
+    Less(u32),
     /// Not at all, for this many rounds yet.
     Rest(u32),
+}
+
+/// What there was before a trial.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before {
+    /// Bytes a second.
+    sent: f64,
+    unchoked: usize,
 }
 
 /// The choker of a session.
@@ -204,8 +213,7 @@ pub struct Choker {
     best: f64,
     extra: usize,
     trial: Trial,
-    /// What was sent before the trial, in bytes a second.
-    sent_before: f64,
+    before: Before,
     /// One less is tried next, not one more.
     less_next: bool,
 }
@@ -223,7 +231,7 @@ impl Choker {
             best: 0.0,
             extra: 0,
             trial: Trial::Rest(0),
-            sent_before: 0.0,
+            before: Before::default(),
             less_next: false,
         }
     }
@@ -252,42 +260,49 @@ impl Choker {
     }
 
     /// Opens or closes an extra slot, when `sent` bytes a second are sent with those there are now: a
-    /// change stays, and is followed by another like it, if it was worth it.
+    /// change stays, and is followed by another like it, if it was worth it. How many are unchoked may
+    /// change later than the slots, or by chance: the optimistic one may have a slot as well.
     fn try_slots(&mut self, sent: f64) {
-        let slots = match self.trial {
-            Trial::More => REGULAR_SLOTS + self.extra - 1,
-            _ => REGULAR_SLOTS + self.extra + 1,
-        };
-        let worth = self.sent_before / slots as f64 * WORTH;
-        self.trial = match self.trial {
-            Trial::More if sent > self.sent_before + worth => Trial::More,
-            Trial::More => {
+        let more = self.unchoked() as f64 - self.before.unchoked as f64;
+        let each = self.before.sent / self.before.unchoked.max(1) as f64;
+        let (rose, worth) = (sent - self.before.sent, WORTH * each * more);
+        let next = match self.trial {
+            Trial::More(wait) if more <= 0.0 && wait > 0 => Trial::More(wait - 1),
+            Trial::Less(wait) if more >= 0.0 && wait > 0 => Trial::Less(wait - 1),
+            Trial::Rest(wait) if wait > 0 => Trial::Rest(wait - 1),
+            Trial::More(_) if more > 0.0 && rose > worth => return self.change(Trial::More, sent),
+            Trial::Less(_) if rose >= worth => return self.change(Trial::Less, sent),
+            Trial::More(_) => {
                 self.extra -= 1;
-                Trial::Rest(REST_ROUNDS)
+                Trial::Rest(WAIT_ROUNDS)
             }
-            Trial::Less if sent >= self.sent_before - worth => Trial::Less,
-            Trial::Less => {
+            Trial::Less(_) => {
                 self.extra += 1;
-                Trial::Rest(REST_ROUNDS)
+                Trial::Rest(WAIT_ROUNDS)
             }
-            Trial::Rest(0) => {
+            Trial::Rest(_) => {
                 self.less_next = !self.less_next;
-                if self.less_next { Trial::More } else { Trial::Less }
+                let trial = if self.less_next { Trial::More } else { Trial::Less };
+                return self.change(trial, sent);
             }
-            Trial::Rest(rounds) => Trial::Rest(rounds - 1),
         };
-        self.step(sent);
+        self.trial = next;
     }
 
-    /// Changes the number of extra slots as the trial has it, if it can be changed.
-    fn step(&mut self, sent: f64) {
+    /// Begins a trial, if there can be one slot more or less.
+    fn change(&mut self, trial: fn(u32) -> Trial, sent: f64) {
+        self.before = Before { sent, unchoked: self.unchoked() };
+        self.trial = trial(WAIT_ROUNDS);
         match self.trial {
-            Trial::More if self.extra < MAX_EXTRA_SLOTS => self.extra += 1,
-            Trial::Less if self.extra > 0 => self.extra -= 1,
-            Trial::Rest(_) => return,
-            _ => self.trial = Trial::Rest(REST_ROUNDS),
+            Trial::More(_) if self.extra < MAX_EXTRA_SLOTS => self.extra += 1,
+            Trial::Less(_) if self.extra > 0 => self.extra -= 1,
+            _ => self.trial = Trial::Rest(WAIT_ROUNDS),
         }
-        self.sent_before = sent;
+    }
+
+    /// How many are unchoked.
+    fn unchoked(&self) -> usize {
+        self.slots.len() + usize::from(self.optimistic.is_some_and(|who| !self.has_slot(who)))
     }
 
     /// Between rounds: a peer became interested or left, the uplink runs dry, or time has passed.

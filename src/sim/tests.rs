@@ -91,15 +91,17 @@ fn of_what_many_read_at_once_little_more_than_one_copy_leaves_the_seed() {
 
 /// A scenario in which no choker knows what its uplink can send.
 fn without_limits(name: &str, seed: u64) -> Report {
-    sound(Plan { upload_limits: false, ..plan(name, seed) })
+    let settings = Settings { seed, size: Some(64 << 20), ..Settings::default() };
+    let plan = Plan::scenario(name, settings).unwrap();
+    sound(Plan { upload_limits: false, ..plan })
 }
 
 #[test]
 fn without_upload_limits_a_crowd_is_as_fast_and_free_riders_come_last() {
-    for seed in 1..4 {
+    for seed in 1..3 {
         let report = without_limits("flash-crowd", seed);
-        assert!(report.ratio.is_some_and(|ratio| ratio < 1.35), "{report}");
-        assert!(report.seed_copies < 1.3, "{report}");
+        assert!(report.ratio.is_some_and(|ratio| ratio < 1.2), "{report}");
+        assert!(report.seed_copies < 1.1, "{report}");
         let report = without_limits("free-riders", seed);
         assert_eq!(report.free_rider_last, Some(true), "{report}");
     }

@@ -231,18 +231,19 @@ fn climb(capacity: f64, each: f64, rounds: usize) -> Vec<usize> {
 
 #[test]
 fn without_an_upload_limit_slots_stay_if_more_is_sent_with_them() {
-    let extra = climb(1e6, 1e5, 40);
-    assert!(extra[20..].iter().all(|n| (5..=7).contains(n)), "{extra:?}");
-    let extra = climb(1e9, 1e5, 40);
-    assert!(extra[30..].iter().all(|n| *n >= MAX_EXTRA_SLOTS - 1), "{extra:?}");
+    // Ten peers fill the uplink, one of whom may be the optimistic one.
+    let extra = climb(1e6, 1e5, 100);
+    assert!(extra[50..].iter().all(|n| (5..=8).contains(n)), "{extra:?}");
+    let extra = climb(1e9, 1e5, 100);
+    assert!(extra[80..].iter().all(|n| *n >= MAX_EXTRA_SLOTS - 1), "{extra:?}");
 }
 
 #[test]
 fn without_an_upload_limit_a_full_uplink_opens_no_more_than_one_slot_on_trial() {
     let extra = climb(1e6, 1e6, 100);
-    assert!(extra[10..].iter().all(|n| *n <= 1), "{extra:?}");
-    let tried = extra[10..].iter().filter(|n| **n == 1).count();
-    assert!((5..30).contains(&tried), "{extra:?}");
+    assert!(extra[20..].iter().all(|n| *n <= 1), "{extra:?}");
+    let tried = extra[20..].iter().filter(|n| **n == 1).count();
+    assert!((5..40).contains(&tried), "{extra:?}");
 }
 
 #[test]

@@ -195,6 +195,7 @@ pub struct PeerSession {
     /// What it would rather give us than others (BEP 6), the newest last.
     suggested: VecDeque<PieceIndex>,
     suggested_at: Option<Timestamp>,
+    has_suggested: bool,
     openings: u32,
     unasked: u32,
     cancelled: u32,
@@ -251,6 +252,7 @@ impl PeerSession {
             metadata_sent: 0,
             suggested: VecDeque::new(),
             suggested_at: None,
+            has_suggested: false,
             openings: 0,
             unasked: 0,
             cancelled: 0,
@@ -375,6 +377,7 @@ impl PeerSession {
     /// The peer suggests a piece that we lack.
     pub fn note_suggestion(&mut self, piece: PieceIndex, now: Timestamp) {
         self.suggested_at = Some(now);
+        self.has_suggested = true;
         if !self.suggested.contains(&piece) {
             self.nothing_at = None;
             if self.suggested.len() >= MAX_SUGGESTED {
@@ -416,6 +419,12 @@ impl PeerSession {
     /// nothing else. What it does not suggest it gives to others, from whom we can have it soon.
     pub fn is_suggesting(&self, now: Timestamp) -> bool {
         self.suggested_at.is_some_and(|at| now.since(at) < SUGGESTING) && self.is_seed()
+    }
+
+    /// Whether the peer has everything and has told us what it would give us: what it refuses is on
+    /// its way to others, also when it has nothing left to suggest.
+    pub fn hands_out(&self) -> bool {
+        self.has_suggested && self.is_seed()
     }
 
     /// We cancelled a request: the block may come all the same.

@@ -558,3 +558,26 @@ fn a_suggestion_that_is_no_news_costs_no_search() {
     assert!(nothing(&mut lone, seed, 50), "it has said so before");
     assert!(!nothing(&mut lone, seed, 51));
 }
+
+#[test]
+fn what_a_seed_gives_to_others_first_it_is_asked_for_again_soon() {
+    let mut lone = Lone::new(3, 8, |_| true);
+    let seed = suggesting_seed(&mut lone, 1);
+    lone.within(Duration::from_secs(3), |lone| {
+        for block in lone.asked_of(seed) {
+            match block.piece.get() {
+                2 => {
+                    lone.asked.remove(&(seed, block));
+                    lone.say(seed, Message::Reject(block.into()));
+                }
+                _ => lone.give(seed, block),
+            }
+        }
+        false
+    });
+    let given = lone.within(Duration::from_secs(3), |lone| {
+        lone.give_all(seed);
+        lone.verifies(2) == 1
+    });
+    assert!(given);
+}

@@ -172,7 +172,7 @@ impl Torrent {
         if !peer.window.withdrawn(block) {
             return Ok(());
         }
-        let not_now = !peer.peer_choking && peer.is_suggesting(now);
+        let not_now = !peer.peer_choking && peer.hands_out();
         if not_now {
             peer.not_now.insert(block.piece, now);
         }

@@ -178,6 +178,7 @@ fn suggestions_go_on_after_pieces_that_were_asked_for_in_part() {
     let peer = empty_peer(&mut lone);
     let mut told_of = suggested(&mut lone, peer);
     for _ in 0..20 {
+        lone.step();
         let suggestions = std::mem::take(&mut lone.sent).into_iter().filter_map(|(_, m)| match m {
             Message::Suggest(piece) => Some(piece),
             _ => None,
@@ -188,6 +189,7 @@ fn suggestions_go_on_after_pieces_that_were_asked_for_in_part() {
             lone.say(peer, Message::Have(piece));
             taken(&mut lone, peer, std::iter::once((piece, 1)));
         }
+        lone.step();
         told_of += lone.sent.iter().filter(|(_, m)| matches!(m, Message::Suggest(_))).count();
     }
     assert!(told_of >= 20, "{told_of}");
