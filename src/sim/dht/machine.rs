@@ -26,6 +26,9 @@ const JOIN: Duration = Duration::from_millis(5);
 /// After this the last one that joined has found its place.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// Lookups that a node makes before those that are measured, when nodes have just died.
+const WARM_UP: usize = 4;
+
 /// A lookup that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -38,6 +41,7 @@ enum Event {
 
 /// A machine, and when it is due.
 struct Node {
+    id: NodeId,
     addr: SocketAddr,
     dht: Dht,
     due: Timestamp,
@@ -161,6 +165,9 @@ impl Machines {
         };
         let target = crowded.unwrap_or_else(|| InfoHash::new(*random_id(&mut self.rng).as_bytes()));
         self.kept.clear();
+        if self.network.is_none() {
+            self.warm_up(&[who, other]);
+        }
         let announce = Announce { port: 6881, implied: true, seed: false };
         self.look(other, target, Some(announce));
         let told = std::mem::take(&mut self.watch.told);
@@ -168,6 +175,16 @@ impl Machines {
         self.look(who, target, None);
         let living = told.iter().filter(|id| self.is_honest(id)).count();
         Outcome { told: living, announce, ..self.outcome(who) }
+    }
+
+    /// They look for something or other, and learn that many have died.
+    fn warm_up(&mut self, nodes: &[usize]) {
+        for at in nodes.repeat(WARM_UP) {
+            let target = random_id(&mut self.rng);
+            self.nodes[at].dht.find_node(target, self.now);
+            self.settle(at);
+            self.run_until(self.now + Duration::from_secs(4));
+        }
     }
 
     /// One lookup, to its end.
@@ -202,20 +219,19 @@ impl Machines {
 
     /// The k closest living nodes but for the one that looks.
     fn closest(&self, target: &NodeId, who: usize) -> Vec<NodeId> {
-        let own = head(&self.nodes[who].dht.stats().ids[1].unwrap_or(*target));
+        let own = self.nodes[who].id;
         let mut all: Vec<_> = match &self.network {
             Some(network) => {
                 let found = network.closest(target, K + 1, |kind| kind == Kind::Alive);
                 found.into_iter().map(|at| network.contact(at).id).collect()
             }
-            None => {
-                let living = self.nodes.iter().filter(|node| node.alive);
-                living.filter_map(|node| node.dht.stats().ids[1]).collect()
-            }
+            None => self.nodes.iter().filter(|node| node.alive).map(|node| node.id).collect(),
         };
-        all.retain(|id| head(id) != own);
-        all.sort_by_key(|id| target.distance(id));
-        all.truncate(K);
+        all.retain(|id| *id != own);
+        if all.len() > K {
+            all.select_nth_unstable_by_key(K - 1, |id| target.distance(id));
+            all.truncate(K);
+        }
         all
     }
 
@@ -261,7 +277,7 @@ impl Machines {
             dht.add_node(self.nodes[other].addr, self.now);
         }
         self.places.insert(addr, self.nodes.len());
-        self.nodes.push(Node { addr, dht, due: Timestamp::FAR_FUTURE, alive: true });
+        self.nodes.push(Node { id, addr, dht, due: Timestamp::FAR_FUTURE, alive: true });
         self.settle(self.nodes.len() - 1);
     }
 

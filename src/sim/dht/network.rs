@@ -243,14 +243,14 @@ fn fitting(seed: u64, network: u32, number: u64) -> u64 {
 /// The crowd of a plan, closer to the id that begins with `crowded` than any honest node.
 fn crowd(plan: &DhtPlan, sybils: &Sybils, crowded: u64, all: u32) -> Vec<Node> {
     let free = u64::MAX.checked_shr(sybils.bits).unwrap_or(0);
-    let mut places = Vec::new();
-    for number in 0..sybils.networks.max(1) {
-        places.push(if sybils.fitting {
-            fitting_place(plan.seed, crowded, number)
-        } else {
-            (all.wrapping_add(number).wrapping_mul(0x9e37_79b1) ^ plan.seed as u32, None)
-        });
-    }
+    let count = sybils.networks.max(1);
+    let places: Vec<_> = if sybils.fitting {
+        let bases = (0..count.div_ceil(64)).map(|n| fitting_place(plan.seed, crowded, n));
+        bases.flat_map(|base| (0..64).map(move |n| like(base, n))).take(count as usize).collect()
+    } else {
+        let network = |n: u32| all.wrapping_add(n).wrapping_mul(0x9e37_79b1) ^ plan.seed as u32;
+        (0..count).map(|n| (network(n), None)).collect()
+    };
     let node = |number: u32| {
         let (network, r) = places[number as usize % places.len()];
         let lot = mix(plan.seed ^ 5, number.into());
@@ -261,10 +261,10 @@ fn crowd(plan: &DhtPlan, sybils: &Sybils, crowded: u64, all: u32) -> Vec<Node> {
     (0..sybils.count).map(node).collect()
 }
 
-/// A network where an id that begins like `crowded` may be, and its last bits there (BEP 42). Bits
-/// of the address that BEP 42 does not look at make many such networks out of one.
+/// Network `number` of those where an id that begins like `crowded` may be, and its last bits there
+/// (BEP 42).
 fn fitting_place(seed: u64, crowded: u64, number: u32) -> (u32, Option<u64>) {
-    let from = mix(seed ^ 6, u64::from(number / 64)) as u32;
+    let from = mix(seed ^ 6, number.into()) as u32;
     let fits = |network: u32, r: u8| {
         let mut random = [0; 20];
         random[19] = r;
@@ -273,7 +273,11 @@ fn fitting_place(seed: u64, crowded: u64, number: u32) -> (u32, Option<u64>) {
     let found = (0..u32::MAX).map(|n| from.wrapping_add(n)).find_map(|network| {
         (0..8).find(|r| fits(network, *r)).map(|r| (network, Some(u64::from(r))))
     });
-    let (network, r) = found.unwrap_or((from, None));
+    found.unwrap_or((from, None))
+}
+
+/// One of 64 networks that are the same to BEP 42, which does not look at all bits of an address.
+const fn like((network, r): (u32, Option<u64>), number: u32) -> (u32, Option<u64>) {
     let unseen = (number & 7) << 29 | (number >> 3 & 3) << 22 | (number >> 5 & 1) << 15;
     (network & !0xe0c0_8000 | unseen, r)
 }

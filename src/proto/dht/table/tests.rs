@@ -130,7 +130,7 @@ fn one_network_has_one_place_in_a_bucket_unless_it_is_local() {
 #[test]
 fn an_id_that_fits_its_address_takes_the_place_of_one_that_does_not() {
     let mut table = with((0..8).map(|i| node(0x80, i)));
-    let id = |ip| (0..=u8::MAX).map(|r| NodeId::secured(ip, [r; 20]));
+    let id = |ip| (0..=u8::MAX).map(move |r| NodeId::secured(ip, [r; 20]));
     let fits = (100..).find_map(|number| {
         let addr = node(0x80, number).addr;
         let id = id(addr.ip()).find(|id| OWN.distance(id).shared_bits() == 0)?;
