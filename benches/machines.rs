@@ -1,14 +1,18 @@
-//! How long the decisions take: the picker over 100,000 pieces and 200 peers, the choker, and a
-//! swarm of whole machines, an event at a time.
+//! How long the decisions take: the picker over 100,000 pieces and 200 peers, the choker, a swarm of
+//! whole machines, an event at a time, and a DHT node, a datagram at a time.
 #![allow(clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use p2pfs::proto::bitfield::Bitfield;
 use p2pfs::proto::choker::{Candidate, Choker};
+use p2pfs::proto::dht::krpc::{Message, Method};
+use p2pfs::proto::dht::{Config, Dht, GetPeers, NodeId, Output};
 use p2pfs::proto::geometry::{Geometry, PieceIndex};
+use p2pfs::proto::ids::InfoHash;
 use p2pfs::proto::swarm::{Holds, PeerKey, Picker, Priority};
 use p2pfs::proto::time::Timestamp;
 use p2pfs::sim::{Plan, Settings};
@@ -156,5 +160,83 @@ fn events(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(machines, picker, choker, events);
+/// A hundred nodes on one host that know each other; datagrams take no time.
+struct Nodes {
+    nodes: Vec<Dht>,
+    now: Timestamp,
+}
+
+fn address(node: usize) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 10_000 + node as u16).into()
+}
+
+impl Nodes {
+    fn new(count: usize) -> Self {
+        let now = Timestamp::ZERO;
+        let config = Config { v6: false, ..Config::default() };
+        let nodes = (0..count).map(|n| Dht::new(config, n as u64, now)).collect();
+        let mut all = Self { nodes, now };
+        for node in 1..count {
+            all.nodes[node].add_node(address(0), now);
+            all.settle(node);
+        }
+        all
+    }
+
+    /// Delivers what `node` sends, what others send because of it, and so on.
+    fn settle(&mut self, node: usize) {
+        let mut active = vec![node];
+        while let Some(node) = active.pop() {
+            while let Some(output) = self.nodes[node].poll_output() {
+                let Output::Transmit { to, datagram } = output else { continue };
+                let other = usize::from(to.port()) - 10_000;
+                self.nodes[other].handle_datagram(address(node), &datagram, self.now);
+                active.extend([node, other]);
+            }
+        }
+    }
+}
+
+fn dht(c: &mut Criterion) {
+    let mut all = Nodes::new(100);
+    let now = all.now;
+    let mut group = c.benchmark_group("dht");
+    group.throughput(Throughput::Elements(1));
+    let asker = NodeId::new([7; 20]);
+    let info_hash = InfoHash::new([9; 20]);
+    let get = Method::GetPeers { info_hash, want: None, no_seed: false, scrape: false };
+    let mut question = Message::query(vec![1, 2, 3, 4], asker, get);
+    question.read_only = true;
+    let question = question.encode();
+    for (name, datagram) in [
+        ("get_peers is answered", question.clone()),
+        ("garbage: bytes", vec![0x55; 100]),
+        ("garbage: cut short", question[..question.len() - 2].to_vec()),
+        (
+            "garbage: an answer to nothing",
+            b"d1:rd2:id20:abcdefghij0123456789e1:t4:abcd1:y1:re".to_vec(),
+        ),
+    ] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                all.nodes[0].handle_datagram(address(99), black_box(&datagram), now);
+                while let Some(output) = all.nodes[0].poll_output() {
+                    black_box(output);
+                }
+            });
+        });
+    }
+    let mut n = 0u64;
+    group.bench_function("a lookup among a hundred", |b| {
+        b.iter(|| {
+            n += 1;
+            let info_hash = InfoHash::of(&n.to_be_bytes());
+            all.nodes[5].get_peers(info_hash, GetPeers::default(), now);
+            all.settle(5);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(machines, picker, choker, events, dht);
 criterion_main!(machines);

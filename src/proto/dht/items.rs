@@ -192,7 +192,7 @@ impl Items {
 }
 
 /// Whether `new` may take the place of `old`. A value never changes without a greater number.
-fn replaces(old: &Item, new: &Item, cas: Option<i64>) -> Result<(), KrpcError> {
+pub(super) fn replaces(old: &Item, new: &Item, cas: Option<i64>) -> Result<(), KrpcError> {
     let (Some(old_signed), Some(new_signed)) = (&old.signed, &new.signed) else { return Ok(()) };
     if cas.is_some_and(|cas| cas != old_signed.seq) {
         return Err(KrpcError::new(KrpcError::CAS_MISMATCH, "not the expected number"));

@@ -23,8 +23,12 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest such wait: a network that comes back is noticed within a minute.
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
-/// How long after looking for our own place a node whose table is nearly empty looks again.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How long after looking for our own place a node that knows fewer than k others looks again at
+/// first; doubled each time: whoever it began at may have begun a moment before.
+const FIRST_LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// The longest such wait: there may not be more than a few.
+const MAX_LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The longest wait before hints are taken again: most hosts have no IPv6.
 const MAX_HINT_WAIT: Duration = Duration::from_secs(15 * 60);
@@ -58,6 +62,7 @@ pub(super) struct Family {
     retry_at: Timestamp,
     retry: Duration,
     look_at: Timestamp,
+    look_again: Duration,
     /// Lookups of random places that follow that of our own.
     random_left: u8,
     /// When addresses that the other family names are taken again.
@@ -82,6 +87,7 @@ impl Family {
             retry_at: now + FIRST_RETRY,
             retry: FIRST_RETRY,
             look_at: now,
+            look_again: FIRST_LOOK_AGAIN,
             random_left: RANDOM,
             hint_at: now,
             hint_wait: FIRST_RETRY,
@@ -105,6 +111,11 @@ impl Family {
     /// Whether there is nobody to ask.
     pub fn knows_nobody(&self) -> bool {
         self.table.contacts().next().is_none()
+    }
+
+    /// Whether there are enough nodes for a lookup to be worth something.
+    pub fn knows_enough(&self) -> bool {
+        self.table.contacts().take(K).count() == K
     }
 
     /// Whether addresses that the other family names are wanted.
@@ -173,10 +184,10 @@ impl Family {
             return None;
         }
         if now >= self.look_at {
-            self.look_at = now + LOOK_AGAIN;
+            self.look_at = Timestamp::FAR_FUTURE;
             return Some(self.id);
         }
-        if self.random_left > 0 && !self.knows_nobody() {
+        if self.random_left > 0 && self.knows_enough() {
             self.random_left -= 1;
             return Some(random);
         }
@@ -194,7 +205,7 @@ impl Family {
         if self.upkeep.is_some() || nobody && self.saved.is_empty() {
             return retry;
         }
-        let random = self.random_left > 0 && !nobody;
+        let random = self.random_left > 0 && self.knows_enough();
         let look = if random { Timestamp::ZERO } else { self.look_at };
         retry.into_iter().chain([look, self.table.next_refresh()]).min()
     }
@@ -203,13 +214,14 @@ impl Family {
     /// our own place is not looked for again: nodes close to us are refreshed with their bucket.
     pub fn upkeep_done(&mut self, now: Timestamp) {
         self.upkeep = None;
-        let contacts: Vec<_> = self.table.contacts().map(|contact| contact.addr).collect();
-        let settled = contacts.len() >= K;
-        if settled {
+        if self.knows_enough() {
+            let contacts = self.table.contacts().map(|contact| contact.addr);
+            self.backup = contacts.take(BACKUP).collect();
             self.saved = Vec::new();
-            self.retry = FIRST_RETRY;
-            self.backup = contacts.into_iter().take(BACKUP).collect();
+            (self.retry, self.look_again) = (FIRST_RETRY, FIRST_LOOK_AGAIN);
+        } else {
+            self.look_at = self.look_at.min(now + self.look_again);
+            self.look_again = (2 * self.look_again).min(MAX_LOOK_AGAIN);
         }
-        self.look_at = if settled { Timestamp::FAR_FUTURE } else { now + LOOK_AGAIN };
     }
 }

@@ -198,7 +198,7 @@ impl Dht {
         }
         // Somebody may crowd around an info hash, and whoever announces looks it up again and again.
         let upkeep = search.is_upkeep();
-        if let Some(known) = self.family(family).filter(|_| upkeep) {
+        if let Some(known) = self.family(family).filter(|known| upkeep && known.knows_enough()) {
             known.size.sample(&looked.distances());
         }
         for (contact, method) in stores {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{Announce, GetPeers, Outcome, Scrape};
 use crate::proto::dht::id::{Contact, K, NodeId};
-use crate::proto::dht::items::{Item, immutable_target, mutable_target};
+use crate::proto::dht::items::{Item, immutable_target, mutable_target, replaces};
 use crate::proto::dht::krpc::{Answer, KrpcError, Method, PutItem, Signed, Want};
 use crate::proto::dht::lookup::Lookup;
 use crate::proto::dht::peer_store::Bloom;
@@ -70,7 +70,8 @@ pub(super) struct Search {
     grants: BTreeMap<SocketAddr, Grant>,
     given: BTreeSet<SocketAddr>,
     found: Vec<Contact>,
-    answered: usize,
+    /// Who has answered.
+    answered: BTreeSet<SocketAddr>,
     stored: usize,
     refusal: Option<KrpcError>,
     item: Option<Item>,
@@ -89,7 +90,7 @@ impl Search {
             grants: BTreeMap::new(),
             given: BTreeSet::new(),
             found: Vec::new(),
-            answered: 0,
+            answered: BTreeSet::new(),
             stored: 0,
             refusal: None,
             item: None,
@@ -133,7 +134,7 @@ impl Search {
         answer: &mut Answer,
         usable: impl Fn(&SocketAddr) -> bool,
     ) -> Vec<SocketAddr> {
-        self.answered += 1;
+        self.answered.insert(from);
         if let Some(token) = answer.token.take() {
             let has_item = answer.value.is_some() || answer.seq.is_some();
             self.grants.insert(from, Grant { token, has_item });
@@ -146,11 +147,11 @@ impl Search {
                 }
                 self.give(&answer.values)
             }
-            Kind::GetItem { .. } => {
+            Kind::GetItem { .. } | Kind::PutItem { .. } => {
                 self.take_item(answer);
                 Vec::new()
             }
-            Kind::FindNode { .. } | Kind::PutItem { .. } => Vec::new(),
+            Kind::FindNode { .. } => Vec::new(),
         }
     }
 
@@ -178,7 +179,11 @@ impl Search {
 
     /// Keeps an item that belongs here, the newest of them.
     fn take_item(&mut self, answer: &mut Answer) {
-        let Kind::GetItem { salt, .. } = &self.kind else { return };
+        let salt = match &self.kind {
+            Kind::GetItem { salt, .. } => salt,
+            Kind::PutItem { item: Item { signed: Some(signed), .. }, .. } => &signed.salt,
+            _ => return,
+        };
         let Some(value) = answer.value.take() else { return };
         let signed = answer.signed.take().map(|signed| Signed { salt: salt.clone(), ..signed });
         let ours = |item: &Item| item.signed.as_ref().map_or(-1, |signed| signed.seq);
@@ -203,12 +208,7 @@ impl Search {
     /// A lookup has ended: to whom to announce or put, and with what.
     pub fn stores(&mut self, lookup: &Lookup) -> Vec<(Contact, Method)> {
         self.found.extend(lookup.closest_answering());
-        let stores = match &self.kind {
-            Kind::GetPeers(GetPeers { announce, .. }) => announce.is_some(),
-            Kind::PutItem { .. } => true,
-            _ => false,
-        };
-        if !stores {
+        if !self.may_store() {
             return Vec::new();
         }
         let to = lookup.announce_to();
@@ -217,6 +217,20 @@ impl Search {
             .into_iter()
             .filter_map(|contact| Some((contact, self.store(contact.addr)?)))
             .collect()
+    }
+
+    /// Whether there is something to announce or put. Somebody may have put a newer item: then those
+    /// nodes that do not know it would only be led astray.
+    fn may_store(&mut self) -> bool {
+        match (&self.kind, &self.item) {
+            (Kind::GetPeers(GetPeers { announce, .. }), _) => announce.is_some(),
+            (Kind::PutItem { item, cas }, Some(newest)) => {
+                self.refusal = replaces(newest, item, *cas).err();
+                self.refusal.is_none()
+            }
+            (Kind::PutItem { .. }, None) => true,
+            _ => false,
+        }
     }
 
     fn store(&self, to: SocketAddr) -> Option<Method> {
@@ -272,7 +286,7 @@ impl Search {
 
     /// What came of it.
     pub fn outcome(mut self) -> Outcome {
-        if self.answered == 0 {
+        if self.answered.is_empty() {
             return Outcome::NoNodes;
         }
         match self.kind {
@@ -282,7 +296,7 @@ impl Search {
             }
             Kind::GetPeers(GetPeers { scrape, .. }) => Outcome::Peers {
                 peers: self.given.len(),
-                nodes: self.answered,
+                nodes: self.answered.len(),
                 announced: self.stored,
                 scrape: scrape.then(|| self.counted()),
             },
