@@ -318,9 +318,11 @@ impl Lookup {
         let fits = contact.id.fits(contact.addr.ip());
         let key = |c: &Candidate| (c.distance, !c.fits, c.contact.addr);
         let wanted = (distance, !fits, contact.addr);
-        let known = self.candidates.binary_search_by_key(&wanted, key).is_ok();
+        if self.candidates.binary_search_by_key(&wanted, key).is_ok() {
+            return;
+        }
         let block = block(contact.addr.ip());
-        if known || self.is_repeated(&contact, block) || !self.make_room(distance, fits) {
+        if self.is_repeated(&contact, distance, block) || !self.make_room(distance, fits) {
             return;
         }
         let at = self.candidates.partition_point(|c| key(c) < wanted);
@@ -330,11 +332,13 @@ impl Lookup {
     }
 
     /// Whether there are enough candidates of this block of addresses, or of this id.
-    fn is_repeated(&self, contact: &Contact, block: Option<u64>) -> bool {
-        let of_id = self.candidates.iter().filter(|c| c.contact.id == contact.id).count();
-        let of_block =
-            self.candidates.iter().filter(|c| block.is_some() && c.block == block).count();
-        of_id >= MAX_PER_ID || of_block >= MAX_PER_BLOCK
+    fn is_repeated(&mut self, contact: &Contact, distance: Distance, block: Option<u64>) -> bool {
+        let same = |c: &&Candidate| block.is_some() && c.block == block;
+        if self.candidates.iter().filter(same).count() >= MAX_PER_BLOCK {
+            self.one_block_near(distance);
+            return true;
+        }
+        self.candidates.iter().filter(|c| c.contact.id == contact.id).count() >= MAX_PER_ID
     }
 
     /// How many answers are to be expected of a candidate, 0–1.

@@ -21,7 +21,7 @@ use crate::proto::time::Timestamp;
 const JITTER: f64 = 0.1;
 
 /// One machine joins after another: when all came at once, the first would know nobody.
-const JOIN: Duration = Duration::from_millis(5);
+const JOIN: Duration = Duration::from_millis(1);
 
 /// After this the last one that joined has found its place.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -149,25 +149,36 @@ impl Machines {
     /// Makes all lookups.
     pub fn run(&mut self) -> Vec<Outcome> {
         let crowded = self.watch.target;
-        (0..self.plan.lookups).map(|number| self.announce_and_find(number, crowded)).collect()
+        let pairs = self.pairs();
+        if self.network.is_none() {
+            self.warm_up(&pairs);
+        }
+        pairs.into_iter().map(|pair| self.announce_and_find(pair, crowded)).collect()
+    }
+
+    /// Who looks, and who announces itself.
+    fn pairs(&mut self) -> Vec<(usize, usize)> {
+        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
+        let count = living.len().max(2);
+        let pick = |lot: usize| living.get(lot % count).copied().unwrap_or_default();
+        let pair = |number: usize| {
+            if self.network.is_some() {
+                return (pick(number), pick(number + 1));
+            }
+            let (who, other) = (self.rng.random_range(0..count), self.rng.random_range(1..count));
+            (pick(who), pick(who + other))
+        };
+        (0..self.plan.lookups).map(pair).collect()
     }
 
     /// Somebody announces itself, then another one searches for it.
-    fn announce_and_find(&mut self, number: usize, crowded: Option<InfoHash>) -> Outcome {
-        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
-        let count = living.len();
-        let pick = |lot: usize| living.get(lot % count.max(1)).copied().unwrap_or_default();
-        let (who, other) = if self.network.is_some() {
-            (pick(number), pick(number + 1))
-        } else {
-            let who = self.rng.random_range(0..count);
-            (pick(who), pick(who + 1 + self.rng.random_range(0..count - 1)))
-        };
+    fn announce_and_find(
+        &mut self,
+        (who, other): (usize, usize),
+        crowded: Option<InfoHash>,
+    ) -> Outcome {
         let target = crowded.unwrap_or_else(|| InfoHash::new(*random_id(&mut self.rng).as_bytes()));
         self.kept.clear();
-        if self.network.is_none() {
-            self.warm_up(&[who, other]);
-        }
         let announce = Announce { port: 6881, implied: true, seed: false };
         self.look(other, target, Some(announce));
         let told = std::mem::take(&mut self.watch.told);
@@ -178,11 +189,13 @@ impl Machines {
     }
 
     /// They look for something or other, and learn that many have died.
-    fn warm_up(&mut self, nodes: &[usize]) {
-        for at in nodes.repeat(WARM_UP) {
-            let target = random_id(&mut self.rng);
-            self.nodes[at].dht.find_node(target, self.now);
-            self.settle(at);
+    fn warm_up(&mut self, pairs: &[(usize, usize)]) {
+        for _ in 0..WARM_UP {
+            for at in pairs.iter().flat_map(|(who, other)| [*who, *other]) {
+                let target = random_id(&mut self.rng);
+                self.nodes[at].dht.find_node(target, self.now);
+                self.settle(at);
+            }
             self.run_until(self.now + Duration::from_secs(4));
         }
     }

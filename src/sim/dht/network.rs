@@ -5,6 +5,7 @@
 //! of the range, picked by a hash: so it gives the same answer whenever it is asked, and no table is
 //! stored. Dead nodes are among the others: every table is as stale as the network.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
@@ -17,6 +18,9 @@ const DOCUMENTATION: u128 = 0x2001_0db8 << 96;
 
 /// Where a node listens that is alone at its address.
 const PORT: u16 = 6881;
+
+/// All but the first 21 of 64 bits: those an address says nothing about (BEP 42).
+const PROVEN: u32 = 43;
 
 /// How often a pick may meet one that was picked before, until the bucket is left with fewer.
 const PICKS: u64 = 64;
@@ -240,46 +244,45 @@ fn fitting(seed: u64, network: u32, number: u64) -> u64 {
     head(&NodeId::secured(addr(network, PORT).ip(), random))
 }
 
-/// The crowd of a plan, closer to the id that begins with `crowded` than any honest node.
+/// The crowd of a plan around the id that begins with `crowded`.
 fn crowd(plan: &DhtPlan, sybils: &Sybils, crowded: u64, all: u32) -> Vec<Node> {
     let free = u64::MAX.checked_shr(sybils.bits).unwrap_or(0);
-    let count = sybils.networks.max(1);
-    let places: Vec<_> = if sybils.fitting {
-        let bases = (0..count.div_ceil(64)).map(|n| fitting_place(plan.seed, crowded, n));
-        bases.flat_map(|base| (0..64).map(move |n| like(base, n))).take(count as usize).collect()
-    } else {
-        let network = |n: u32| all.wrapping_add(n).wrapping_mul(0x9e37_79b1) ^ plan.seed as u32;
-        (0..count).map(|n| (network(n), None)).collect()
-    };
-    let node = |number: u32| {
-        let (network, r) = places[number as usize % places.len()];
+    let mut bases = BTreeMap::new();
+    let mut node = |number: u32| {
         let lot = mix(plan.seed ^ 5, number.into());
-        let head = crowded & !free | lot & free;
-        let head = r.map_or(head, |r| head & !7 | r);
+        let (head, which) = (crowded & !free | lot & free, number % sybils.networks.max(1));
+        let (network, head) = if sybils.fitting {
+            let base = || fitting_place(plan.seed, head, which / 64);
+            let (base, r) = *bases.entry((head >> PROVEN, which / 64)).or_insert_with(base);
+            (like(base, which % 64), head & !7 | r)
+        } else {
+            (all.wrapping_add(which).wrapping_mul(0x9e37_79b1) ^ plan.seed as u32, head)
+        };
         Node { head, network, port: PORT.wrapping_add(number as u16), sybil: true }
     };
-    (0..sybils.count).map(node).collect()
+    (0..sybils.count).map(&mut node).collect()
 }
 
-/// Network `number` of those where an id that begins like `crowded` may be, and its last bits there
+/// Network `number` of those where an id that begins like `wanted` may be, and its last bits there
 /// (BEP 42).
-fn fitting_place(seed: u64, crowded: u64, number: u32) -> (u32, Option<u64>) {
-    let from = mix(seed ^ 6, number.into()) as u32;
+fn fitting_place(seed: u64, wanted: u64, number: u32) -> (u32, u64) {
+    let from = mix(seed ^ 6, wanted >> PROVEN ^ u64::from(number)) as u32;
     let fits = |network: u32, r: u8| {
         let mut random = [0; 20];
         random[19] = r;
-        head(&NodeId::secured(addr(network, PORT).ip(), random)) >> 43 == crowded >> 43
+        let made = NodeId::secured(addr(network, PORT).ip(), random);
+        head(&made) >> PROVEN == wanted >> PROVEN
     };
-    let found = (0..u32::MAX).map(|n| from.wrapping_add(n)).find_map(|network| {
-        (0..8).find(|r| fits(network, *r)).map(|r| (network, Some(u64::from(r))))
-    });
-    found.unwrap_or((from, None))
+    let found = (0..u32::MAX)
+        .map(|n| from.wrapping_add(n))
+        .find_map(|network| (0..8).find(|r| fits(network, *r)).map(|r| (network, u64::from(r))));
+    found.unwrap_or((from, 0))
 }
 
 /// One of 64 networks that are the same to BEP 42, which does not look at all bits of an address.
-const fn like((network, r): (u32, Option<u64>), number: u32) -> (u32, Option<u64>) {
+const fn like(network: u32, number: u32) -> u32 {
     let unseen = (number & 7) << 29 | (number >> 3 & 3) << 22 | (number >> 5 & 1) << 15;
-    (network & !0xe0c0_8000 | unseen, r)
+    network & !0xe0c0_8000 | unseen
 }
 
 /// The whole id: its head says the rest. Its last three bits are those that BEP 42 reads.

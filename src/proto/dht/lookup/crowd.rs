@@ -64,6 +64,14 @@ impl Lookup {
         Some(K as f64 / alive / share * (-f64::from(bits)).exp2())
     }
 
+    /// More nodes of one block of addresses than there is room for: so near to the target, that is no
+    /// accident.
+    pub(super) fn one_block_near(&mut self, distance: Distance) {
+        if Some(distance) <= self.options.expected {
+            self.spread_out();
+        }
+    }
+
     /// From now on those farther from the target are asked too.
     fn spread_out(&mut self) {
         let reach = self.options.expected.map(|d| Distance::of_share(REACH * d.share()));
