@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::plan::{DhtPlan, Sybils};
-use crate::proto::dht::{Contact, K, NodeId};
+use crate::proto::dht::{Contact, K, NodeId, Table};
 
 /// All addresses are of the range for documentation: 2^32 networks of one owner each.
 const DOCUMENTATION: u128 = 0x2001_0db8 << 96;
@@ -22,8 +22,9 @@ const PORT: u16 = 6881;
 /// All but the first 21 of 64 bits: those an address says nothing about (BEP 42).
 const PROVEN: u32 = 43;
 
-/// How often a pick may meet one that was picked before, until the bucket is left with fewer.
-const PICKS: u64 = 64;
+/// How many lots are drawn for a place in a bucket until it is left empty: one may have been drawn
+/// before.
+const PICKS: u64 = 8;
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,32 +141,48 @@ impl Network {
         self
     }
 
-    /// The k nodes closest to `target` that the one at this place knows.
+    /// The k nodes closest to `target` that the one at this place knows, k of each bucket.
     pub fn answer(&self, at: usize, target: &NodeId) -> Vec<usize> {
+        self.known(at, target, K, |_| K)
+    }
+
+    /// The same for a node that has a table such as ours: where its lookup starts.
+    pub fn start(&self, at: usize, target: &NodeId) -> Vec<usize> {
+        self.known(at, target, 2 * K, |bits| Table::capacity(bits as usize))
+    }
+
+    /// The `n` closest nodes that the one at this place knows, which keeps so many of a bucket.
+    fn known(
+        &self,
+        at: usize,
+        target: &NodeId,
+        n: usize,
+        keeps: impl Fn(u32) -> usize,
+    ) -> Vec<usize> {
         let (own, target) = (self.nodes[at].head, head(target));
-        let mut found = Vec::with_capacity(2 * K);
+        let mut found = Vec::with_capacity(2 * n);
         let shared = (own ^ target).leading_zeros();
         // Everyone in the bucket of the target is closer than all in deeper buckets, and these are
         // closer than all in shallower ones.
-        self.pick(own, shared, &mut found);
-        if found.len() < K {
+        self.pick(own, shared, keeps(shared), &mut found);
+        if found.len() < n {
             let mut deeper = self.shares(own, shared + 1, 0..self.nodes.len());
             for bits in shared + 1..64 {
                 if deeper.len() <= 1 {
                     break;
                 }
-                self.pick(own, bits, &mut found);
+                self.pick(own, bits, keeps(bits), &mut found);
                 deeper = self.shares(own, bits + 1, deeper);
             }
         }
         for bits in (0..shared).rev() {
-            if found.len() >= K {
+            if found.len() >= n {
                 break;
             }
-            self.pick(own, bits, &mut found);
+            self.pick(own, bits, keeps(bits), &mut found);
         }
         found.sort_unstable_by_key(|at| self.nodes[*at].head ^ target);
-        found.truncate(K);
+        found.truncate(n);
         found
     }
 
@@ -202,20 +219,20 @@ impl Network {
     }
 
     /// What a node keeps of those that share `bits` with it and differ in the next.
-    fn pick(&self, own: u64, bits: u32, found: &mut Vec<usize>) {
+    fn pick(&self, own: u64, bits: u32, keeps: usize, found: &mut Vec<usize>) {
         let Some(bit) = (1u64 << 63).checked_shr(bits) else { return };
         let range = self.shares(own ^ bit, bits + 1, 0..self.nodes.len());
-        if range.len() <= K {
+        if range.len() <= keeps {
             return found.extend(range.filter(|at| !self.has_noticed(own, *at)));
         }
         let salt = mix(self.seed ^ u64::from(bits) << 8, own);
         let first = found.len();
-        for lot in 0..PICKS {
+        for lot in 0..PICKS * keeps as u64 {
             let at = range.start + (unit(mix(salt, lot)) * range.len() as f64) as usize;
             if !found[first..].contains(&at) && !self.has_noticed(own, at) {
                 found.push(at);
             }
-            if found.len() == first + K {
+            if found.len() == first + keeps {
                 break;
             }
         }
