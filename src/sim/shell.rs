@@ -103,7 +103,8 @@ impl World {
         self.check_request(id, end, block);
         let geometry = self.geometry;
         let buffer = self.nodes[id as usize].disk.buffer(&geometry, block.piece);
-        buffer.asked[block.index as usize] += 1;
+        let times = &mut buffer.asked[block.index as usize];
+        *times = times.saturating_add(1);
         let asked = (block, buffer.id);
         self.net.end(end).asked.push(asked);
         self.check_memory(id);
