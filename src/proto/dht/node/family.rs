@@ -14,8 +14,8 @@ use crate::proto::time::Timestamp;
 /// Addresses kept to begin with: routers, nodes of a .torrent. When there are more, the oldest go.
 pub const MAX_ROUTERS: usize = 64;
 
-/// Nodes of an earlier life that are kept until the table has grown.
-pub const MAX_SAVED: usize = 200;
+/// Nodes of an earlier life that are kept until the table has grown: all of a full table.
+pub const MAX_SAVED: usize = 400;
 
 /// The first wait before routers that did not answer are asked again; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
