@@ -27,5 +27,5 @@ pub use peer_store::{
 };
 pub use rtt::{Answers, RoundTrip};
 pub use size::Size;
-pub use table::Table;
+pub use table::{MAX_STRANGE, STRANGE_BITS, Table};
 pub use token::Tokens;
