@@ -19,8 +19,9 @@ pub mod size;
 pub use client::{Client, ConnectError};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
-    Call, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request, Response,
-    RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting, visible,
+    Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request,
+    Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
+    parse_node, visible,
 };
 pub use path::WirePath;
 pub use place::{Places, beside};

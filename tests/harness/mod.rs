@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 pub use aria2::Aria2;
 pub use content::{Content, KIB, MIB, bytes};
 pub use http::HttpServer;
-pub use libtorrent::Libtorrent;
+pub use libtorrent::{Libtorrent, LibtorrentDht};
 pub use network::{Eavesdropper, Host, LINK, Network, on_hosts};
 pub use opentracker::Opentracker;
 pub use p2pfs::{Mount, P2pfs, Status};
