@@ -117,6 +117,7 @@ pub async fn handle(
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
         Request::Prefetch { path } => daemon.prefetch(&path),
         Request::Stop { what } => daemon.stop(&what),
+        Request::Dht => Ok(Outcome::default()),
         Request::Shutdown => {
             daemon.shutdown().await;
             Ok(Outcome::default())
