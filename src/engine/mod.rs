@@ -6,6 +6,7 @@
 
 mod add;
 mod clock;
+pub mod dht;
 mod http;
 mod listen;
 mod lsd;
