@@ -113,7 +113,7 @@ fn theirs(count: usize, lookups: usize) -> Times {
     let mut times = Times::default();
     for _ in 0..lookups {
         let (announcer, asker) = two(network.nodes.len());
-        let hash = mainline::Id::from_bytes(rand::random::<[u8; 20]>()).expect("20 bytes");
+        let hash = mainline::Id::from(rand::random::<[u8; 20]>());
         let began = Instant::now();
         network.nodes[announcer].announce_peer(hash, Some(PORT)).expect("somebody takes it");
         times.announce.push(millis(began));
