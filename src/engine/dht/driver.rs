@@ -101,13 +101,14 @@ impl Driver {
                 self.next_save = self.clock.now() + SAVE_INTERVAL;
                 self.save().await;
             }
+            let wake = self.clock.instant(self.wake());
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.take(command),
                     None => return,
                 },
                 family = self.sockets.readable() => self.receive(family),
-                () = sleep_until(self.clock.instant(self.wake())) => {}
+                () = sleep_until(wake) => {}
             }
             let now = self.clock.now();
             if self.dht.poll_timeout().is_some_and(|at| at <= now) {
