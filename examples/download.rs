@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use p2pfs::engine::{AddTorrent, DataPlace, Session, SessionConfig, resolve};
+use p2pfs::engine::{AddTorrent, DataPlace, DhtConfig, Session, SessionConfig, resolve};
 use tokio::sync::watch;
 
 #[tokio::main]
@@ -23,6 +23,7 @@ async fn main() -> anyhow::Result<()> {
         download_limit: None,
         lsd: true,
         pex: true,
+        dht: Some(DhtConfig::default()),
     })
     .await?;
     let began = Instant::now();

@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use p2pfs::engine::{AddProgress, AddTorrent, DataPlace, Session, SessionConfig, Torrent, resolve};
+use p2pfs::engine::{
+    AddProgress, AddTorrent, DataPlace, DhtConfig, Session, SessionConfig, Torrent, resolve,
+};
 use p2pfs::proto::ids::InfoHash;
-use p2pfs::rpc::{Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest, size};
+use p2pfs::rpc::{
+    DhtNodes, Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest, size,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
@@ -52,6 +56,7 @@ impl Daemon {
         let folder = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&cache);
         let cache = folder.and_then(|()| cache.canonicalize()).with_context(unusable)?;
         settings.listen.sort();
+        settings.dht_bootstrap.sort();
         let session = Session::start(SessionConfig {
             cache_dir: cache.clone(),
             listen: settings.listen.clone(),
@@ -60,6 +65,8 @@ impl Daemon {
             download_limit: settings.download_limit,
             lsd: !settings.no_lsd,
             pex: !settings.no_pex,
+            dht: (!settings.no_dht)
+                .then(|| DhtConfig { bootstrap: settings.dht_bootstrap.clone() }),
         })
         .await?;
         settings.data_dir = Some(cache.into());
@@ -88,6 +95,11 @@ impl Daemon {
         self.leases.session.port()
     }
 
+    /// The DHT's nodes that are known; `None` without it.
+    pub fn dht_nodes(&self) -> Option<DhtNodes> {
+        self.leases.session.dht_nodes().map(|[v4, v6]| DhtNodes { v4, v6 })
+    }
+
     /// Refuses settings that are not ours: they are one for all mounts.
     pub fn check_settings(&self, asked: &Settings) -> Result<(), RpcError> {
         let rate = |limit: Option<u64>| match limit {
@@ -102,6 +114,12 @@ impl Daemon {
         let own = &self.settings;
         let mut listen = asked.listen.clone();
         listen.sort();
+        let mut bootstrap = asked.dht_bootstrap.clone();
+        bootstrap.sort();
+        let nodes = |names: &[String]| match names {
+            [] => "the default".into(),
+            some => some.join(", "),
+        };
         let (what, has, wants) = if asked.port.is_some() && asked.port != own.port {
             ("port", self.port().to_string(), asked.port.unwrap_or_default().to_string())
         } else if !listen.is_empty() && listen != own.listen {
@@ -116,6 +134,12 @@ impl Daemon {
             ("local discovery", "on".into(), "off".into())
         } else if asked.no_pex && !own.no_pex {
             ("peer exchange", "on".into(), "off".into())
+        } else if asked.no_dht && !own.no_dht {
+            ("DHT", "on".into(), "off".into())
+        } else if own.no_dht && !bootstrap.is_empty() {
+            ("DHT", "off".into(), "on".into())
+        } else if !bootstrap.is_empty() && bootstrap != own.dht_bootstrap {
+            ("DHT bootstrap", nodes(&own.dht_bootstrap), nodes(&bootstrap))
         } else {
             return Ok(());
         };
@@ -302,7 +326,7 @@ fn shown(at: &AddProgress, checking: bool) -> Progress {
     }
     Progress::Metadata {
         peers: at.peers,
-        nobody_to_ask: at.nobody_to_ask,
+        nobody: at.nobody.map(str::to_owned),
         bytes: at.metadata_bytes,
         size: at.metadata_size,
     }

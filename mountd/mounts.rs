@@ -257,6 +257,7 @@ impl Daemon {
             path: WirePath(live.dir.clone()),
             port: self.port(),
             pid: std::process::id(),
+            dht_nodes: self.dht_nodes(),
             detached: *live.detached.borrow(),
             seed_until: live.seed_until,
             problem: locked(&live.problem).clone(),

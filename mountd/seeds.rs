@@ -99,6 +99,7 @@ impl Daemon {
             path: WirePath(seed.data.clone()),
             port: self.port(),
             pid: std::process::id(),
+            dht_nodes: self.dht_nodes(),
             detached: false,
             seed_until: seed.until,
             problem: None,

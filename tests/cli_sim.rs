@@ -81,3 +81,44 @@ fn what_cannot_be_simulated_is_named_in_one_line() {
         assert!(said.contains(named), "{said}");
     }
 }
+
+#[test]
+fn the_dht_gives_the_same_report_byte_for_byte_and_finds_who_announced() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in [&[][..], &["--machines"], &["--sybils", "300", "--fitting"]] {
+        let small = ["dht", "--nodes", "2000", "--lookups", "20", "--json", "--seed", "3"];
+        let arguments = [&small[..], kind].concat();
+        let first = sim(dir.path(), &arguments);
+        assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+        assert!(first.stdout == sim(dir.path(), &arguments).stdout, "{kind:?}");
+        let report: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+        assert_eq!(report["found"].as_f64(), Some(1.0), "{report}");
+        assert_eq!(report["lookups"].as_u64(), Some(20), "{report}");
+    }
+}
+
+#[test]
+fn the_report_of_the_dht_names_what_was_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = ["dht", "--nodes", "500", "--lookups", "10"];
+    let text = String::from_utf8(sim(dir.path(), &small).stdout).unwrap();
+    for named in ["p50", "p95", "first, ms", "done, RTT", "queries", "hops", "recall", "memory"] {
+        assert!(text.contains(named), "{named}: {text}");
+    }
+}
+
+#[test]
+fn a_dht_that_cannot_be_is_named_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, code, named) in [
+        (&["dht", "--nodes", "3"][..], 1, "--nodes"),
+        (&["dht", "--dead", "1.5"], 2, "--dead"),
+        (&["dht", "--lookups", "0"], 1, "--lookups"),
+        (&["dht", "--bits", "3"], 2, "--sybils"),
+    ] {
+        let output = sim(dir.path(), arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(code), 1), "{said}");
+        assert!(said.contains(named), "{said}");
+    }
+}

@@ -39,6 +39,7 @@ fn config(dir: &Path) -> SessionConfig {
         download_limit: None,
         lsd: false,
         pex: true,
+        dht: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Adding a torrent: from what the user named to a torrent that is ready.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::dht::{Node, Seeking};
 use super::select;
 use super::session::Session;
 use super::source::Source;
-use super::status::NOBODY_TO_ASK;
+use super::status::Informants;
 use super::task::{Command, Progress};
 use super::torrent::{Inner, Torrent};
 use super::tracker::{AnnounceStats, TrackerConfig, Trackers};
@@ -20,9 +21,15 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::layout::{EntryKind, Layout};
-use crate::proto::metainfo::{Info, InfoError, Magnet};
+use crate::proto::metainfo::{Info, InfoError, Magnet, Metainfo};
 use crate::proto::swarm::PeerSource;
 use crate::store::{StoreError, TorrentStore};
+
+/// DHT nodes that are taken from one .torrent file: it must not crowd out those of the user.
+const MAX_TORRENT_NODES: usize = 8;
+
+/// How often it is looked whether there is somebody to ask by now.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a torrent's bytes are.
 #[derive(Clone, Debug)]
@@ -40,8 +47,8 @@ pub struct AddProgress {
     pub peers: usize,
     /// Known addresses.
     pub known_peers: usize,
-    /// No peer is known, and there is nobody who could name one.
-    pub nobody_to_ask: bool,
+    /// What to say when no peer is known and there is nobody who could name one.
+    pub nobody: Option<&'static str>,
     /// Bytes of the info dictionary here.
     pub metadata_bytes: u32,
     /// Bytes of the info dictionary in all; 0 while unknown.
@@ -133,6 +140,8 @@ pub(super) struct Starting<'a> {
     pub hash: InfoHash,
     pub id: u64,
     pub cancel: CancellationToken,
+    /// Ends what the DHT is asked and told.
+    pub dht: CancellationToken,
     pub done: bool,
 }
 
@@ -165,6 +174,7 @@ impl Starting<'_> {
         };
         if info.private {
             self.announce_locally(false);
+            self.dht.cancel();
         }
         let layout = Arc::new(Layout::new(&info));
         let wanted = wanted(&add, &info, &layout)?;
@@ -181,10 +191,12 @@ impl Starting<'_> {
             }
         };
         self.announce_locally(!info.private);
+        let dht = self.session.shared.dht.clone().filter(|_| !info.private);
         self.done = true;
         let waiting = Arc::default();
         let trackers = Arc::new(trackers);
-        let inner = Inner { info, layout, store, commands, waiting, progress: watcher, trackers };
+        let inner =
+            Inner { info, layout, store, commands, waiting, progress: watcher, trackers, dht };
         Ok(Torrent { inner: Arc::new(inner) })
     }
 
@@ -192,7 +204,7 @@ impl Starting<'_> {
         self.session.shared.set_local(&self.hash, self.id, yes);
     }
 
-    /// Asks trackers, and whomever the user and the magnet name.
+    /// Asks trackers and the DHT, and whomever the user and the magnet name.
     fn find_peers(
         &self,
         add: &AddTorrent,
@@ -216,14 +228,36 @@ impl Starting<'_> {
             tiers,
             key: rand::rng().random(),
         };
-        let (found, mut found_rx) = mpsc::channel::<Vec<SocketAddr>>(16);
-        let to_task = commands.clone();
-        tokio::spawn(async move {
-            while let Some(addrs) = found_rx.recv().await {
-                let _ = to_task.send(Command::Peers(addrs, PeerSource::Tracker));
-            }
-        });
+        if let Some(node) = shared.dht.clone() {
+            self.seek(node, &add.source, commands, stats.clone());
+        }
+        let found = hand_over(commands.clone(), PeerSource::Tracker);
         Trackers::spawn(config, stats, found, self.cancel.clone())
+    }
+
+    /// Has the DHT asked, unless the torrent is known to be private (BEP 27), and told of the nodes
+    /// that the source names.
+    fn seek(
+        &self,
+        node: Node,
+        source: &Source,
+        commands: &mpsc::UnboundedSender<Command>,
+        stats: watch::Receiver<AnnounceStats>,
+    ) {
+        if let Source::Metainfo(metainfo) = source {
+            if metainfo.info.private {
+                return;
+            }
+            node.add_names(nodes_of(metainfo));
+        }
+        let seeking = Seeking {
+            node,
+            info_hash: self.hash,
+            port: self.session.shared.port,
+            stats,
+            found: hand_over(commands.clone(), PeerSource::Dht),
+        };
+        tokio::spawn(seeking.run(self.dht.clone()));
     }
 
     /// The info dictionary, if the source or the cache has it.
@@ -253,15 +287,21 @@ impl Starting<'_> {
                 }
                 let (metadata_bytes, metadata_size) = progress.stats.metadata;
                 let known_peers = progress.stats.known_peers;
+                let nobody = self.informants(add, magnet).nobody();
+                let named = names_peers(add, magnet) || known_peers > 0;
                 add.progress.send_replace(AddProgress {
                     peers: progress.stats.peers,
                     known_peers,
-                    nobody_to_ask: known_peers == 0 && names_nobody(add, magnet),
+                    nobody: nobody.filter(|_| !named),
                     metadata_bytes,
                     metadata_size,
                     ..AddProgress::default()
                 });
-                watcher.changed().await.ok()?;
+                // The DHT may come to know somebody meanwhile.
+                match tokio::time::timeout(LOOK_AGAIN, watcher.changed()).await {
+                    Ok(Err(_)) => return None,
+                    Ok(Ok(())) | Err(_) => {}
+                }
             }
         };
         match tokio::time::timeout(add.metadata_timeout, fetch).await {
@@ -270,8 +310,45 @@ impl Starting<'_> {
             Err(_) => Err(AddError::NoMetadata {
                 name: name_of(magnet),
                 seconds: add.metadata_timeout.as_secs(),
-                cause: no_metadata(&watcher.borrow(), add, magnet, trackers),
+                cause: self.no_metadata(&watcher.borrow(), add, magnet, trackers),
             }),
+        }
+    }
+
+    /// Who could name peers of a magnet.
+    fn informants(&self, add: &AddTorrent, magnet: &Magnet) -> Informants {
+        let trackers = magnet.trackers.len() + add.trackers.len() > 0;
+        Informants { trackers, dht: self.session.shared.dht.as_ref().map(Node::nodes) }
+    }
+
+    /// What is known of why no metadata came, and what the user can do.
+    fn no_metadata(
+        &self,
+        progress: &Progress,
+        add: &AddTorrent,
+        magnet: &Magnet,
+        trackers: &Trackers,
+    ) -> String {
+        let informants = self.informants(add, magnet);
+        let refusal = trackers.status().into_iter().find_map(|t| Some((t.url, t.error?)));
+        match (progress.stats.peers, progress.stats.known_peers) {
+            (0, 0) => match (informants.nobody(), refusal) {
+                (Some(nobody), _) if !names_peers(add, magnet) => {
+                    format!("the source names no tracker and no peer: {nobody}")
+                }
+                (_, Some((url, error))) => format!("no peer was found, {url} says: {error}"),
+                _ => format!("{}; try --peer", informants.why_no_peer()),
+            },
+            (0, known) => match refusal {
+                Some((url, error)) => format!("no peer was found, {url} says: {error}"),
+                None => format!(
+                    "none of {known} known peers could be reached; check the connection or try \
+                     --peer"
+                ),
+            },
+            (peers, _) => {
+                format!("{peers} connected peers do not have it; try again later or with --peer")
+            }
         }
     }
 
@@ -357,36 +434,36 @@ pub(super) fn wanted(add: &AddTorrent, info: &Info, layout: &Layout) -> Result<B
     })
 }
 
-/// Whether neither the magnet nor the user names a tracker or a peer.
-fn names_nobody(add: &AddTorrent, magnet: &Magnet) -> bool {
-    let trackers = magnet.trackers.len() + add.trackers.len();
-    trackers + add.peers.len() + magnet.peers.len() == 0
+/// Whether the magnet or the user names a peer.
+fn names_peers(add: &AddTorrent, magnet: &Magnet) -> bool {
+    !add.peers.is_empty() || !magnet.peers.is_empty()
 }
 
-/// What is known of why no metadata came, and what the user can do.
-fn no_metadata(
-    progress: &Progress,
-    add: &AddTorrent,
-    magnet: &Magnet,
-    trackers: &Trackers,
-) -> String {
-    let refusal = trackers.status().into_iter().find_map(|t| Some((t.url, t.error?)));
-    match progress.stats.peers {
-        0 if progress.stats.known_peers == 0 && names_nobody(add, magnet) => {
-            format!("the source names no tracker and no peer: {NOBODY_TO_ASK}")
-        }
-        0 => match refusal {
-            Some((url, error)) => format!("no peer was found, {url} says: {error}"),
-            None if progress.stats.known_peers == 0 => {
-                "no tracker has named a peer, and PEX needs a first one; try --peer".to_owned()
-            }
-            None => format!(
-                "none of {} known peers could be reached; check the connection or try --peer",
-                progress.stats.known_peers
-            ),
-        },
-        peers => format!("{peers} connected peers do not have it; try again later or with --peer"),
+/// The DHT nodes that a .torrent file names, as `host:port`.
+fn nodes_of(metainfo: &Metainfo) -> Vec<String> {
+    let nodes = metainfo.nodes.iter().take(MAX_TORRENT_NODES);
+    nodes.map(|(host, port)| host_and_port(host, *port)).collect()
+}
+
+fn host_and_port(host: &str, port: u16) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]:{port}"),
+        Err(_) => format!("{host}:{port}"),
     }
+}
+
+/// Where peers go that `source` tells of.
+fn hand_over(
+    commands: mpsc::UnboundedSender<Command>,
+    source: PeerSource,
+) -> mpsc::Sender<Vec<SocketAddr>> {
+    let (found, mut found_rx) = mpsc::channel::<Vec<SocketAddr>>(16);
+    tokio::spawn(async move {
+        while let Some(addrs) = found_rx.recv().await {
+            let _ = commands.send(Command::Peers(addrs, source));
+        }
+    });
+    found
 }
 
 /// Looks up the peers a magnet names (`x.pe`); those that have no address are left out.

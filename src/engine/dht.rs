@@ -2,6 +2,7 @@
 //! [`Node`], the handle by which others ask it for something. It needs no session.
 
 mod driver;
+mod seeking;
 mod sockets;
 
 use std::io;
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use self::driver::{Command, Driver};
+pub(super) use self::seeking::Seeking;
 use self::sockets::Sockets;
 use super::clock::Clock;
 use crate::proto::dht::{
@@ -34,8 +36,11 @@ pub const ROUTERS: [&str; 4] = [
 /// What may wait for the node. Wishes wait for room; hints (nodes, votes) are dropped without.
 const MAX_COMMANDS: usize = 256;
 
-/// Addresses of one name that are used.
-const MAX_ADDRESSES: usize = MAX_ROUTERS / 4;
+/// Names to begin with.
+const MAX_NAMES: usize = 16;
+
+/// Addresses of one name that are used: all names together have room.
+const MAX_ADDRESSES: usize = MAX_ROUTERS / MAX_NAMES;
 
 /// How long to wait before a name is looked up again: at first, doubled each time, and at most.
 const RESOLVE_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
@@ -47,8 +52,7 @@ pub struct NodeConfig {
     pub listen: Vec<IpAddr>,
     /// The UDP port; another one is taken if it is not free. 0 for any.
     pub port: u16,
-    /// Nodes to begin with, as `host:port`; looked up in the background, again and again until that
-    /// succeeds.
+    /// Nodes to begin with, as `host:port` ([`Node::add_names`]); the first 16.
     pub bootstrap: Vec<String>,
     /// Where the table survives; without it, it does not.
     pub saved: Option<PathBuf>,
@@ -151,16 +155,12 @@ impl Node {
         let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
         let (stats, stats_rx) = watch::channel(dht.stats());
         let (cancel, task) = (CancellationToken::new(), TaskTracker::new());
-        for name in config.bootstrap.into_iter().take(MAX_ROUTERS) {
-            let (commands, cancel) = (commands.downgrade(), cancel.clone());
-            tokio::spawn(async move {
-                cancel.run_until_cancelled(introduce(name, commands)).await;
-            });
-        }
         let driver = Driver::new(dht, clock, sockets, commands_rx, stats, config.saved);
         task.spawn(driver.run(cancel.clone()));
         task.close();
-        Ok(Self { commands, stats: stats_rx, addrs, cancel, task })
+        let node = Self { commands, stats: stats_rx, addrs, cancel, task };
+        node.add_names(config.bootstrap.into_iter().take(MAX_NAMES));
+        Ok(node)
     }
 
     /// Where it listens: at most one address of each family.
@@ -195,7 +195,25 @@ impl Node {
         }
     }
 
-    /// Says that there may be a node: it is asked, and used if it answers. Dropped when the node has
+    /// Says that there may be nodes at these names (`host:port`), which are looked up in the
+    /// background, again and again until that succeeds.
+    pub fn add_names(&self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            let (commands, cancel) = (self.commands.downgrade(), self.cancel.clone());
+            tokio::spawn(async move {
+                cancel.run_until_cancelled(introduce(name, commands)).await;
+            });
+        }
+    }
+
+    /// Says that somebody names itself as a node (BEP 5, PORT): it is asked once whether it is there.
+    /// Dropped when the node has too much to do.
+    pub fn met(&self, addr: SocketAddr) {
+        let _ = self.commands.try_send(Command::Met(addr));
+    }
+
+    /// Says that there may be a node to begin with: it is asked, again until somebody is known, and
+    /// used if it answers. Dropped when the node has
     /// too much to do.
     pub fn add_node(&self, addr: SocketAddr) {
         let _ = self.commands.try_send(Command::AddNode(addr));

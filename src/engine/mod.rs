@@ -21,7 +21,7 @@ mod torrent;
 pub mod tracker;
 
 pub use add::{AddError, AddProgress, AddTorrent, DataPlace};
-pub use session::{Session, SessionConfig, SessionError};
+pub use session::{DhtConfig, Session, SessionConfig, SessionError};
 pub use source::{Source, SourceError, resolve};
-pub use status::{NOBODY_TO_ASK, TorrentStatus};
+pub use status::TorrentStatus;
 pub use torrent::{ReadError, ReadHandle, Torrent, Waiter};

@@ -22,11 +22,11 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
 use crate::proto::geometry::Block;
-use crate::proto::ids::{InfoHash, PeerId};
+use crate::proto::ids::PeerId;
 use crate::proto::rate::TokenBucket;
 use crate::proto::swarm::PeerKey;
 use crate::proto::wire::codec;
-use crate::proto::wire::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
+use crate::proto::wire::handshake::{HANDSHAKE_LEN, Handshake};
 use crate::proto::wire::{Decoder, Frame, Message, RawBlock, WireError};
 use crate::store::{PieceBuffer, TorrentStore};
 
@@ -174,8 +174,7 @@ impl Drop for PeerLink {
 /// Connects and exchanges handshakes.
 pub(super) async fn connect(
     addr: SocketAddr,
-    info_hash: InfoHash,
-    ours: PeerId,
+    greeting: Handshake,
 ) -> Result<(TcpStream, Handshake), ConnectError> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
         .await
@@ -183,13 +182,12 @@ pub(super) async fn connect(
     let exchange = async {
         let mut stream = stream;
         stream.set_nodelay(true)?;
-        let greeting = Handshake { reserved: Reserved::ours(), info_hash, peer_id: ours };
         stream.write_all(&greeting.encode()).await?;
         let theirs = read_handshake(&mut stream).await?;
-        if theirs.info_hash != info_hash {
+        if theirs.info_hash != greeting.info_hash {
             return Err(ConnectError::WrongTorrent);
         }
-        if theirs.peer_id == ours {
+        if theirs.peer_id == greeting.peer_id {
             return Err(ConnectError::Ourselves);
         }
         Ok((stream, theirs))

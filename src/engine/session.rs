@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::add::{AddError, AddTorrent, Starting, info_hash, wanted};
 use super::clock::Clock;
+use super::dht::{Node, NodeConfig, public_routers};
 use super::task::{Command, Progress, Task};
 use super::torrent::Torrent;
 use super::tracker::AnnounceStats;
@@ -67,6 +68,16 @@ pub struct SessionConfig {
     pub lsd: bool,
     /// Exchange addresses with peers (BEP 11); private torrents never do.
     pub pex: bool,
+    /// Find peers in the DHT, and be found there (BEP 5); private torrents never are. `None` for no.
+    pub dht: Option<DhtConfig>,
+}
+
+/// How the DHT is begun with.
+#[derive(Clone, Debug, Default)]
+pub struct DhtConfig {
+    /// Nodes to begin with, as `host:port`. When empty, the public routers, unless we listen on
+    /// loopback addresses only.
+    pub bootstrap: Vec<String>,
 }
 
 /// Why a session cannot start.
@@ -94,6 +105,7 @@ pub(super) struct Shared {
     pub cancel: CancellationToken,
     pub port: u16,
     pub pex: bool,
+    pub dht: Option<Node>,
     pub store: Arc<Store>,
     /// There is another torrent to announce on the local network.
     pub local_changed: Notify,
@@ -235,6 +247,7 @@ impl Session {
             cancel: CancellationToken::new(),
             port,
             pex: config.pex,
+            dht: config.dht.as_ref().and_then(|dht| start_dht(&config, dht, port)),
             store,
             local_changed: Notify::new(),
             torrents: Mutex::default(),
@@ -256,6 +269,11 @@ impl Session {
     /// The port that peers connect to.
     pub fn port(&self) -> u16 {
         self.shared.port
+    }
+
+    /// The DHT's nodes that are known, by IPv4 and IPv6; `None` without a DHT.
+    pub fn dht_nodes(&self) -> Option<[usize; 2]> {
+        self.shared.dht.as_ref().map(|node| node.stats().nodes)
     }
 
     /// Adds a torrent; returns once its metadata is known, its cache open and, for data in place,
@@ -285,6 +303,7 @@ impl Session {
                 buffer_budget: BUFFER_BUDGET,
                 port: self.shared.port,
                 pex: self.shared.pex,
+                dht: self.shared.dht.as_ref().map(Node::port),
             },
             rand::rng().random(),
         );
@@ -308,7 +327,9 @@ impl Session {
         self.shared.torrents().insert(hash, entry);
         self.shared.share_memory();
         self.shared.share_connections();
-        let starting = Starting { session: self, hash, id, cancel: cancel.clone(), done: false };
+        let dht = cancel.child_token();
+        let starting =
+            Starting { session: self, hash, id, cancel: cancel.clone(), dht, done: false };
         let torrent = starting.start(add, commands, watcher, announce_rx).await?;
         if let Some(entry) = self.shared.torrents().get_mut(&hash).filter(|e| e.id == id) {
             entry.torrent = Some(torrent.clone());
@@ -352,8 +373,30 @@ impl Session {
     pub async fn shutdown(&self) {
         self.shared.cancel.cancel();
         let entries = self.shared.torrents().drain().map(|(_, e)| e).collect();
-        let _ = tokio::time::timeout(FAREWELL, end(entries)).await;
+        let save = async {
+            if let Some(node) = &self.shared.dht {
+                node.shutdown().await;
+            }
+        };
+        let all = async { tokio::join!(end(entries), save) };
+        let _ = tokio::time::timeout(FAREWELL, all).await;
     }
+}
+
+/// Without sockets there is no DHT, and nothing else is missing.
+fn start_dht(config: &SessionConfig, dht: &DhtConfig, port: u16) -> Option<Node> {
+    let bootstrap = match dht.bootstrap.is_empty() {
+        true => public_routers(&config.listen),
+        false => dht.bootstrap.clone(),
+    };
+    let node = Node::start(NodeConfig {
+        listen: config.listen.clone(),
+        port,
+        bootstrap,
+        saved: Some(config.cache_dir.join("dht")),
+        ..NodeConfig::default()
+    });
+    node.inspect_err(|error| tracing::warn!(%error, "there is no DHT")).ok()
 }
 
 /// Ends torrents and says farewell to their trackers.

@@ -7,9 +7,43 @@ use serde::{Deserialize, Serialize};
 use super::tracker::TrackerStatus;
 use crate::proto::seeding::ShareRatio;
 
-/// What is said when no peer is known and there is nobody who could name one.
-pub const NOBODY_TO_ASK: &str = "nobody to ask for peers: PEX needs a first peer; give a tracker, \
-                                 --peer or a magnet's x.pe";
+/// Who could name peers of a torrent, beside other peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Informants {
+    /// There are trackers.
+    pub trackers: bool,
+    /// How many nodes the DHT knows; `None` where it is not asked.
+    pub dht: Option<usize>,
+}
+
+impl Informants {
+    /// When there is nobody: what to say.
+    pub fn nobody(self) -> Option<&'static str> {
+        match (self.trackers, self.dht) {
+            (false, None) => Some(
+                "nobody to ask for peers: PEX needs a first peer; give a tracker, --peer or a \
+                 magnet's x.pe",
+            ),
+            (false, Some(0)) => Some(
+                "nobody to ask for peers: the DHT knows no node (--dht-bootstrap names one) and \
+                 PEX needs a first peer; give a tracker, --peer or a magnet's x.pe",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Why no peer is known.
+    pub fn why_no_peer(self) -> &'static str {
+        let asked = match (self.trackers, self.dht) {
+            (true, None) => "no tracker has named a peer so far, and PEX needs a first one",
+            (true, Some(_)) => {
+                "neither a tracker nor the DHT has named a peer so far, and PEX needs a first one"
+            }
+            (false, _) => "the DHT has named no peer so far, and PEX needs a first one",
+        };
+        self.nobody().unwrap_or(asked)
+    }
+}
 
 /// A torrent's state. Bytes, and bytes a second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -36,7 +70,8 @@ pub struct TorrentStatus {
     /// Connected peers that have everything.
     pub seeders: usize,
     /// Connected peers by who told us of them: `named` (by a person, or a magnet's `x.pe`),
-    /// `tracker`, `pex` (another peer), `incoming` (they came themselves).
+    /// `tracker`, `dht`, `pex` (another peer), `lsd` (the local network), `incoming` (they came
+    /// themselves).
     pub peers_from: BTreeMap<String, usize>,
     /// Known addresses.
     pub known_peers: usize,
@@ -64,4 +99,25 @@ pub struct TorrentStatus {
     pub error: Option<String>,
     /// The trackers.
     pub trackers: Vec<TrackerStatus>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_nobody_to_ask_without_trackers_and_nodes() {
+        let nobody = |trackers, dht| Informants { trackers, dht }.nobody().is_some();
+        assert!(nobody(false, None) && nobody(false, Some(0)));
+        assert!(!nobody(true, None) && !nobody(true, Some(0)) && !nobody(false, Some(1)));
+    }
+
+    #[test]
+    fn what_is_said_names_who_was_asked() {
+        let why = |trackers, dht| Informants { trackers, dht }.why_no_peer();
+        assert!(why(true, None).starts_with("no tracker has"));
+        assert!(why(true, Some(0)).starts_with("neither a tracker nor the DHT"));
+        assert!(why(false, Some(1)).starts_with("the DHT has named no peer"));
+        assert!(why(false, Some(0)).contains("--dht-bootstrap"));
+    }
 }

@@ -378,6 +378,10 @@ impl Task {
                 }
             }
             Output::Reply(ticket, end) => self.reply(ticket, end),
+            Output::DhtNode(addr) => self.shared.dht.iter().for_each(|node| node.met(addr)),
+            Output::SeenAt { by, ours } => {
+                self.shared.dht.iter().for_each(|node| node.voted(by, ours));
+            }
             Output::WantsUnchoke => self.shared.wants_unchoke.notify_one(),
             Output::Complete => {
                 self.progress.send_modify(|p| p.complete = true);

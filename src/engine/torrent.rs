@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::clock::Clock;
-use super::status::{NOBODY_TO_ASK, TorrentStatus};
+use super::dht::Node;
+use super::status::{Informants, TorrentStatus};
 use super::task::{Command, Progress};
 use super::tracker::Trackers;
 use crate::proto::metainfo::Info;
@@ -56,6 +57,8 @@ pub(super) struct Inner {
     pub waiting: Arc<AtomicUsize>,
     pub progress: watch::Receiver<Progress>,
     pub trackers: Arc<Trackers>,
+    /// `None` where the DHT is not asked.
+    pub dht: Option<Node>,
 }
 
 impl Torrent {
@@ -173,10 +176,8 @@ impl Torrent {
         let stats = progress.stats;
         let trackers = self.inner.trackers.status();
         let alone = stats.peers == 0 && stats.known_peers == 0 && !progress.complete;
-        let nobody = match trackers.is_empty() {
-            true => NOBODY_TO_ASK,
-            false => "no tracker has named a peer so far, and PEX needs a first one",
-        };
+        let dht = self.inner.dht.as_ref().map(Node::nodes);
+        let informants = Informants { trackers: !trackers.is_empty(), dht };
         let state = match () {
             () if stats.disk_paused || progress.error.is_some() => "error",
             () if progress.complete => "complete",
@@ -206,7 +207,7 @@ impl Torrent {
             waiting_reads: self.waiting_reads(),
             banned: stats.banned,
             state: state.to_owned(),
-            nobody: alone.then(|| nobody.to_owned()),
+            nobody: alone.then(|| informants.why_no_peer().to_owned()),
             error: progress.error,
             trackers,
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::WirePath;
 use super::dht::DhtStatus;
 use super::size;
-use crate::engine::{NOBODY_TO_ASK, TorrentStatus};
+use crate::engine::TorrentStatus;
 use crate::proto::seeding::SeedUntil;
 
 /// The daemon's greeting, its first message on each connection.
@@ -100,6 +100,26 @@ pub struct Settings {
     /// Neither tell peers of other peers nor listen to them about that (BEP 11)
     #[arg(long)]
     pub no_pex: bool,
+    /// Do not look for peers in the DHT, nor be found there (BEP 5)
+    #[arg(long)]
+    pub no_dht: bool,
+    /// DHT node to begin with, repeatable (default: the public ones; with nothing but loopback
+    /// addresses to listen on, none)
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_node)]
+    pub dht_bootstrap: Vec<String>,
+}
+
+/// A host, which may be a name, and a port, as `host:port` or `[v6]:port`.
+pub fn parse_node(text: &str) -> Result<String, String> {
+    let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let v6 = host.starts_with('[') && host.ends_with(']');
+        let named = !host.is_empty() && (v6 || !host.contains([':', '[', ']', '/']));
+        named && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    match good {
+        true => Ok(text.to_owned()),
+        false => Err("HOST:PORT is needed, such as router.bittorrent.com:6881".into()),
+    }
 }
 
 /// Which torrent, and how to find its metadata.
@@ -210,8 +230,8 @@ pub enum Progress {
     Metadata {
         /// Peers connected.
         peers: usize,
-        /// No peer is known, and there is nobody who could name one.
-        nobody_to_ask: bool,
+        /// What to say when no peer is known and there is nobody who could name one.
+        nobody: Option<String>,
         /// Bytes of it that are here.
         bytes: u32,
         /// Its size; 0 while unknown.
@@ -258,8 +278,8 @@ impl fmt::Display for Progress {
             n => size::count(n as u64, "peer"),
         };
         match *self {
-            Self::Metadata { peers: 0, size: 0, nobody_to_ask: true, .. } => {
-                write!(f, "looking for the metadata: no peers, {NOBODY_TO_ASK}")
+            Self::Metadata { peers: 0, size: 0, nobody: Some(ref why), .. } => {
+                write!(f, "looking for the metadata: no peers, {why}")
             }
             Self::Metadata { peers, size: 0, .. } => {
                 write!(f, "looking for the metadata: {}", people(peers))
@@ -302,6 +322,15 @@ pub enum ShareKind {
     Seed,
 }
 
+/// Nodes of the DHT that are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhtNodes {
+    /// By IPv4.
+    pub v4: usize,
+    /// By IPv6.
+    pub v6: usize,
+}
+
 /// A mount or a seed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShareStatus {
@@ -313,6 +342,8 @@ pub struct ShareStatus {
     pub port: u16,
     /// Process id of the daemon.
     pub pid: u32,
+    /// Nodes that the daemon's DHT knows; absent without it.
+    pub dht_nodes: Option<DhtNodes>,
     /// Whether it was detached and only ends when nobody uses it any more.
     pub detached: bool,
     /// The rule by which it ends by itself.
@@ -395,17 +426,28 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_a_host_and_a_port() {
+        for good in ["router.example:6881", "192.0.2.1:1", "[2001:db8::1]:6881"] {
+            assert_eq!(parse_node(good).as_deref(), Ok(good));
+        }
+        for bad in ["router.example", ":6881", "a:0", "a:65536", "2001:db8::1", "http://a:1", ""] {
+            assert!(parse_node(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn an_error_is_one_line() {
         assert_eq!(RpcError::failed("a\n  b\n\nc\n").message, "a b c");
     }
 
     #[test]
     fn progress_without_a_whole_has_no_ratio() {
+        let nobody = |peers| (peers == 0).then(|| "nobody to ask".to_owned());
         let searching =
-            |peers| Progress::Metadata { peers, nobody_to_ask: peers == 0, bytes: 0, size: 0 };
+            |peers| Progress::Metadata { peers, nobody: nobody(peers), bytes: 0, size: 0 };
         assert_eq!(searching(1).ratio(), None);
         assert_eq!(searching(1).to_string(), "looking for the metadata: 1 peer");
-        assert!(searching(0).to_string().ends_with(NOBODY_TO_ASK));
+        assert!(searching(0).to_string().ends_with("no peers, nobody to ask"));
         assert_eq!(Progress::Checking { done: 1, of: 4 }.ratio(), Some((1, 4)));
     }
 }

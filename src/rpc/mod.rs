@@ -21,8 +21,9 @@ pub use client::{Client, ConnectError};
 pub use dht::{DhtStatus, FamilyStatus};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
-    Call, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request, Response,
-    RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting, visible,
+    Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request,
+    Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
+    visible,
 };
 pub use path::WirePath;
 pub use place::{Places, beside};

@@ -232,7 +232,7 @@ impl Node {
     /// How the engine sets up a torrent.
     pub fn options(pex: bool) -> Options {
         let buffer_budget = BUFFER_BUDGET;
-        Options { on_demand: false, upload: true, buffer_budget, port: super::PORT, pex }
+        Options { on_demand: false, upload: true, buffer_budget, port: super::PORT, pex, dht: None }
     }
 
     /// How long it was there until `now`.

@@ -65,7 +65,7 @@ impl World {
             Output::Disconnect(key, reason) => self.disconnect(id, key, reason),
             Output::Connect(addr) => self.connect(id, addr),
             // The metadata is known from the start.
-            Output::Metadata(_) => {}
+            Output::Metadata(_) | Output::DhtNode(_) | Output::SeenAt { .. } => {}
             Output::Verify { piece, .. } => self.agenda.after(HASHING, What::Judged(id, piece)),
             Output::Write(piece) => self.agenda.after(WRITING, What::Written(id, piece)),
             Output::CheckAtRest(piece) => {

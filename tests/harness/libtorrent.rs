@@ -130,3 +130,32 @@ impl Libtorrent {
         wait_until("libtorrent has all of it", PATIENCE, || self.progress() == 1.0);
     }
 }
+
+/// Some nodes of libtorrent's DHT that know each other: tests/peers/lt_dht.py.
+pub struct LibtorrentDht {
+    _process: Process,
+    _stdin: ChildStdin,
+    pub nodes: Vec<SocketAddr>,
+}
+
+impl LibtorrentDht {
+    /// Starts so many; returns when each knows some of the others.
+    pub fn start(scratch: &Scratch, count: usize) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/lt_dht.py");
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(script).arg(count.to_string());
+        let mut process = Process::spawn_piped(scratch, &mut command);
+        let stdin = process.child().stdin.take().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.child().stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ports: Vec<u16> = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{error} in {line:?}: {}", process.stderr()));
+        let nodes = ports.into_iter().map(|port| ([127, 0, 0, 1], port).into()).collect();
+        Self { _process: process, _stdin: stdin, nodes }
+    }
+
+    /// As lt.py wants them.
+    pub fn options(&self) -> Vec<String> {
+        self.nodes.iter().flat_map(|node| ["--dht-node".into(), node.to_string()]).collect()
+    }
+}

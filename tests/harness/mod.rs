@@ -26,7 +26,7 @@ pub use aria2::Aria2;
 pub use content::{Content, KIB, MIB, bytes};
 pub use dht::{DhtNode, DhtNodes};
 pub use http::HttpServer;
-pub use libtorrent::Libtorrent;
+pub use libtorrent::{Libtorrent, LibtorrentDht};
 pub use network::{Eavesdropper, Host, LINK, Network, on_hosts};
 pub use opentracker::Opentracker;
 pub use p2pfs::{Mount, P2pfs, Status};

@@ -24,6 +24,8 @@ pub struct P2pfs<'a> {
     program: PathBuf,
     as_nobody: bool,
     lsd: bool,
+    /// Nodes to begin with; `None` without DHT.
+    dht: Option<Vec<SocketAddr>>,
     pub data_dir: PathBuf,
     /// Where its peers reach it.
     pub address: SocketAddr,
@@ -46,6 +48,7 @@ impl<'a> P2pfs<'a> {
             program,
             as_nobody: false,
             lsd: false,
+            dht: None,
             data_dir,
             address,
         }
@@ -76,6 +79,12 @@ impl<'a> P2pfs<'a> {
     /// With local discovery, which would otherwise let daemons of other tests find each other.
     pub fn with_lsd(mut self) -> Self {
         self.lsd = true;
+        self
+    }
+
+    /// With the DHT, which would otherwise let daemons find each other; it begins with these nodes.
+    pub fn with_dht(mut self, nodes: &[SocketAddr]) -> Self {
+        self.dht = Some(nodes.to_vec());
         self
     }
 
@@ -128,6 +137,12 @@ impl<'a> P2pfs<'a> {
         command.arg("--data-dir").arg(&self.data_dir);
         if !self.lsd {
             command.arg("--no-lsd");
+        }
+        match &self.dht {
+            None => drop(command.arg("--no-dht")),
+            Some(nodes) => nodes.iter().for_each(|node| {
+                command.arg("--dht-bootstrap").arg(node.to_string());
+            }),
         }
         command
     }
@@ -218,9 +233,20 @@ impl<'a> P2pfs<'a> {
     /// Ends the daemon as a crash would, and waits until it is gone.
     #[track_caller]
     pub fn kill_daemon(&self) {
+        self.end_daemon(Signal::SIGKILL);
+    }
+
+    /// Ends the daemon in order.
+    #[track_caller]
+    pub fn stop_daemon(&self) {
+        self.end_daemon(Signal::SIGTERM);
+    }
+
+    #[track_caller]
+    fn end_daemon(&self, signal: Signal) {
         let daemon = self.daemon();
-        kill(daemon, Signal::SIGKILL).unwrap();
-        wait_until("the daemon is dead", PATIENCE, || !self.scratch.processes().contains(&daemon));
+        kill(daemon, signal).unwrap();
+        wait_until("the daemon is gone", PATIENCE, || !self.scratch.processes().contains(&daemon));
     }
 }
 
@@ -322,6 +348,11 @@ impl Status {
     #[track_caller]
     pub fn text(&self, field: &str) -> &str {
         self.0[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.0))
+    }
+
+    /// Nodes of the DHT that the daemon knows by IPv4.
+    pub fn dht_nodes(&self) -> u64 {
+        self.0["dht_nodes"]["v4"].as_u64().unwrap_or(0)
     }
 
     /// Connected peers that it knows of from `source`.

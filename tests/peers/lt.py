@@ -14,12 +14,15 @@ import json
 import os
 import sys
 import threading
+import time
 
 import libtorrent as lt
 
 ALL_V4 = ("0.0.0.0", "255.255.255.255")
 ALL_V6 = ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
 POLL_MS = 50
+# How often the DHT is asked and told: a test may begin before its other half.
+ANNOUNCE_S = 2
 
 
 def endpoint(text):
@@ -49,6 +52,13 @@ def settings(args):
         "upload_rate_limit": args.upload_limit,
         "download_rate_limit": args.download_limit,
     }
+    if args.dht_node:
+        # The others are all on one address of this machine.
+        chosen["enable_dht"] = True
+        chosen["dht_bootstrap_nodes"] = ""
+        for rule in ("restrict_routing_ips", "restrict_search_ips", "prefer_verified_node_ids"):
+            chosen[f"dht_{rule}"] = False
+        chosen["dht_ignore_dark_internet"] = False
     if args.seed_mode:
         # Seed mode alone still checks a piece the first time it is asked for.
         chosen["disable_hash_checks"] = True
@@ -99,12 +109,16 @@ def listen_to_stdin(handle):
     os._exit(0)
 
 
-def report(session, handle):
+def report(session, handle, dht):
     banned = []
+    announced = time.monotonic()
     tracker_error = ""
     last = None
     while True:
         session.wait_for_alert(POLL_MS)
+        if dht and time.monotonic() - announced > ANNOUNCE_S:
+            announced = time.monotonic()
+            handle.force_dht_announce()
         for alert in session.pop_alerts():
             if isinstance(alert, lt.peer_ban_alert):
                 banned.append(str(alert.ip))
@@ -137,6 +151,7 @@ def options(line=None):
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0 for any free one")
     parser.add_argument("--connect", action="append", default=[], metavar="HOST:PORT")
+    parser.add_argument("--dht-node", action="append", default=[], metavar="HOST:PORT")
     parser.add_argument("--seed-mode", action="store_true", help="serve without checking")
     parser.add_argument("--flat", action="store_true", help="files are named 000000, 000001, …")
     parser.add_argument("--sequential", action="store_true")
@@ -152,11 +167,13 @@ def main():
     args = options()
     session = lt.session(settings(args))
     limit_loopback_too(session)
+    for node in args.dht_node:
+        session.add_dht_node(endpoint(node))
     handle = session.add_torrent(parameters(args))
     for peer in args.connect:
         handle.connect_peer(endpoint(peer))
     threading.Thread(target=listen_to_stdin, args=(handle,), daemon=True).start()
-    report(session, handle)
+    report(session, handle, bool(args.dht_node))
 
 
 if __name__ == "__main__":

@@ -194,11 +194,17 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
             flag(name, limit.to_string().into());
         }
     }
+    for node in &settings.dht_bootstrap {
+        flag("--dht-bootstrap", node.into());
+    }
     if settings.no_lsd {
         flags.push("--no-lsd".into());
     }
     if settings.no_pex {
         flags.push("--no-pex".into());
+    }
+    if settings.no_dht {
+        flags.push("--no-dht".into());
     }
     flags
 }

@@ -162,6 +162,8 @@ impl Mount {
         settings.listen.extend(others.listen);
         settings.no_lsd |= others.no_lsd;
         settings.no_pex |= others.no_pex;
+        settings.no_dht |= others.no_dht;
+        settings.dht_bootstrap.extend(others.dht_bootstrap);
         self.network.peers.extend(other.network.peers);
         self.select.extend(other.select);
         self.foreground |= other.foreground;

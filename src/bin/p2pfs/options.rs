@@ -6,7 +6,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{ErrorKind, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 19] = [
+const OURS: [&str; 21] = [
     "socket",
     "peer",
     "port",
@@ -24,6 +24,8 @@ const OURS: [&str; 19] = [
     "upload-limit",
     "download-limit",
     "no-pex",
+    "no-dht",
+    "dht-bootstrap",
     "foreground",
     "cache",
 ];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use p2pfs::rpc::{Request, Response, ShareKind, ShareStatus, size, visible};
+use p2pfs::rpc::{DhtNodes, Request, Response, ShareKind, ShareStatus, size, visible};
 
 use super::{daemon, places};
 
@@ -82,6 +82,9 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
     }
     if let Some(why) = &torrent.nobody {
         writeln!(out, "  no peers: {why}")?;
+    }
+    if let Some(DhtNodes { v4, v6 }) = share.dht_nodes {
+        writeln!(out, "  DHT: {} by IPv4, {v6} by IPv6", size::count(v4 as u64, "node"))?;
     }
     if let Some(rule) = share.seed_until {
         writeln!(out, "  ends when it is complete and seeded until {rule}")?;

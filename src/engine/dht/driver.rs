@@ -40,6 +40,7 @@ const MAX_SAVED_LEN: u64 = 64 << 10;
 pub(super) enum Command {
     Wish(Wish, mpsc::UnboundedSender<Event>),
     AddNode(SocketAddr),
+    Met(SocketAddr),
     Voted(IpAddr, IpAddr),
 }
 
@@ -137,6 +138,8 @@ impl Driver {
         let now = self.clock.now();
         match command {
             Command::AddNode(addr) => self.dht.add_node(addr, now),
+            // The table learns of its answer by itself.
+            Command::Met(addr) => drop(self.dht.ping(addr, now)),
             Command::Voted(voter, ours) => self.dht.voted(voter, ours, now),
             Command::Wish(wish, events) => {
                 let lookup = self.wish(wish, now);

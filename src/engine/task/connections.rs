@@ -11,7 +11,7 @@ use crate::proto::peer::PeerSession;
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
 use crate::proto::torrent::Second;
-use crate::proto::wire::handshake::{Handshake, Reserved};
+use crate::proto::wire::handshake::Handshake;
 
 /// How long a second connection waits for the first to prove that it lives. The other side gives us
 /// ten seconds for our handshake.
@@ -34,12 +34,16 @@ pub(super) struct Rival {
 
 impl Task {
     pub(super) fn connect(&self, addr: SocketAddr) {
-        let (hash, ours) = (self.machine.info_hash(), self.shared.peer_id);
+        let greeting = Handshake {
+            reserved: self.machine.reserved(),
+            info_hash: self.machine.info_hash(),
+            peer_id: self.shared.peer_id,
+        };
         let (answer, cancel) = (self.internal.0.clone(), self.cancel.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = cancel.cancelled() => {}
-                made = peer::connect(addr, hash, ours) => {
+                made = peer::connect(addr, greeting) => {
                     let _ = answer.send(Internal::Connected(addr, made));
                 }
             }
@@ -139,7 +143,7 @@ impl Task {
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         let greeting = (!outgoing).then(|| Handshake {
-            reserved: Reserved::ours(),
+            reserved: self.machine.reserved(),
             info_hash: theirs.info_hash,
             peer_id: self.shared.peer_id,
         });
@@ -156,7 +160,8 @@ impl Task {
         );
         self.links.insert(key, link);
         let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
-        let session = PeerSession::new(addr, outgoing, fast, extended, now);
+        let mut session = PeerSession::new(addr, outgoing, fast, extended, now);
+        session.dht = theirs.reserved.dht();
         self.machine.peer_connected(key, session, now);
     }
 }

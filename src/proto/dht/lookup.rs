@@ -11,6 +11,10 @@
 //! has room for k, dead ones among them, and the last of the k closest living ones remain unnamed
 //! though everybody knows them. So somebody is asked once more, for those that come next.
 
+mod crowd;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use super::id::{Contact, Distance, K, NodeId, block};
@@ -62,17 +66,6 @@ const SIDE_REACH: f64 = 1.4;
 /// They know such nodes when they are so near themselves.
 const SIDE_NEAR: f64 = 3.0;
 
-/// How many times as many candidates may be near to the target as are to be expected there. More are
-/// a crowd: one who wants to be all that is found.
-const CROWD: f64 = 2.0;
-
-/// So many more may be, however few are to be expected.
-const CROWD_MIN: f64 = 4.0;
-
-/// Where there is a crowd, an announce reaches so many times as far: whoever looks asks some of those
-/// before it comes to the crowd.
-const CROWD_REACH: f64 = 4.0;
-
 /// How often is looked whether somebody is late: a sixteenth of the median round trip, in these
 /// bounds.
 const MIN_TICK: Duration = Duration::from_millis(1);
@@ -108,6 +101,7 @@ struct Candidate {
     contact: Contact,
     /// Its id is one that its address may have (BEP 42).
     fits: bool,
+    block: Option<u64>,
     trip: Option<RoundTrip>,
     state: State,
     hops: u8,
@@ -203,9 +197,7 @@ impl Lookup {
         let candidate = self.candidates.get_mut(at)?;
         candidate.state = State::Asked(now);
         self.asked += 1;
-        let ask = Ask { to: candidate.contact, target: self.target };
-        self.review(now);
-        Some(ask)
+        Some(Ask { to: candidate.contact, target: self.target })
     }
 
     /// `from` answered after `rtt` and named `nodes`. Answers that come late count too.
@@ -303,7 +295,8 @@ impl Lookup {
             return;
         };
         let reach = SIDE_REACH * expected;
-        if named < reach && own.share() <= SIDE_NEAR * expected && self.sides.len() < MAX_SIDES {
+        let room = !self.crowded && self.sides.len() < MAX_SIDES;
+        if room && named < reach && own.share() <= SIDE_NEAR * expected {
             // The half of the neighbourhood in which those beyond the named ones are.
             let bit = Distance::of_share((named + reach) / 2.0).shared_bits();
             let ask = Ask { to: from, target: self.target.flipped(bit) };
@@ -325,59 +318,27 @@ impl Lookup {
         let fits = contact.id.fits(contact.addr.ip());
         let key = |c: &Candidate| (c.distance, !c.fits, c.contact.addr);
         let wanted = (distance, !fits, contact.addr);
-        let known = self.candidates.binary_search_by_key(&wanted, key).is_ok();
-        if known || self.is_repeated(&contact) || !self.make_room(distance, fits) {
+        if self.candidates.binary_search_by_key(&wanted, key).is_ok() {
+            return;
+        }
+        let block = block(contact.addr.ip());
+        if self.is_repeated(&contact, distance, block) || !self.make_room(distance, fits) {
             return;
         }
         let at = self.candidates.partition_point(|c| key(c) < wanted);
-        let state = State::New;
-        self.candidates.insert(at, Candidate { distance, contact, fits, trip, state, hops });
+        let candidate = Candidate { distance, contact, fits, block, trip, state: State::New, hops };
+        self.candidates.insert(at, candidate);
         self.candidates.truncate(MAX_CANDIDATES);
     }
 
     /// Whether there are enough candidates of this block of addresses, or of this id.
-    fn is_repeated(&self, contact: &Contact) -> bool {
-        let ours = block(contact.addr.ip());
-        let same = |c: &&Candidate| ours.is_some() && block(c.contact.addr.ip()) == ours;
-        self.candidates.iter().filter(|c| c.contact.id == contact.id).count() >= MAX_PER_ID
-            || self.candidates.iter().filter(same).count() >= MAX_PER_BLOCK
-    }
-
-    /// Whether there is room at this distance, where only so many nodes are to be expected. One whose
-    /// id fits its address (BEP 42) may have the place of one whose does not.
-    fn make_room(&mut self, distance: Distance, fits: bool) -> bool {
-        let Some(expected) = self.options.expected.map(|d| d.share().max(f64::MIN_POSITIVE)) else {
+    fn is_repeated(&mut self, contact: &Contact, distance: Distance, block: Option<u64>) -> bool {
+        let same = |c: &&Candidate| block.is_some() && c.block == block;
+        if self.candidates.iter().filter(same).count() >= MAX_PER_BLOCK {
+            self.one_block_near(distance);
             return true;
-        };
-        let density =
-            CROWD * K as f64 / f64::from(self.options.answers.alive().max(0.1)) / expected;
-        for bits in (0..=distance.shared_bits()).rev() {
-            let limit = CROWD_MIN + density * (-f64::from(bits)).exp2();
-            if limit >= MAX_CANDIDATES as f64 {
-                break;
-            }
-            let closer = self.candidates.partition_point(|c| c.distance.shared_bits() >= bits);
-            if (closer as f64) < limit {
-                continue;
-            }
-            self.spread_out();
-            let yields = |c: &Candidate| c.state == State::New && !c.fits;
-            let last = self.candidates.iter().take(closer).rposition(yields);
-            let Some(last) = last.filter(|_| fits) else { return false };
-            self.candidates.remove(last);
         }
-        true
-    }
-
-    /// There is a crowd around the target: those farther from it are asked too.
-    fn spread_out(&mut self) {
-        if std::mem::replace(&mut self.crowded, true) {
-            return;
-        }
-        let announces = self.beyond.is_some();
-        let reach = if announces { CROWD_REACH } else { 1.0 };
-        let beyond = self.options.expected.map(|d| Distance::of_share(reach * d.share()));
-        self.beyond = self.beyond.max(beyond);
+        self.candidates.iter().filter(|c| c.contact.id == contact.id).count() >= MAX_PER_ID
     }
 
     /// How many answers are to be expected of a candidate, 0–1.
@@ -391,12 +352,17 @@ impl Lookup {
         }
     }
 
+    /// Answers to expect of the front.
+    fn front(&self) -> f32 {
+        if self.crowded { crowd::FRONT } else { K as f32 }
+    }
+
     /// The closest candidate of the front that should be asked now.
     fn choose(&self, now: Timestamp) -> Option<usize> {
         let (mut sum, mut pending) = (0.0, 0.0);
         for (at, candidate) in self.candidates.iter().enumerate() {
             let beyond = self.beyond >= Some(candidate.distance);
-            if sum >= K as f32 && !beyond {
+            if sum >= self.front() && !beyond {
                 return None;
             }
             let worth = self.worth(candidate, now);
@@ -425,10 +391,11 @@ impl Lookup {
 
     /// Answers to expect that the end has to wait for.
     fn rest(&self, now: Timestamp) -> f32 {
-        let (mut sum, mut rest) = (0.0, 0.0);
+        let (mut sum, mut rest) = (0.0, self.crowd_rest(now));
+        let end = END.max(if self.crowded { self.front() } else { 0.0 });
         for candidate in &self.candidates {
             let beyond = self.beyond >= Some(candidate.distance);
-            if sum >= END && !beyond {
+            if sum >= end && !beyond {
                 break;
             }
             let worth = self.worth(candidate, now);
@@ -444,12 +411,10 @@ impl Lookup {
 
     /// Looks whether the end is reached, and if not, when to look again.
     fn review(&mut self, now: Timestamp) {
+        self.look_around_crowd();
         self.finished |= now.since(self.started) >= MAX_TIME
             || self.choose(now).is_none() && self.rest(now) < REST;
         let tick = (self.options.answers.within(0.5) / 16).clamp(MIN_TICK, MAX_TICK);
         self.look_again = (!self.finished).then(|| now + tick);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,6 +8,7 @@ mod lookup;
 mod node;
 mod peer_store;
 mod rtt;
+mod seeker;
 mod size;
 mod table;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use peer_store::{
     Bloom, LIFETIME, MAX_ALL_PEERS, MAX_PEERS, MAX_TORRENTS, PeerStore, StoreFull,
 };
 pub use rtt::{Answers, RoundTrip};
+pub use seeker::{ANNOUNCE_INTERVAL, Seeker};
 pub use size::Size;
 pub use table::Table;
 pub use token::Tokens;

@@ -68,6 +68,10 @@ const PRIOR_WEIGHT: f32 = 8.0;
 /// The share of unknown nodes that are supposed to answer: addresses in tables outlive nodes.
 const PRIOR_ALIVE: f32 = 0.7;
 
+/// No more than this are supposed to answer, whatever was seen: nodes die, sometimes many at once,
+/// and whoever never doubts waits too long for each.
+const MAX_ALIVE: f32 = 0.85;
+
 /// When so much was seen, all of it counts half: networks change.
 const MEMORY: f32 = 1024.0;
 
@@ -139,7 +143,7 @@ impl Answers {
 
     /// The share of unknown nodes that answer, 0–1.
     pub fn alive(&self) -> f32 {
-        self.answered / (self.answered + self.silent)
+        (self.answered / (self.answered + self.silent)).min(MAX_ALIVE)
     }
 
     /// The share of answers that take longer than `age`, 0–1.

@@ -1,7 +1,7 @@
 //! The routing table of one address family (BEP 5; 32: each family has its own).
 //!
 //! A bucket holds the nodes that share so many leading bits with our own id; the last one all that
-//! share more, and is divided when it is full. Only nodes that have answered take a place: a datagram
+//! share more, and is divided when it has k. The first ones hold more than k ([`Table::capacity`]). Only nodes that have answered take a place: a datagram
 //! that came in may have anybody's address on it. Who finds no place waits as a replacement.
 
 use std::time::Duration;
@@ -101,6 +101,16 @@ impl Table {
         Self { own, v4, buckets: vec![Bucket::new(now)], refreshes: 0 }
     }
 
+    /// How many nodes a bucket holds of those that share so many bits with our own id: half of all
+    /// lookups start in the first bucket, a quarter in the second; where there are sixteen times as
+    /// many to choose from, they start four bits closer, which is one hop less.
+    pub const fn capacity(bits: usize) -> usize {
+        match bits {
+            0..=3 => 128 >> bits,
+            _ => K,
+        }
+    }
+
     /// Whose table it is.
     pub const fn own(&self) -> NodeId {
         self.own
@@ -153,7 +163,7 @@ impl Table {
             bucket.changed = now;
             return None;
         }
-        let room = bucket.nodes.len() < K;
+        let room = bucket.nodes.len() < if last { K } else { Self::capacity(index) };
         if entry.trip.is_none() {
             bucket.keep(entry);
             return if room { Some(entry.contact) } else { bucket.questionable(now) };
@@ -194,24 +204,27 @@ impl Table {
     /// The `n` nodes closest to `target`: good ones, and if these are too few others that are not
     /// bad.
     pub fn closest(&self, target: &NodeId, n: usize, now: Timestamp) -> Vec<Contact> {
-        self.start(target, n, now).into_iter().map(|(contact, _)| contact).collect()
+        let key = |e: &Entry| (!e.is_good(now), target.distance(&e.contact.id));
+        self.first(n, key).map(|e| e.contact).collect()
     }
 
-    /// The same, with what is known of their round trips: where a lookup starts.
-    pub fn start(
-        &self,
-        target: &NodeId,
-        n: usize,
-        now: Timestamp,
-    ) -> Vec<(Contact, Option<RoundTrip>)> {
+    /// Where a lookup of `target` starts: the `n` closest, with what is known of their round trips.
+    /// Those that were not heard of for long may well be there, and may be much closer.
+    pub fn start(&self, target: &NodeId, n: usize) -> Vec<(Contact, Option<RoundTrip>)> {
+        let key = |e: &Entry| (e.failures > 0, target.distance(&e.contact.id));
+        self.first(n, key).map(|e| (e.contact, e.trip)).collect()
+    }
+
+    /// The first `n` nodes that are not bad, in the order of a key.
+    fn first<T: Ord>(&self, n: usize, key: impl Fn(&Entry) -> T) -> impl Iterator<Item = &Entry> {
         let all = self.buckets.iter().flat_map(|bucket| &bucket.nodes);
-        let mut found: Vec<_> = all
-            .filter(|e| !e.is_bad())
-            .map(|e| (!e.is_good(now), target.distance(&e.contact.id), e.contact, e.trip))
-            .collect();
-        found.sort_unstable_by_key(|(questionable, distance, ..)| (*questionable, *distance));
-        found.truncate(n);
-        found.into_iter().map(|(_, _, contact, trip)| (contact, trip)).collect()
+        let mut found: Vec<_> = all.filter(|e| !e.is_bad()).map(|e| (key(e), e)).collect();
+        if n > 0 && found.len() > n {
+            found.select_nth_unstable_by(n - 1, |(a, _), (b, _)| a.cmp(b));
+            found.truncate(n);
+        }
+        found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        found.into_iter().take(n).map(|(_, e)| e)
     }
 
     /// A target in the range of a bucket that has not changed for [`STALE`]: looking it up refreshes

@@ -122,6 +122,10 @@ pub struct PeerSession {
     pub fast: bool,
     /// Both sides speak the extension protocol (BEP 10).
     pub extended: bool,
+    /// It says that it is a node of the DHT (BEP 5).
+    pub dht: bool,
+    /// It has said at which port.
+    pub told_dht_port: bool,
     /// We choke the peer.
     pub am_choking: bool,
     /// We told the peer we are interested.
@@ -207,6 +211,8 @@ impl PeerSession {
             listen_addr: outgoing.then_some(addr),
             fast,
             extended,
+            dht: false,
+            told_dht_port: false,
             am_choking: true,
             am_interested: false,
             peer_choking: true,

@@ -15,6 +15,9 @@ use crate::proto::wire::extended::{self, ExtendedHandshake, MetadataMessage};
 
 const BUDGET: u64 = 1 << 20;
 
+/// Where our DHT node would be.
+pub(super) const DHT_PORT: u16 = 6882;
+
 pub(super) struct Lone {
     pub machine: Torrent,
     pub now: Timestamp,
@@ -38,6 +41,7 @@ impl Lone {
             buffer_budget: BUDGET,
             port: 6881,
             pex: true,
+            dht: Some(DHT_PORT),
         };
         let mut machine = Torrent::new(info.info_hash, options, 1);
         let mut set = Bitfield::empty(pieces);
@@ -403,8 +407,14 @@ fn peers_that_never_give_anything_make_room_for_others() {
 fn pieces_of_a_former_run_are_checked_a_few_at_a_time() {
     let info = info(100, BLOCK_LEN);
     let mut lone = Lone::on_demand(100, 1);
-    let options =
-        Options { on_demand: true, upload: true, buffer_budget: BUDGET, port: 0, pex: true };
+    let options = Options {
+        on_demand: true,
+        upload: true,
+        buffer_budget: BUDGET,
+        port: 0,
+        pex: true,
+        dht: None,
+    };
     lone.machine = Torrent::new(info.info_hash, options, 1);
     lone.machine.activate(info, Bitfield::full(100), &Bitfield::empty(100), lone.now);
     lone.step();

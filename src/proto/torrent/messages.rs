@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Torrent;
+use super::{Output, Torrent};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::peer::{Disconnect, Early, UPLOAD_QUEUE};
@@ -24,6 +24,7 @@ impl Torrent {
     pub(super) fn greet(&mut self, key: PeerKey, now: Timestamp) {
         self.offer_metadata(key, now);
         self.open_haves(key, now);
+        self.name_dht_port(key, now);
         if let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key))
             && peer.settle_early(&active.geometry).is_ok()
             && let Some(holds) = &peer.holds
@@ -53,7 +54,11 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.last_received = now;
         let done = match message {
-            Message::KeepAlive | Message::Port(_) | Message::Unknown(_) => Ok(()),
+            Message::KeepAlive | Message::Unknown(_) => Ok(()),
+            Message::Port(port) => {
+                self.dht_port_named(key, port);
+                Ok(())
+            }
             Message::Suggest(index) => self.suggested(key, index, now),
             Message::Choke => self.choked(key),
             Message::Unchoke => {
@@ -64,7 +69,7 @@ impl Torrent {
             }
             Message::Interested => {
                 if !std::mem::replace(&mut peer.peer_interested, true) {
-                    self.outputs.push_back(super::Output::WantsUnchoke);
+                    self.outputs.push_back(Output::WantsUnchoke);
                 }
                 Ok(())
             }
@@ -287,7 +292,9 @@ impl Torrent {
             peer.window.set_limit(reqq);
         }
         if let Some(ours) = theirs.yourip {
-            self.external.vote(peer.addr.ip(), ours);
+            let by = peer.addr.ip();
+            self.external.vote(by, ours);
+            self.outputs.push_back(Output::SeenAt { by, ours });
         }
         if let Some(port) = theirs.listen_port {
             self.peer_listens(key, port, now);

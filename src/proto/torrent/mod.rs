@@ -12,6 +12,7 @@
 
 mod active;
 mod connections;
+mod dht;
 mod exchange;
 mod first_copies;
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod tests;
 mod uploads;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +104,15 @@ pub enum Output {
     Discard(PieceIndex),
     /// A read ends.
     Reply(Ticket, ReadEnd),
+    /// There may be a node of the DHT (BEP 5, PORT).
+    DhtNode(SocketAddr),
+    /// A peer sees us at this address (BEP 10, `yourip`).
+    SeenAt {
+        /// The peer.
+        by: IpAddr,
+        /// We.
+        ours: IpAddr,
+    },
     /// There may be an upload slot for somebody: a peer became interested, the uplink ran dry, or
     /// it is time for others' turn at a complete torrent.
     WantsUnchoke,
@@ -124,6 +134,8 @@ pub struct Options {
     pub port: u16,
     /// Exchange addresses with peers (BEP 11), unless the torrent is private.
     pub pex: bool,
+    /// The UDP port of our DHT node, told to peers (BEP 5) unless the torrent is private.
+    pub dht: Option<u16>,
 }
 
 /// The machine of one torrent.

@@ -103,8 +103,14 @@ impl World {
 
     /// A node that has the pieces of `have` and wants everything (on demand: nothing).
     fn add(&mut self, have: Bitfield, on_demand: bool) -> usize {
-        let options =
-            Options { on_demand, upload: true, buffer_budget: 1 << 20, port: 6881, pex: true };
+        let options = Options {
+            on_demand,
+            upload: true,
+            buffer_budget: 1 << 20,
+            port: 6881,
+            pex: true,
+            dht: None,
+        };
         let seed = self.nodes.len() as u64;
         let mut machine = Torrent::new(self.info.info_hash, options, seed);
         let wanted = if on_demand { self.none() } else { self.all() };
@@ -223,6 +229,7 @@ impl World {
             }
             Output::Connect(to) => self.later(latency, node, PeerKey(0), Happens::Connect(to)),
             Output::Metadata(_) => panic!("known from the start"),
+            Output::DhtNode(_) | Output::SeenAt { .. } => {}
             Output::Verify { piece, .. } => {
                 let blocks = me.blocks.remove(&piece).unwrap();
                 assert_eq!(blocks.len() as u32, self.info.geometry.block_count(piece));

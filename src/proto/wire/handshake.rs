@@ -24,6 +24,13 @@ impl Reserved {
         Self([0, 0, 0, 0, 0, 0x10, 0, 0x04])
     }
 
+    /// The same, and the DHT (BEP 5).
+    #[must_use]
+    pub const fn with_dht(mut self) -> Self {
+        self.0[7] |= 0x01;
+        self
+    }
+
     /// The eight bytes.
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0
@@ -139,5 +146,6 @@ mod tests {
         let ours = Reserved::ours();
         assert!(ours.fast() && ours.extended() && !ours.dht());
         assert!(Reserved::new([0, 0, 0, 0, 0, 0, 0, 1]).dht());
+        assert!(!ours.dht() && ours.with_dht().dht() && ours.with_dht().fast());
     }
 }

@@ -21,10 +21,13 @@ use crate::proto::time::Timestamp;
 const JITTER: f64 = 0.1;
 
 /// One machine joins after another: when all came at once, the first would know nobody.
-const JOIN: Duration = Duration::from_millis(5);
+const JOIN: Duration = Duration::from_millis(1);
 
 /// After this the last one that joined has found its place.
 const SETTLE: Duration = Duration::from_secs(30);
+
+/// Lookups that a node makes before those that are measured, when nodes have just died.
+const WARM_UP: usize = 4;
 
 /// A lookup that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,6 +41,7 @@ enum Event {
 
 /// A machine, and when it is due.
 struct Node {
+    id: NodeId,
     addr: SocketAddr,
     dht: Dht,
     due: Timestamp,
@@ -145,20 +149,34 @@ impl Machines {
     /// Makes all lookups.
     pub fn run(&mut self) -> Vec<Outcome> {
         let crowded = self.watch.target;
-        (0..self.plan.lookups).map(|number| self.announce_and_find(number, crowded)).collect()
+        let pairs = self.pairs();
+        if self.network.is_none() {
+            self.warm_up(&pairs);
+        }
+        pairs.into_iter().map(|pair| self.announce_and_find(pair, crowded)).collect()
+    }
+
+    /// Who looks, and who announces itself.
+    fn pairs(&mut self) -> Vec<(usize, usize)> {
+        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
+        let count = living.len().max(2);
+        let pick = |lot: usize| living.get(lot % count).copied().unwrap_or_default();
+        let pair = |number: usize| {
+            if self.network.is_some() {
+                return (pick(number), pick(number + 1));
+            }
+            let (who, other) = (self.rng.random_range(0..count), self.rng.random_range(1..count));
+            (pick(who), pick(who + other))
+        };
+        (0..self.plan.lookups).map(pair).collect()
     }
 
     /// Somebody announces itself, then another one searches for it.
-    fn announce_and_find(&mut self, number: usize, crowded: Option<InfoHash>) -> Outcome {
-        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
-        let count = living.len();
-        let pick = |lot: usize| living.get(lot % count.max(1)).copied().unwrap_or_default();
-        let (who, other) = if self.network.is_some() {
-            (pick(number), pick(number + 1))
-        } else {
-            let who = self.rng.random_range(0..count);
-            (pick(who), pick(who + 1 + self.rng.random_range(0..count - 1)))
-        };
+    fn announce_and_find(
+        &mut self,
+        (who, other): (usize, usize),
+        crowded: Option<InfoHash>,
+    ) -> Outcome {
         let target = crowded.unwrap_or_else(|| InfoHash::new(*random_id(&mut self.rng).as_bytes()));
         self.kept.clear();
         let announce = Announce { port: 6881, implied: true, seed: false };
@@ -168,6 +186,18 @@ impl Machines {
         self.look(who, target, None);
         let living = told.iter().filter(|id| self.is_honest(id)).count();
         Outcome { told: living, announce, ..self.outcome(who) }
+    }
+
+    /// They look for something or other, and learn that many have died.
+    fn warm_up(&mut self, pairs: &[(usize, usize)]) {
+        for _ in 0..WARM_UP {
+            for at in pairs.iter().flat_map(|(who, other)| [*who, *other]) {
+                let target = random_id(&mut self.rng);
+                self.nodes[at].dht.find_node(target, self.now);
+                self.settle(at);
+            }
+            self.run_until(self.now + Duration::from_secs(4));
+        }
     }
 
     /// One lookup, to its end.
@@ -202,20 +232,19 @@ impl Machines {
 
     /// The k closest living nodes but for the one that looks.
     fn closest(&self, target: &NodeId, who: usize) -> Vec<NodeId> {
-        let own = head(&self.nodes[who].dht.stats().ids[1].unwrap_or(*target));
+        let own = self.nodes[who].id;
         let mut all: Vec<_> = match &self.network {
             Some(network) => {
                 let found = network.closest(target, K + 1, |kind| kind == Kind::Alive);
                 found.into_iter().map(|at| network.contact(at).id).collect()
             }
-            None => {
-                let living = self.nodes.iter().filter(|node| node.alive);
-                living.filter_map(|node| node.dht.stats().ids[1]).collect()
-            }
+            None => self.nodes.iter().filter(|node| node.alive).map(|node| node.id).collect(),
         };
-        all.retain(|id| head(id) != own);
-        all.sort_by_key(|id| target.distance(id));
-        all.truncate(K);
+        all.retain(|id| *id != own);
+        if all.len() > K {
+            all.select_nth_unstable_by_key(K - 1, |id| target.distance(id));
+            all.truncate(K);
+        }
         all
     }
 
@@ -261,7 +290,7 @@ impl Machines {
             dht.add_node(self.nodes[other].addr, self.now);
         }
         self.places.insert(addr, self.nodes.len());
-        self.nodes.push(Node { addr, dht, due: Timestamp::FAR_FUTURE, alive: true });
+        self.nodes.push(Node { id, addr, dht, due: Timestamp::FAR_FUTURE, alive: true });
         self.settle(self.nodes.len() - 1);
     }
 

@@ -5,12 +5,13 @@
 //! of the range, picked by a hash: so it gives the same answer whenever it is asked, and no table is
 //! stored. Dead nodes are among the others: every table is as stale as the network.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
 use super::plan::{DhtPlan, Sybils};
-use crate::proto::dht::{Contact, K, NodeId};
+use crate::proto::dht::{Contact, K, NodeId, Table};
 
 /// All addresses are of the range for documentation: 2^32 networks of one owner each.
 const DOCUMENTATION: u128 = 0x2001_0db8 << 96;
@@ -18,8 +19,12 @@ const DOCUMENTATION: u128 = 0x2001_0db8 << 96;
 /// Where a node listens that is alone at its address.
 const PORT: u16 = 6881;
 
-/// How often a pick may meet one that was picked before, until the bucket is left with fewer.
-const PICKS: u64 = 64;
+/// All but the first 21 of 64 bits: those an address says nothing about (BEP 42).
+const PROVEN: u32 = 43;
+
+/// How many lots are drawn for a place in a bucket until it is left empty: one may have been drawn
+/// before.
+const PICKS: u64 = 8;
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,32 +141,48 @@ impl Network {
         self
     }
 
-    /// The k nodes closest to `target` that the one at this place knows.
+    /// The k nodes closest to `target` that the one at this place knows, k of each bucket.
     pub fn answer(&self, at: usize, target: &NodeId) -> Vec<usize> {
+        self.known(at, target, K, |_| K)
+    }
+
+    /// The same for a node that has a table such as ours: where its lookup starts.
+    pub fn start(&self, at: usize, target: &NodeId) -> Vec<usize> {
+        self.known(at, target, 2 * K, |bits| Table::capacity(bits as usize))
+    }
+
+    /// The `n` closest nodes that the one at this place knows, which keeps so many of a bucket.
+    fn known(
+        &self,
+        at: usize,
+        target: &NodeId,
+        n: usize,
+        keeps: impl Fn(u32) -> usize,
+    ) -> Vec<usize> {
         let (own, target) = (self.nodes[at].head, head(target));
-        let mut found = Vec::with_capacity(2 * K);
+        let mut found = Vec::with_capacity(2 * n);
         let shared = (own ^ target).leading_zeros();
         // Everyone in the bucket of the target is closer than all in deeper buckets, and these are
         // closer than all in shallower ones.
-        self.pick(own, shared, &mut found);
-        if found.len() < K {
+        self.pick(own, shared, keeps(shared), &mut found);
+        if found.len() < n {
             let mut deeper = self.shares(own, shared + 1, 0..self.nodes.len());
             for bits in shared + 1..64 {
                 if deeper.len() <= 1 {
                     break;
                 }
-                self.pick(own, bits, &mut found);
+                self.pick(own, bits, keeps(bits), &mut found);
                 deeper = self.shares(own, bits + 1, deeper);
             }
         }
         for bits in (0..shared).rev() {
-            if found.len() >= K {
+            if found.len() >= n {
                 break;
             }
-            self.pick(own, bits, &mut found);
+            self.pick(own, bits, keeps(bits), &mut found);
         }
         found.sort_unstable_by_key(|at| self.nodes[*at].head ^ target);
-        found.truncate(K);
+        found.truncate(n);
         found
     }
 
@@ -198,20 +219,20 @@ impl Network {
     }
 
     /// What a node keeps of those that share `bits` with it and differ in the next.
-    fn pick(&self, own: u64, bits: u32, found: &mut Vec<usize>) {
+    fn pick(&self, own: u64, bits: u32, keeps: usize, found: &mut Vec<usize>) {
         let Some(bit) = (1u64 << 63).checked_shr(bits) else { return };
         let range = self.shares(own ^ bit, bits + 1, 0..self.nodes.len());
-        if range.len() <= K {
+        if range.len() <= keeps {
             return found.extend(range.filter(|at| !self.has_noticed(own, *at)));
         }
         let salt = mix(self.seed ^ u64::from(bits) << 8, own);
         let first = found.len();
-        for lot in 0..PICKS {
+        for lot in 0..PICKS * keeps as u64 {
             let at = range.start + (unit(mix(salt, lot)) * range.len() as f64) as usize;
             if !found[first..].contains(&at) && !self.has_noticed(own, at) {
                 found.push(at);
             }
-            if found.len() == first + K {
+            if found.len() == first + keeps {
                 break;
             }
         }
@@ -240,42 +261,45 @@ fn fitting(seed: u64, network: u32, number: u64) -> u64 {
     head(&NodeId::secured(addr(network, PORT).ip(), random))
 }
 
-/// The crowd of a plan, closer to the id that begins with `crowded` than any honest node.
+/// The crowd of a plan around the id that begins with `crowded`.
 fn crowd(plan: &DhtPlan, sybils: &Sybils, crowded: u64, all: u32) -> Vec<Node> {
     let free = u64::MAX.checked_shr(sybils.bits).unwrap_or(0);
-    let mut places = Vec::new();
-    for number in 0..sybils.networks.max(1) {
-        places.push(if sybils.fitting {
-            fitting_place(plan.seed, crowded, number)
-        } else {
-            (all.wrapping_add(number).wrapping_mul(0x9e37_79b1) ^ plan.seed as u32, None)
-        });
-    }
-    let node = |number: u32| {
-        let (network, r) = places[number as usize % places.len()];
+    let mut bases = BTreeMap::new();
+    let mut node = |number: u32| {
         let lot = mix(plan.seed ^ 5, number.into());
-        let head = crowded & !free | lot & free;
-        let head = r.map_or(head, |r| head & !7 | r);
+        let (head, which) = (crowded & !free | lot & free, number % sybils.networks.max(1));
+        let (network, head) = if sybils.fitting {
+            let base = || fitting_place(plan.seed, head, which / 64);
+            let (base, r) = *bases.entry((head >> PROVEN, which / 64)).or_insert_with(base);
+            (like(base, which % 64), head & !7 | r)
+        } else {
+            (all.wrapping_add(which).wrapping_mul(0x9e37_79b1) ^ plan.seed as u32, head)
+        };
         Node { head, network, port: PORT.wrapping_add(number as u16), sybil: true }
     };
-    (0..sybils.count).map(node).collect()
+    (0..sybils.count).map(&mut node).collect()
 }
 
-/// A network where an id that begins like `crowded` may be, and its last bits there (BEP 42). Bits
-/// of the address that BEP 42 does not look at make many such networks out of one.
-fn fitting_place(seed: u64, crowded: u64, number: u32) -> (u32, Option<u64>) {
-    let from = mix(seed ^ 6, u64::from(number / 64)) as u32;
+/// Network `number` of those where an id that begins like `wanted` may be, and its last bits there
+/// (BEP 42).
+fn fitting_place(seed: u64, wanted: u64, number: u32) -> (u32, u64) {
+    let from = mix(seed ^ 6, wanted >> PROVEN ^ u64::from(number)) as u32;
     let fits = |network: u32, r: u8| {
         let mut random = [0; 20];
         random[19] = r;
-        head(&NodeId::secured(addr(network, PORT).ip(), random)) >> 43 == crowded >> 43
+        let made = NodeId::secured(addr(network, PORT).ip(), random);
+        head(&made) >> PROVEN == wanted >> PROVEN
     };
-    let found = (0..u32::MAX).map(|n| from.wrapping_add(n)).find_map(|network| {
-        (0..8).find(|r| fits(network, *r)).map(|r| (network, Some(u64::from(r))))
-    });
-    let (network, r) = found.unwrap_or((from, None));
+    let found = (0..u32::MAX)
+        .map(|n| from.wrapping_add(n))
+        .find_map(|network| (0..8).find(|r| fits(network, *r)).map(|r| (network, u64::from(r))));
+    found.unwrap_or((from, 0))
+}
+
+/// One of 64 networks that are the same to BEP 42, which does not look at all bits of an address.
+const fn like(network: u32, number: u32) -> u32 {
     let unseen = (number & 7) << 29 | (number >> 3 & 3) << 22 | (number >> 5 & 1) << 15;
-    (network & !0xe0c0_8000 | unseen, r)
+    network & !0xe0c0_8000 | unseen
 }
 
 /// The whole id: its head says the rest. Its last three bits are those that BEP 42 reads.

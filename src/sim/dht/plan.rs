@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct Sybils {
     /// How many.
     pub count: u32,
-    /// How many networks (/64) they are in.
+    /// How many networks (/64) they are in; so many for each way in which their ids begin (21 bits)
+    /// when these fit their addresses.
     pub networks: u32,
     /// How many leading bits they share with the id.
     pub bits: u32,

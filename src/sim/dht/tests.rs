@@ -11,7 +11,7 @@ fn plan(nodes: usize) -> DhtPlan {
 }
 
 fn crowd(networks: u32, fitting: bool) -> Option<Sybils> {
-    Some(Sybils { count: 300, networks, bits: 17, fitting })
+    Some(Sybils { count: 300, networks, bits: 21, fitting })
 }
 
 fn id(byte: u8) -> NodeId {

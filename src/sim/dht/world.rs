@@ -140,7 +140,7 @@ impl World {
         purpose: Purpose<'_>,
     ) -> (Outcome, BTreeSet<usize>) {
         let started = self.now;
-        let start = self.network.answer(looker.at, &target);
+        let start = self.network.start(looker.at, &target);
         let start: Vec<_> = start.into_iter().map(|at| (self.network.contact(at), None)).collect();
         let expected = looker.size.expected(K);
         let beyond = expected.filter(|_| matches!(purpose, Purpose::Announce));

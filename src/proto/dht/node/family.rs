@@ -14,8 +14,8 @@ use crate::proto::time::Timestamp;
 /// Addresses kept to begin with: routers, nodes of a .torrent. When there are more, the oldest go.
 pub const MAX_ROUTERS: usize = 64;
 
-/// Nodes of an earlier life that are kept until the table has grown.
-pub const MAX_SAVED: usize = 200;
+/// Nodes of an earlier life that are kept until the table has grown: all of a full table.
+pub const MAX_SAVED: usize = 400;
 
 /// The first wait before routers that did not answer are asked again; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ const ID_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
 /// Lookups of random places after that of our own, when a node starts: they fill the table, and tell
 /// how large the network is ([`Size`]).
-const RANDOM: u8 = 3;
+const RANDOM: u8 = 7;
 
 /// Nodes kept to begin with again.
 const BACKUP: usize = 2 * K;
@@ -153,8 +153,8 @@ impl Family {
     }
 
     /// Where a lookup of `target` starts; empty as long as nobody is known.
-    pub fn start(&mut self, target: &NodeId, now: Timestamp) -> Vec<(Contact, Option<RoundTrip>)> {
-        let mut start = self.table.start(target, START, now);
+    pub fn start(&mut self, target: &NodeId) -> Vec<(Contact, Option<RoundTrip>)> {
+        let mut start = self.table.start(target, START);
         if start.len() < START && !self.saved.is_empty() {
             self.saved.sort_unstable_by_key(|contact| target.distance(&contact.id));
             start.extend(self.saved.iter().take(START).map(|contact| (*contact, None)));

@@ -95,7 +95,7 @@ impl Dht {
         else {
             return;
         };
-        let start = known.start(&search.target, now);
+        let start = known.start(&search.target);
         let Some(half) = search.halves.get(family) else { return };
         if start.is_empty() || !matches!(half, Half::Waiting) {
             return;

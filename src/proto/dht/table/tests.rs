@@ -47,21 +47,21 @@ fn who_has_not_answered_is_pinged_and_not_used() {
 }
 
 #[test]
-fn a_far_bucket_holds_k_and_the_range_of_our_own_id_is_divided() {
-    let far = with((0..50).map(|i| node(0x80, i)));
-    // The far half has its k; its others wait.
-    assert_eq!(far.len(), K);
-    let mut near = with((0..50).map(|i| node(0x80, i)));
-    (0..7).for_each(|bit| {
-        (0..50).for_each(|i| drop(near.seen(node(0x40 >> bit, i), RTT, true, at(0))));
-    });
-    assert_eq!(near.len(), 8 * K);
+fn a_bucket_holds_as_many_as_it_may_and_the_range_of_our_own_id_is_divided() {
+    for (bit, capacity) in [(0, 128), (1, 64), (2, 32), (3, 16), (4, 8), (7, 8)] {
+        let table = with((0..200).map(|i| node(0x80 >> bit, i)));
+        assert_eq!(table.len(), capacity, "{bit}");
+    }
+    let all = with((0..8).flat_map(|bit| (0..50).map(move |i| node(0x80 >> bit, i))));
+    assert_eq!(all.len(), 50 + 50 + 32 + 16 + 4 * K);
 }
 
 #[test]
 fn the_closest_are_the_closest_and_good_ones_come_first() {
     let mut table = with([node(0x80, 1), node(0x40, 2), node(0x20, 3)]);
     assert_eq!(table.closest(&OWN, 2, at(0)), [node(0x20, 3), node(0x40, 2)]);
+    let start: Vec<_> = table.start(&OWN, 2).into_iter().map(|(contact, _)| contact).collect();
+    assert_eq!(start, [node(0x20, 3), node(0x40, 2)]);
     table.failed(node(0x20, 3), at(1));
     assert_eq!(table.closest(&OWN, 3, at(1)), [node(0x40, 2), node(0x80, 1), node(0x20, 3)]);
     table.failed(node(0x20, 3), at(2));
@@ -70,34 +70,34 @@ fn the_closest_are_the_closest_and_good_ones_come_first() {
 
 #[test]
 fn a_node_that_fails_gives_its_place_to_one_that_waits() {
-    let mut table = with((0..9).map(|i| node(0x80, i)));
-    let waits = |table: &Table| !table.contacts().any(|c| c == node(0x80, 8));
-    assert_eq!(table.failed(node(0x80, 0), at(1)), None);
+    let mut table = with((0..9).map(|i| node(0x08, i)));
+    let waits = |table: &Table| !table.contacts().any(|c| c == node(0x08, 8));
+    assert_eq!(table.failed(node(0x08, 0), at(1)), None);
     assert!(waits(&table));
-    assert_eq!(table.failed(node(0x80, 0), at(2)), None);
+    assert_eq!(table.failed(node(0x08, 0), at(2)), None);
     assert!(!waits(&table));
     assert_eq!(table.len(), K);
 }
 
 #[test]
 fn one_that_waits_but_never_answered_is_pinged_before_it_gets_a_place() {
-    let mut table = with((0..8).map(|i| node(0x80, i)));
-    assert_eq!(table.seen(node(0x80, 8), None, false, at(1)), None);
-    table.failed(node(0x80, 0), at(1));
-    assert_eq!(table.failed(node(0x80, 0), at(2)), Some(node(0x80, 8)));
-    table.seen(node(0x80, 8), RTT, true, at(3));
-    assert!(table.contacts().any(|c| c == node(0x80, 8)));
+    let mut table = with((0..8).map(|i| node(0x08, i)));
+    assert_eq!(table.seen(node(0x08, 8), None, false, at(1)), None);
+    table.failed(node(0x08, 0), at(1));
+    assert_eq!(table.failed(node(0x08, 0), at(2)), Some(node(0x08, 8)));
+    table.seen(node(0x08, 8), RTT, true, at(3));
+    assert!(table.contacts().any(|c| c == node(0x08, 8)));
     assert_eq!(table.contacts().count(), K);
 }
 
 #[test]
 fn a_questionable_node_is_pinged_when_somebody_wants_its_place() {
-    let mut table = with((0..8).map(|i| node(0x80, i)));
-    (1..8).for_each(|i| drop(table.seen(node(0x80, i), RTT, true, at(800))));
-    assert_eq!(table.seen(node(0x80, 8), RTT, true, at(899)), None);
-    assert_eq!(table.seen(node(0x80, 9), RTT, true, at(900)), Some(node(0x80, 0)));
-    table.seen(node(0x80, 0), RTT, true, at(901));
-    assert_eq!(table.seen(node(0x80, 9), RTT, true, at(902)), None);
+    let mut table = with((0..8).map(|i| node(0x08, i)));
+    (1..8).for_each(|i| drop(table.seen(node(0x08, i), RTT, true, at(800))));
+    assert_eq!(table.seen(node(0x08, 8), RTT, true, at(899)), None);
+    assert_eq!(table.seen(node(0x08, 9), RTT, true, at(900)), Some(node(0x08, 0)));
+    table.seen(node(0x08, 0), RTT, true, at(901));
+    assert_eq!(table.seen(node(0x08, 9), RTT, true, at(902)), None);
 }
 
 #[test]
@@ -129,11 +129,11 @@ fn one_network_has_one_place_in_a_bucket_unless_it_is_local() {
 
 #[test]
 fn an_id_that_fits_its_address_takes_the_place_of_one_that_does_not() {
-    let mut table = with((0..8).map(|i| node(0x80, i)));
+    let mut table = with((0..8).map(|i| node(0x08, i)));
     let id = |ip| (0..=u8::MAX).map(move |r| NodeId::secured(ip, [r; 20]));
     let fits = (100..).find_map(|number| {
-        let addr = node(0x80, number).addr;
-        let id = id(addr.ip()).find(|id| OWN.distance(id).shared_bits() == 0)?;
+        let addr = node(0x08, number).addr;
+        let id = id(addr.ip()).find(|id| OWN.distance(id).shared_bits() == 4)?;
         Some(Contact { id, addr })
     });
     table.seen(fits.unwrap(), RTT, true, at(1));
@@ -170,10 +170,11 @@ fn with_another_id_of_ours_all_find_their_places_anew() {
     let mut table = with((0..8).flat_map(|bit| (0..8).map(move |i| node(0x80 >> bit, i))));
     let own = NodeId::new([0x80; 20]);
     table.set_own(own, at(1));
-    // The far half is now that of all but eight.
-    assert_eq!(table.len(), 2 * K);
+    // All but eight are in the far half now.
+    assert_eq!(table.len(), 8 * K);
+    assert_eq!(table.index(&node(0x01, 1).id), 0);
     assert_eq!(table.own(), own);
-    assert!(table.start(&own, 1, at(1))[0].1.is_some());
+    assert!(table.start(&own, 1)[0].1.is_some());
 }
 
 /// What may happen to a table.
@@ -217,7 +218,7 @@ proptest! {
                 Step::SetOwn(first) => table.set_own(NodeId::new([first; 20]), now),
             }
             for (bits, bucket) in table.buckets.iter().enumerate() {
-                prop_assert!(bucket.nodes.len() <= K && bucket.spare.len() <= K);
+                prop_assert!(bucket.nodes.len() <= Table::capacity(bits) && bucket.spare.len() <= K);
                 for entry in &bucket.nodes {
                     prop_assert!(answered.contains(&entry.contact));
                     prop_assert_eq!(table.index(&entry.contact.id), bits);
