@@ -97,7 +97,8 @@ impl Daemon {
 
     /// The DHT's nodes that are known; `None` without it.
     pub fn dht_nodes(&self) -> Option<DhtNodes> {
-        self.leases.session.dht_nodes().map(|[v4, v6]| DhtNodes { v4, v6 })
+        let [v4, v6] = self.leases.session.dht()?.stats().nodes;
+        Some(DhtNodes { v4, v6 })
     }
 
     /// Refuses settings that are not ours: they are one for all mounts.

@@ -271,9 +271,9 @@ impl Session {
         self.shared.port
     }
 
-    /// The DHT's nodes that are known, by IPv4 and IPv6; `None` without a DHT.
-    pub fn dht_nodes(&self) -> Option<[usize; 2]> {
-        self.shared.dht.as_ref().map(|node| node.stats().nodes)
+    /// The DHT node, unless there is none.
+    pub fn dht(&self) -> Option<&Node> {
+        self.shared.dht.as_ref()
     }
 
     /// Adds a torrent; returns once its metadata is known, its cache open and, for data in place,

@@ -23,7 +23,7 @@ pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
     Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request,
     Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
-    visible,
+    parse_node, visible,
 };
 pub use path::WirePath;
 pub use place::{Places, beside};
