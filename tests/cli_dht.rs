@@ -130,8 +130,8 @@ fn the_daemons_node_describes_itself() {
     let scratch = Scratch::new();
     let torrent = Torrent::new(&scratch, &Content::album());
     let nodes = DhtNodes::start([[127, 0, 0, 1].into(); 9]);
-    let p2pfs = P2pfs::new(&scratch);
-    p2pfs.seed(&torrent, &["--dht-bootstrap", &nodes.bootstrap()]);
+    let p2pfs = P2pfs::new(&scratch).with_dht(&nodes.addresses()[..1]);
+    p2pfs.seed(&torrent, &[]);
     let stats = || json(p2pfs.run("dht", &["stats", "--json"]))[0].clone();
     wait_until("it knows the network", PATIENCE, || stats()["v4"]["nodes"].as_u64() >= Some(8));
     let node = stats();

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, deprecated)]
 
 mod harness;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use harness::*;
 use mainline::{Id, Testnet};
@@ -21,6 +21,11 @@ fn id(torrent: &Torrent) -> Id {
     torrent.info_hash.parse().expect("an id")
 }
 
+/// Where one of its nodes is.
+fn node(network: &Testnet, at: usize) -> SocketAddr {
+    network.bootstrap[at].parse().unwrap()
+}
+
 /// A peer on loopback.
 fn local(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
@@ -34,8 +39,8 @@ fn a_bare_info_hash_is_mounted_from_a_peer_that_mainline_announced() {
     let network = network();
     let seeder = Libtorrent::seed(&scratch, &torrent);
     network.nodes[3].announce_peer(id(&torrent), Some(seeder.address.port())).unwrap();
-    let p2pfs = P2pfs::new(&scratch);
-    let mount = p2pfs.mount(&torrent.info_hash, &["--dht-bootstrap", &network.bootstrap[7]]);
+    let p2pfs = P2pfs::new(&scratch).with_dht(&[node(&network, 7)]);
+    let mount = p2pfs.mount(&torrent.info_hash, &[]);
     assert_eq!(mount.tree(), content.tree());
     assert_eq!(mount.status().peers_from("dht"), 1, "{}", mount.status().json());
 }
@@ -45,8 +50,8 @@ fn mainline_finds_what_p2pfs_seeds() {
     let scratch = Scratch::new();
     let torrent = Torrent::new(&scratch, &Content::album());
     let network = network();
-    let p2pfs = P2pfs::new(&scratch);
-    p2pfs.seed(&torrent, &["--dht-bootstrap", &network.bootstrap[0]]);
+    let p2pfs = P2pfs::new(&scratch).with_dht(&[node(&network, 0)]);
+    p2pfs.seed(&torrent, &[]);
     let ours = local(p2pfs.address.port());
     wait_until("mainline finds it", PATIENCE, || {
         network.nodes[5].get_peers(id(&torrent)).flatten().any(|peer| peer == ours)

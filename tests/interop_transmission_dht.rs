@@ -38,14 +38,15 @@ fn p2pfs_finds_a_file_that_transmission_seeds() {
         let seeder =
             Transmission::start_at(&scratch, &torrent.save_path, THEIRS, &nodes.addresses());
         seeder.add(torrent.file.to_str().unwrap());
-        let p2pfs = P2pfs::new(&scratch).listening_on(OURS.into());
+        let p2pfs =
+            P2pfs::new(&scratch).listening_on(OURS.into()).with_dht(&nodes.addresses()[..1]);
         let bootstrap = nodes.bootstrap();
         wait_until("transmission has announced itself", SLOW, || {
             let mut command = p2pfs.command_alone("dht");
             command.args(["get-peers", &torrent.info_hash, "--dht-bootstrap", &bootstrap]);
             run(&scratch, &mut command, PATIENCE).status.success()
         });
-        let mount = p2pfs.mount(&torrent.info_hash, &["--dht-bootstrap", &bootstrap]);
+        let mount = p2pfs.mount(&torrent.info_hash, &[]);
         assert_eq!(mount.tree(), content.tree());
     });
 }
@@ -57,8 +58,9 @@ fn transmission_finds_what_p2pfs_seeds() {
         let content = Content::album();
         let torrent = Torrent::new(&scratch, &content);
         let nodes = nodes(network);
-        let p2pfs = P2pfs::new(&scratch).listening_on(OURS.into());
-        p2pfs.seed(&torrent, &["--dht-bootstrap", &nodes.bootstrap()]);
+        let p2pfs =
+            P2pfs::new(&scratch).listening_on(OURS.into()).with_dht(&nodes.addresses()[..1]);
+        p2pfs.seed(&torrent, &[]);
         let save = scratch.dir("save");
         let leecher = Transmission::start_at(&scratch, &save, THEIRS, &nodes.addresses());
         leecher.add(&torrent.magnet());

@@ -6,12 +6,12 @@ mod ping;
 mod stats;
 
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use p2pfs::engine::dht::{Node, NodeConfig, public_routers};
+use p2pfs::rpc::parse_node;
 
 /// Ask the distributed hash table, or be a part of it
 ///
@@ -46,7 +46,7 @@ impl Dht {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Bootstrap {
     /// DHT node to begin with instead of the public ones, repeatable
-    #[arg(long = "dht-bootstrap", value_name = "HOST:PORT", value_parser = host_port)]
+    #[arg(long = "dht-bootstrap", value_name = "HOST:PORT", value_parser = parse_node)]
     pub nodes: Vec<String>,
 }
 
@@ -67,31 +67,9 @@ fn start(config: NodeConfig) -> Result<Node> {
     Node::start(config).context("no UDP socket can be opened for the DHT")
 }
 
-/// A `HOST:PORT`, whose host may be a name.
-fn host_port(text: &str) -> Result<String, String> {
-    let named = text
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<NonZeroU16>().is_ok());
-    let ambiguous = text.matches(':').count() > 1 && !text.starts_with('[');
-    match named && !ambiguous {
-        true => Ok(text.to_owned()),
-        false => Err("not HOST:PORT; an IPv6 address is written [ADDRESS]:PORT".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nodes_are_named_by_host_and_port() {
-        for good in ["localhost:1", "127.0.0.1:6881", "[2001:db8::1]:6881"] {
-            assert_eq!(host_port(good).as_deref(), Ok(good));
-        }
-        for bad in ["localhost", ":1", "localhost:0", "localhost:65536", "2001:db8::1:6881"] {
-            assert!(host_port(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn named_nodes_replace_the_public_ones() {

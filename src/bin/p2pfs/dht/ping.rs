@@ -8,12 +8,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use p2pfs::proto::dht::NodeId;
 use p2pfs::proto::dht::krpc::{Body, MAX_DATAGRAM, Message, Method};
-use p2pfs::rpc::visible;
+use p2pfs::rpc::{parse_node, visible};
 use serde::Serialize;
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::time::timeout;
-
-use super::host_port;
 
 /// How long one question may take before it is asked again: a datagram can be lost.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -25,7 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub struct Ping {
     /// The node
-    #[arg(value_name = "HOST:PORT", value_parser = host_port)]
+    #[arg(value_name = "HOST:PORT", value_parser = parse_node)]
     node: String,
     /// Seconds to wait for an answer
     #[arg(long, value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
