@@ -133,7 +133,7 @@ fn the_daemons_node_describes_itself() {
     let p2pfs = P2pfs::new(&scratch).with_dht(&nodes.addresses()[..1]);
     p2pfs.seed(&torrent, &[]);
     let stats = || json(p2pfs.run("dht", &["stats", "--json"]))[0].clone();
-    wait_until("it knows the network", PATIENCE, || stats()["v4"]["nodes"].as_u64() >= Some(8));
+    wait_until("it knows the network", PATIENCE, || stats()["v4"]["nodes"].as_u64() >= Some(9));
     let node = stats();
     assert_eq!(node["v4"]["id"].as_str().map(str::len), Some(40), "{node}");
     assert_eq!(node["read_only"], false, "{node}");
