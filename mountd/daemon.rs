@@ -13,7 +13,8 @@ use p2pfs::engine::{
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    DhtNodes, Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest, size,
+    DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest,
+    size,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
@@ -93,6 +94,12 @@ impl Daemon {
     /// The port that peers reach us at.
     pub fn port(&self) -> u16 {
         self.leases.session.port()
+    }
+
+    /// The node of the DHT; `None` without it.
+    pub fn dht(&self) -> Option<DhtStatus> {
+        let node = self.leases.session.dht()?;
+        Some(DhtStatus::new(std::process::id(), node.local_addrs(), &node.stats()))
     }
 
     /// The DHT's nodes that are known; `None` without it.

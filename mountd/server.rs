@@ -117,6 +117,12 @@ pub async fn handle(
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
         Request::Prefetch { path } => daemon.prefetch(&path),
         Request::Stop { what } => daemon.stop(&what),
+        Request::Dht => {
+            if let Some(status) = daemon.dht() {
+                let _ = events.send(Response::Dht(Box::new(status))).await;
+            }
+            Ok(Outcome::default())
+        }
         Request::Shutdown => {
             daemon.shutdown().await;
             Ok(Outcome::default())

@@ -51,6 +51,11 @@ fn usage_errors_are_one_line_and_exit_with_2() {
         &["umount", "mnt", "--force", "--lazy"],
         &["create", "mnt", "--piece-length", "1000"],
         &["create", "mnt", "--tracker", "nonsense"],
+        &["dht"],
+        &["dht", "ping", "nonsense"],
+        &["dht", "get-peers", "nonsense"],
+        &["dht", "node", "--dht-bootstrap", "2001:db8::1:6881"],
+        &["scrape", MAGNET, "--no-dht", "--dht-bootstrap", "192.0.2.1:1"],
         &["nonsense", "a", "b"],
     ] {
         line(dir.path(), wrong, 2);
@@ -145,7 +150,7 @@ fn the_manual_pages_say_what_the_programs_say() {
 fn every_verb_has_help() {
     for verb in [
         "mount", "umount", "abort", "status", "wait", "ls", "prefetch", "create", "seed", "stop",
-        "sim", "scrape",
+        "sim", "scrape", "dht",
     ] {
         let help = Command::new(env!("CARGO_BIN_EXE_p2pfs")).args([verb, "--help"]).output();
         let help = help.unwrap();

@@ -18,11 +18,12 @@ use tracker_server::{Behaviour, Server};
 /// Nobody listens there.
 const DEAD: [&str; 2] = ["http://127.0.0.1:1/announce", "udp://127.0.0.1:1/announce"];
 
-/// Runs `p2pfs scrape` with these arguments.
+/// Runs `p2pfs scrape` with these arguments. The DHT has tests of its own (`cli_dht.rs`).
 fn scrape(arguments: &[&str]) -> Finished {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);
-    let finished = run(&scratch, p2pfs.command_alone("scrape").args(arguments), PATIENCE);
+    let finished =
+        run(&scratch, p2pfs.command_alone("scrape").arg("--no-dht").args(arguments), PATIENCE);
     assert_eq!(scratch.processes(), [], "a daemon was started");
     finished
 }

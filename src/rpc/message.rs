@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::WirePath;
+use super::dht::DhtStatus;
 use super::size;
 use crate::engine::TorrentStatus;
 use crate::proto::seeding::SeedUntil;
@@ -69,6 +70,8 @@ pub enum Request {
         /// The path of the data, or the info hash.
         what: WirePath,
     },
+    /// Describe the daemon's node of the DHT. Sends [`Response::Dht`] if there is one.
+    Dht,
     /// End all mounts and seeds, and the daemon.
     Shutdown,
 }
@@ -199,6 +202,8 @@ pub enum Response {
     Files(Vec<ListedFile>),
     /// One mount or seed.
     Share(Box<ShareStatus>),
+    /// The node of the DHT.
+    Dht(Box<DhtStatus>),
     /// It is done.
     Done(Outcome),
     /// It failed.

@@ -9,6 +9,7 @@
 //! trusts daemons of its own user and of root.
 
 mod client;
+mod dht;
 pub mod frame;
 mod listener;
 mod message;
@@ -17,6 +18,7 @@ mod place;
 pub mod size;
 
 pub use client::{Client, ConnectError};
+pub use dht::{DhtStatus, FamilyStatus};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
     Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request,

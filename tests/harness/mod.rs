@@ -8,6 +8,7 @@
 
 mod aria2;
 mod content;
+mod dht;
 mod http;
 mod libtorrent;
 mod network;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use aria2::Aria2;
 pub use content::{Content, KIB, MIB, bytes};
+pub use dht::{DhtNode, DhtNodes};
 pub use http::HttpServer;
 pub use libtorrent::{Libtorrent, LibtorrentDht};
 pub use network::{Eavesdropper, Host, LINK, Network, on_hosts};

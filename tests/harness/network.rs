@@ -81,6 +81,11 @@ impl Host {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
+    /// Gives the host that this thread is on one more address, reached from that host only.
+    pub fn also_at(&self, address: Ipv4Addr) {
+        ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"]);
+    }
+
     fn up(&self) {
         ip(&["link", "set", "lo", "up"]);
         ip(&["addr", "add", &format!("{}/24", self.v4), "dev", LINK]);

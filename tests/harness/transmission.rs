@@ -1,8 +1,9 @@
 //! transmission-daemon as a peer, told what to do through its RPC.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -28,14 +29,28 @@ impl Transmission {
 
     /// A daemon without torrents that saves into `save_path`.
     pub fn start(scratch: &Scratch, save_path: &Path) -> Self {
+        Self::start_at(scratch, save_path, Ipv4Addr::LOCALHOST, &[])
+    }
+
+    /// A daemon at this address that takes part in the DHT if there are nodes to begin with. It wants
+    /// many of them, none on 127/8, and takes most of a minute.
+    pub fn start_at(
+        scratch: &Scratch,
+        save_path: &Path,
+        ip: Ipv4Addr,
+        nodes: &[SocketAddr],
+    ) -> Self {
         let (port, rpc_port) = (free_port(), free_port());
         let config = scratch.dir(&format!("transmission-{port}"));
+        let line = |node: &SocketAddr| format!("{} {}\n", node.ip(), node.port());
+        let bootstrap: String = nodes.iter().map(line).collect();
+        std::fs::write(config.join("dht.bootstrap"), bootstrap).unwrap();
         let settings = json!({
-            "bind-address-ipv4": "127.0.0.1", "bind-address-ipv6": "::1",
+            "bind-address-ipv4": ip.to_string(), "bind-address-ipv6": "::1",
             "rpc-bind-address": "127.0.0.1", "rpc-port": rpc_port, "rpc-whitelist-enabled": false,
             "rpc-host-whitelist-enabled": false, "rpc-authentication-required": false,
             "peer-port": port, "peer-port-random-on-start": false, "port-forwarding-enabled": false,
-            "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
+            "dht-enabled": !nodes.is_empty(), "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
             "encryption": 0, "download-dir": save_path, "incomplete-dir-enabled": false,
             "rename-partial-files": false, "start-added-torrents": true, "umask": 18,
             "ratio-limit-enabled": false, "idle-seeding-limit-enabled": false,
@@ -47,7 +62,7 @@ impl Transmission {
         command.env("HOME", &config);
         let process = Process::spawn(scratch, &mut command);
         let rpc = ([127, 0, 0, 1], rpc_port).into();
-        let peer = Self { process, rpc, address: ([127, 0, 0, 1], port).into() };
+        let peer = Self { process, rpc, address: (ip, port).into() };
         wait_until("transmission's RPC answers", PATIENCE, || {
             peer.call("session-get", json!({})).is_some()
         });
@@ -77,7 +92,12 @@ impl Transmission {
 
     #[track_caller]
     pub fn wait_until_complete(&self) {
-        wait_until("transmission has all of it", PATIENCE, || self.progress() == 1.0);
+        self.wait_until_complete_within(PATIENCE);
+    }
+
+    #[track_caller]
+    pub fn wait_until_complete_within(&self, bound: Duration) {
+        wait_until("transmission has all of it", bound, || self.progress() == 1.0);
     }
 
     /// One call; `None` while nobody answers.

@@ -40,6 +40,7 @@ pub enum Verb {
     Create(super::create::Create),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
+    Dht(super::dht::Dht),
     Sim(super::sim::Sim),
     /// Print the manual page
     #[command(hide = true)]

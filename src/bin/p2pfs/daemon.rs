@@ -51,7 +51,11 @@ fn subject(request: &Request) -> String {
         Request::Status { dir } => dir.as_ref(),
         Request::Prefetch { path } => Some(path),
         Request::Stop { what } => Some(what),
-        Request::Mount(_) | Request::Seed(_) | Request::List(_) | Request::Shutdown => None,
+        Request::Mount(_)
+        | Request::Seed(_)
+        | Request::List(_)
+        | Request::Dht
+        | Request::Shutdown => None,
     };
     path.map(|path| format!("{}: ", path.display())).unwrap_or_default()
 }

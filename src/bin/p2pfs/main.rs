@@ -4,6 +4,7 @@ mod abort;
 mod args;
 mod create;
 mod daemon;
+mod dht;
 mod ls;
 mod manual;
 mod mount;
@@ -68,6 +69,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Create(verb) => verb.run(),
             Verb::Seed(verb) => verb.run(socket).await,
             Verb::Stop(verb) => verb.run(socket).await,
+            Verb::Dht(verb) => verb.run(socket).await,
             Verb::Sim(verb) => verb.run(),
             Verb::Man => manual::print(),
         }

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use p2pfs::engine::tracker::scrape;
 use p2pfs::engine::{Source, resolve};
+use p2pfs::proto::dht::{self, GetPeers, Outcome};
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::proto::tracker::{ScrapeEntry, TrackerError};
 use p2pfs::rpc::{RpcError, size, visible};
@@ -15,12 +16,14 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::dht::Bootstrap;
 use super::source;
 
-/// Ask the trackers of a torrent how many peers it has, without fetching anything
+/// Ask the trackers of a torrent and the DHT how many peers it has, without fetching anything
 ///
-/// Prints a line for each tracker, and the most that any of them says: they mostly know the same
-/// peers, so that a sum would count these more than once.
+/// Prints a line for each tracker, one for the DHT, whose numbers are an estimate, and the most that
+/// any of them says: they mostly know the same peers, so that a sum would count these more than
+/// once. The DHT is not asked about a private torrent.
 #[derive(Debug, Args)]
 pub struct Scrape {
     /// Magnet link, .torrent file, http(s) URL of one, or info hash
@@ -34,7 +37,15 @@ pub struct Scrape {
     /// As a JSON object
     #[arg(long)]
     json: bool,
+    /// Do not ask the DHT
+    #[arg(long, conflicts_with = "nodes")]
+    no_dht: bool,
+    #[command(flatten)]
+    bootstrap: Bootstrap,
 }
+
+/// The DHT as a source.
+const DHT: &str = "dht";
 
 impl Scrape {
     pub async fn run(self) -> Result<()> {
@@ -46,11 +57,17 @@ impl Scrape {
                 self.timeout
             );
         };
-        let (info_hash, trackers) = self.torrent(resolved?);
-        if trackers.is_empty() {
+        let (info_hash, trackers, private) = self.torrent(resolved?);
+        if trackers.is_empty() && (self.no_dht || private) {
             bail!("{}: names no tracker; give one with --tracker", self.source);
         }
-        let report = Report::new(info_hash, ask(info_hash, trackers, limit).await);
+        let dht = async {
+            let asked = !self.no_dht && !private;
+            if asked { Some(self.ask_dht(info_hash, limit).await) } else { None }
+        };
+        let (mut rows, dht) = tokio::join!(ask(info_hash, trackers, limit), dht);
+        rows.extend(dht);
+        let report = Report::new(info_hash, rows);
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
@@ -70,17 +87,33 @@ impl Scrape {
         }
     }
 
-    /// The torrent, and its trackers in their order, each once.
-    fn torrent(&self, source: Source) -> (InfoHash, Vec<String>) {
-        let (info_hash, own) = match source {
-            Source::Magnet(magnet) => (magnet.info_hash, magnet.trackers),
+    /// The torrent, its trackers in their order, each once, and whether only these may know of it.
+    fn torrent(&self, source: Source) -> (InfoHash, Vec<String>, bool) {
+        let (info_hash, own, private) = match source {
+            Source::Magnet(magnet) => (magnet.info_hash, magnet.trackers, false),
             Source::Metainfo(metainfo) => {
-                (metainfo.info.info_hash, metainfo.trackers.into_iter().flatten().collect())
+                let trackers = metainfo.trackers.into_iter().flatten().collect();
+                (metainfo.info.info_hash, trackers, metainfo.info.private)
             }
         };
         let mut seen = BTreeSet::new();
         let all = own.into_iter().chain(self.trackers.iter().cloned());
-        (info_hash, all.filter(|url| seen.insert(url.clone())).collect())
+        (info_hash, all.filter(|url| seen.insert(url.clone())).collect(), private)
+    }
+
+    /// What the DHT says (BEP 33), within `limit`.
+    async fn ask_dht(&self, info_hash: InfoHash, limit: Duration) -> Row {
+        let count = async {
+            let node = self.bootstrap.clone().ask_only()?;
+            node.wait_for_nodes().await;
+            let options = GetPeers { scrape: true, ..GetPeers::default() };
+            anyhow::Ok(node.get_peers(info_hash, options).await.outcome().await)
+        };
+        Row::of_dht(match timeout(limit, count).await {
+            Ok(Ok(Some(Outcome::Peers { scrape: Some(scrape), .. }))) => Ok(scrape),
+            Ok(Err(error)) => Err(format!("{error:#}")),
+            Ok(Ok(_)) | Err(_) => Err("no answer".to_owned()),
+        })
     }
 }
 
@@ -143,6 +176,22 @@ impl Row {
     }
 }
 
+impl Row {
+    /// An estimate; downloads are counted by nobody there.
+    fn of_dht(answer: Result<dht::Scrape, String>) -> Self {
+        let numbers = |scrape: dht::Scrape| Numbers {
+            seeders: scrape.seeds,
+            leechers: scrape.peers,
+            downloads: None,
+        };
+        let (numbers, error) = match answer {
+            Ok(scrape) => (Some(numbers(scrape)), None),
+            Err(error) => (None, Some(error)),
+        };
+        Self { source: DHT.to_owned(), numbers, error }
+    }
+}
+
 /// What all say.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -162,9 +211,17 @@ impl Report {
     fn failure(&self, source: &str) -> RpcError {
         let first = self.sources.iter().find_map(|row| Some((&row.source, row.error.as_ref()?)));
         let (url, error) = first.map_or(("", ""), |(url, error)| (url.as_str(), error.as_str()));
-        let asked = size::count(self.sources.len() as u64, "tracker");
+        let trackers = self.sources.iter().filter(|row| row.source != DHT).count();
+        let mut asked = Vec::new();
+        if trackers > 0 {
+            asked.push(size::count(trackers as u64, "tracker"));
+        }
+        if trackers < self.sources.len() {
+            asked.push("the DHT".to_owned());
+        }
         RpcError::failed(format_args!(
-            "{source}: {asked} asked, none gave numbers; {url} says: {error}"
+            "{source}: {} asked, none gave numbers; {url} says: {error}",
+            asked.join(" and ")
         ))
     }
 
