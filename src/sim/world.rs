@@ -36,7 +36,7 @@ const KEPT_UNWRITTEN: Duration = Duration::from_secs(5);
 /// Points of the plot.
 pub(super) const SAMPLES: u32 = 100;
 
-/// Findings that are told; one is enough to fail.
+/// Findings that are told; one is enough to fail, and after these the run ends.
 pub(super) const MAX_VIOLATIONS: usize = 20;
 
 /// The whole world.
@@ -160,7 +160,11 @@ impl World {
     /// Runs until everyone who wants something has it, or has had far more time than it takes.
     pub fn run(&mut self) {
         let limit = Timestamp::ZERO + self.plan.bound() * 20 + Duration::from_secs(600);
-        while self.unfinished > 0 && self.agenda.now() < limit && self.step() {}
+        while self.unfinished > 0
+            && self.agenda.now() < limit
+            && self.violations.len() < MAX_VIOLATIONS
+            && self.step()
+        {}
         self.sample();
         self.check_nobody_is_stuck();
         self.check_reads_have_ended();

@@ -55,10 +55,6 @@ const USELESS_AFTER: Duration = Duration::from_secs(120);
 /// ... one connection each time that this has passed.
 const TURNOVER: Duration = Duration::from_secs(30);
 
-/// Attempts under way beyond twice the places that are free: most known addresses are dead, but who
-/// answers and finds no room has given up a place of its own for nothing.
-const SPARE_ATTEMPTS: usize = 5;
-
 /// Two connections between the same peers that are opened from both ends within this time have
 /// crossed.
 const CROSSING: Duration = Duration::from_secs(10);
@@ -330,9 +326,7 @@ impl Torrent {
             false => (self.limit * ENOUGH_OF_TEN).div_ceil(10),
         };
         let wanted = enough.saturating_sub(self.peers.len());
-        let free = self.limit.saturating_sub(self.peers.len());
-        let chosen = (self.limit / CHOSEN_SHARE).saturating_sub(opened);
-        wanted.max(chosen).min(2 * free + SPARE_ATTEMPTS)
+        wanted.max((self.limit / CHOSEN_SHARE).saturating_sub(opened))
     }
 
     /// When all connections are taken and others wait, or there are enough and more peers known, the
