@@ -29,5 +29,5 @@ pub use peer_store::{
 pub use rtt::{Answers, RoundTrip};
 pub use seeker::{ANNOUNCE_INTERVAL, Seeker};
 pub use size::Size;
-pub use table::Table;
+pub use table::{MAX_STRANGE, STRANGE_BITS, Table};
 pub use token::Tokens;

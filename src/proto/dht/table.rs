@@ -17,6 +17,13 @@ pub const STALE: Duration = Duration::from_secs(15 * 60);
 /// A node that left so many queries in a row unanswered is bad (BEP 5: "multiple").
 const BAD_FAILURES: u8 = 2;
 
+/// Nodes that a lookup starts at although they are closer than chance has it.
+pub const MAX_STRANGE: usize = K / 2;
+
+/// So many more bits than there are buckets share the closest of all nodes with a target: three for
+/// k nodes, two for luck.
+pub const STRANGE_BITS: u32 = 5;
+
 /// A node.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -209,17 +216,31 @@ impl Table {
     }
 
     /// Where a lookup of `target` starts: the `n` closest, with what is known of their round trips.
-    /// Those that were not heard of for long may well be there, and may be much closer.
+    /// Those that were not heard of for long may well be there, and may be much closer. But of those
+    /// that are closer than chance has it only a few: they may be a crowd that names only itself.
     pub fn start(&self, target: &NodeId, n: usize) -> Vec<(Contact, Option<RoundTrip>)> {
         let key = |e: &Entry| (e.failures > 0, target.distance(&e.contact.id));
-        self.first(n, key).map(|e| (e.contact, e.trip)).collect()
+        let mut strange = 0;
+        let mut wanted = |e: &&Entry| {
+            let near = target.distance(&e.contact.id).shared_bits() > self.usual_bits();
+            strange += usize::from(near);
+            !near || strange <= MAX_STRANGE
+        };
+        let found = self.first(usize::MAX, key).filter(|e| wanted(e)).take(n);
+        found.map(|e| (e.contact, e.trip)).collect()
+    }
+
+    /// So many bits may a node share with any target: there are about as many buckets as bits are
+    /// needed to tell all but k nodes from each other.
+    fn usual_bits(&self) -> u32 {
+        self.buckets.len() as u32 + STRANGE_BITS
     }
 
     /// The first `n` nodes that are not bad, in the order of a key.
     fn first<T: Ord>(&self, n: usize, key: impl Fn(&Entry) -> T) -> impl Iterator<Item = &Entry> {
         let all = self.buckets.iter().flat_map(|bucket| &bucket.nodes);
         let mut found: Vec<_> = all.filter(|e| !e.is_bad()).map(|e| (key(e), e)).collect();
-        if n > 0 && found.len() > n {
+        if n > 0 && n < found.len() {
             found.select_nth_unstable_by(n - 1, |(a, _), (b, _)| a.cmp(b));
             found.truncate(n);
         }

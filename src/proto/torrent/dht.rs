@@ -110,7 +110,9 @@ mod tests {
     fn of_a_peer_one_node_is_taken_and_only_at_a_port_that_can_be() {
         let mut lone = lone();
         let key = meet(&mut lone, true);
-        [0, 7, 8].map(|port| lone.say(key, Message::Port(port)));
+        for port in [0, 7, 8] {
+            lone.say(key, Message::Port(port));
+        }
         lone.step();
         assert_eq!(nodes(&lone), [SocketAddr::from(([192, 0, 2, 1], 7))]);
     }

@@ -26,8 +26,12 @@ const JOIN: Duration = Duration::from_millis(1);
 /// After this the last one that joined has found its place.
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// Lookups that a node makes before those that are measured, when nodes have just died.
-const WARM_UP: usize = 4;
+/// Lookups that a machine makes before those that are measured.
+const WARM_UP: usize = 16;
+
+/// The same where all are machines: long enough to learn that many have just died, too short to heal
+/// all tables.
+const WARM_UP_REAL: usize = 4;
 
 /// A lookup that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -150,9 +154,10 @@ impl Machines {
     pub fn run(&mut self) -> Vec<Outcome> {
         let crowded = self.watch.target;
         let pairs = self.pairs();
-        if self.network.is_none() {
-            self.warm_up(&pairs);
-        }
+        let mut nodes: Vec<_> = pairs.iter().flat_map(|(who, other)| [*who, *other]).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        self.warm_up(&nodes);
         pairs.into_iter().map(|pair| self.announce_and_find(pair, crowded)).collect()
     }
 
@@ -188,13 +193,14 @@ impl Machines {
         Outcome { told: living, announce, ..self.outcome(who) }
     }
 
-    /// They look for something or other, and learn that many have died.
-    fn warm_up(&mut self, pairs: &[(usize, usize)]) {
-        for _ in 0..WARM_UP {
-            for at in pairs.iter().flat_map(|(who, other)| [*who, *other]) {
+    /// They look for something or other, as nodes do all the time: it fills their tables, and they
+    /// learn how many are dead.
+    fn warm_up(&mut self, nodes: &[usize]) {
+        for _ in 0..if self.network.is_some() { WARM_UP } else { WARM_UP_REAL } {
+            for at in nodes {
                 let target = random_id(&mut self.rng);
-                self.nodes[at].dht.find_node(target, self.now);
-                self.settle(at);
+                self.nodes[*at].dht.find_node(target, self.now);
+                self.settle(*at);
             }
             self.run_until(self.now + Duration::from_secs(4));
         }

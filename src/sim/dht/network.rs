@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::plan::{DhtPlan, Sybils};
-use crate::proto::dht::{Contact, K, NodeId, Table};
+use crate::proto::dht::{Contact, K, MAX_STRANGE, NodeId, STRANGE_BITS, Table};
 
 /// All addresses are of the range for documentation: 2^32 networks of one owner each.
 const DOCUMENTATION: u128 = 0x2001_0db8 << 96;
@@ -148,7 +148,15 @@ impl Network {
 
     /// The same for a node that has a table such as ours: where its lookup starts.
     pub fn start(&self, at: usize, target: &NodeId) -> Vec<usize> {
-        self.known(at, target, 2 * K, |bits| Table::capacity(bits as usize))
+        let known = self.known(at, target, 128, |bits| Table::capacity(bits as usize));
+        let usual = (self.nodes.len() / K).max(1).ilog2() + STRANGE_BITS;
+        let (head, mut strange) = (head(target), 0);
+        let wanted = |at: &usize| {
+            let near = (self.nodes[*at].head ^ head).leading_zeros() > usual;
+            strange += usize::from(near);
+            !near || strange <= MAX_STRANGE
+        };
+        known.into_iter().filter(wanted).take(2 * K).collect()
     }
 
     /// The `n` closest nodes that the one at this place knows, which keeps so many of a bucket.

@@ -69,6 +69,16 @@ fn the_closest_are_the_closest_and_good_ones_come_first() {
 }
 
 #[test]
+fn a_lookup_starts_at_a_few_only_of_those_that_are_closer_than_chance_has_it() {
+    let target = node(0x80, 0).id;
+    let crowd = (0..30).map(|i| node(0x80, i));
+    let others = (1..9).map(|i| node(0x80 | i, i.into()));
+    let start = with(crowd.chain(others)).start(&target, 2 * K);
+    let near = start.iter().filter(|(c, _)| target.distance(&c.id).shared_bits() > 100).count();
+    assert_eq!((near, start.len()), (MAX_STRANGE, MAX_STRANGE + 8));
+}
+
+#[test]
 fn a_node_that_fails_gives_its_place_to_one_that_waits() {
     let mut table = with((0..9).map(|i| node(0x08, i)));
     let waits = |table: &Table| !table.contacts().any(|c| c == node(0x08, 8));
@@ -93,7 +103,9 @@ fn one_that_waits_but_never_answered_is_pinged_before_it_gets_a_place() {
 #[test]
 fn a_questionable_node_is_pinged_when_somebody_wants_its_place() {
     let mut table = with((0..8).map(|i| node(0x08, i)));
-    (1..8).for_each(|i| drop(table.seen(node(0x08, i), RTT, true, at(800))));
+    for i in 1..8 {
+        table.seen(node(0x08, i), RTT, true, at(800));
+    }
     assert_eq!(table.seen(node(0x08, 8), RTT, true, at(899)), None);
     assert_eq!(table.seen(node(0x08, 9), RTT, true, at(900)), Some(node(0x08, 0)));
     table.seen(node(0x08, 0), RTT, true, at(901));
