@@ -17,8 +17,8 @@ pub struct DhtNodes {
 impl DhtNodes {
     /// A node at each address; all begin with the first.
     pub fn start(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all();
-        let runtime = runtime.build().unwrap();
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let mut nodes: Vec<Node> = Vec::new();
         let entered = runtime.enter();
         for address in addresses {
