@@ -298,9 +298,8 @@ impl Starting<'_> {
                     ..AddProgress::default()
                 });
                 // The DHT may come to know somebody meanwhile.
-                match tokio::time::timeout(LOOK_AGAIN, watcher.changed()).await {
-                    Ok(Err(_)) => return None,
-                    Ok(Ok(())) | Err(_) => {}
+                if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, watcher.changed()).await {
+                    return None;
                 }
             }
         };

@@ -177,8 +177,7 @@ impl Driver {
                 Output::Transmit { to, datagram } => self.sockets.send(to, &datagram),
                 Output::Peers { lookup, from, peers, .. } => {
                     let event = Event::Peers { from, peers };
-                    let told = self.askers.get(&lookup).map(|asker| asker.send(event));
-                    if told.is_some_and(|told| told.is_err()) {
+                    if self.askers.get(&lookup).is_some_and(|asker| asker.send(event).is_err()) {
                         self.askers.remove(&lookup);
                         self.dht.cancel(lookup, self.clock.now());
                     }

@@ -128,6 +128,9 @@ impl Known {
     }
 }
 
+/// Whom to connect to first: by standing, by priority (BEP 40), and then by lot.
+type Rank = ((u32, u8), Reverse<u32>, u32);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Nothing is under way; there may be a connection.
@@ -294,7 +297,7 @@ impl PeerList {
             return None;
         }
         let by_lot = self.chosen % BY_LOT == BY_LOT - 1;
-        let mut best: Option<(((u32, u8), Reverse<u32>, u32), SocketAddr)> = None;
+        let mut best: Option<(Rank, SocketAddr)> = None;
         for (addr, known) in self.untried(search, now) {
             let standing = known.standing();
             // Most are told from the best by that alone, and the rest takes longer to find out.
