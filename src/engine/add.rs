@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::dht::{Node, Seeking};
@@ -27,6 +28,9 @@ use crate::store::{StoreError, TorrentStore};
 
 /// DHT nodes that are taken from one .torrent file: it must not crowd out those of the user.
 const MAX_TORRENT_NODES: usize = 8;
+
+/// How long the DHT has to find its first node before it is said that it has none.
+const DHT_GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether there is somebody to ask by now.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -279,6 +283,7 @@ impl Starting<'_> {
         trackers: &Trackers,
     ) -> Result<Arc<Info>, AddError> {
         let Source::Magnet(magnet) = &add.source else { return Err(AddError::Stopping) };
+        let begun = Instant::now();
         let fetch = async {
             loop {
                 let progress = watcher.borrow_and_update().clone();
@@ -287,12 +292,13 @@ impl Starting<'_> {
                 }
                 let (metadata_bytes, metadata_size) = progress.stats.metadata;
                 let known_peers = progress.stats.known_peers;
-                let nobody = self.informants(add, magnet).nobody();
-                let named = names_peers(add, magnet) || known_peers > 0;
+                let informants = self.informants(add, magnet);
+                let early = informants.dht.is_some() && begun.elapsed() < DHT_GRACE;
+                let hopeful = early || names_peers(add, magnet) || known_peers > 0;
                 add.progress.send_replace(AddProgress {
                     peers: progress.stats.peers,
                     known_peers,
-                    nobody: nobody.filter(|_| !named),
+                    nobody: informants.nobody().filter(|_| !hopeful),
                     metadata_bytes,
                     metadata_size,
                     ..AddProgress::default()
