@@ -248,7 +248,7 @@ impl Table {
         found.into_iter().take(n).map(|(_, e)| e)
     }
 
-    /// A target in the range of a bucket that has not changed for [`STALE`]: looking it up refreshes
+    /// A target in the range of a bucket that has not changed for `STALE`: looking it up refreshes
     /// the bucket.
     pub fn refresh_due(&mut self, now: Timestamp) -> Option<NodeId> {
         let due = |bucket: &Bucket| now.since(bucket.changed) >= STALE;

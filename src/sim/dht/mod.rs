@@ -1,7 +1,7 @@
 //! The DHT in virtual time: real lookups among up to ten million simulated nodes.
 //!
 //! A world of its own: nothing of the swarm takes part. Whoever looks up is the real machine; the
-//! others are compact ([`network`]).
+//! others are compact (`network`).
 
 mod machine;
 mod network;
