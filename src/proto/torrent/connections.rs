@@ -55,6 +55,17 @@ const USELESS_AFTER: Duration = Duration::from_secs(120);
 /// ... one connection each time that this has passed.
 const TURNOVER: Duration = Duration::from_secs(30);
 
+/// Attempts to connect that are made in a second, after ...
+const ATTEMPTS_PER_SECOND: f64 = 30.0;
+
+/// ... this many at once.
+const ATTEMPTS_AT_ONCE: f64 = MAX_PEERS as f64;
+
+/// The same of a complete torrent, which needs nobody: when a crowd becomes complete, nearly all that
+/// its members know of are complete too, and everybody would find that out about everybody.
+const OFFERS_PER_SECOND: f64 = 1.0;
+const OFFERS_AT_ONCE: f64 = 10.0;
+
 /// Two connections between the same peers that are opened from both ends within this time have
 /// crossed.
 const CROSSING: Duration = Duration::from_secs(10);
@@ -68,6 +79,34 @@ pub enum Second {
     Refused,
     /// It is closed if the first proves to be alive, and replaces it if not.
     Waits,
+}
+
+/// How many attempts to connect may be made now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempts {
+    left: f64,
+    earned: Timestamp,
+}
+
+impl Attempts {
+    /// As many as may be made at once.
+    pub const FULL: Self = Self { left: ATTEMPTS_AT_ONCE, earned: Timestamp::ZERO };
+
+    /// Whole attempts that may be made now, by a torrent that is complete or not.
+    fn earn(&mut self, complete: bool, now: Timestamp) -> usize {
+        let (per_second, most) = match complete {
+            true => (OFFERS_PER_SECOND, OFFERS_AT_ONCE),
+            false => (ATTEMPTS_PER_SECOND, ATTEMPTS_AT_ONCE),
+        };
+        let earned = now.since(self.earned).as_secs_f64() * per_second;
+        self.earned = self.earned.max(now);
+        self.left = (self.left + earned).min(most);
+        self.left as usize
+    }
+
+    fn spend(&mut self) {
+        self.left -= 1.0;
+    }
 }
 
 impl Torrent {
@@ -304,15 +343,19 @@ impl Torrent {
 
     /// Connects to more peers. A complete torrent does so only to serve them.
     pub(super) fn plan_connections(&mut self, now: Timestamp) {
+        let complete = !self.wants_peers();
         let attempts = self.may_open();
-        if attempts == 0 {
+        let mut now_at_most = self.attempts.earn(complete, now);
+        if attempts == 0 || now_at_most == 0 || (complete && !self.options.upload) {
             return;
         }
         let search = Search { attempts, ..self.search() };
-        while self.has_room()
-            && (!search.seeding || self.options.upload)
+        while now_at_most > 0
+            && self.has_room()
             && let Some(addr) = self.list.next_to_connect(&search, now)
         {
+            now_at_most -= 1;
+            self.attempts.spend();
             self.outputs.push_back(Output::Connect(addr));
         }
     }

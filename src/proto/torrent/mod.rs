@@ -150,6 +150,8 @@ pub struct Torrent {
     changes: exchange::Changes,
     /// Connections that there may be.
     limit: usize,
+    /// Attempts to connect that may be made.
+    attempts: connections::Attempts,
     /// Somebody who came was refused for want of room.
     refused: bool,
     fetch: Option<MetadataFetch>,
@@ -180,6 +182,7 @@ impl Torrent {
             external: ExternalAddress::default(),
             changes: exchange::Changes::default(),
             limit: MAX_PEERS,
+            attempts: connections::Attempts::FULL,
             refused: false,
             fetch: Some(MetadataFetch::new(info_hash, seed)),
             active: None,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::BLOCK_LEN;
 use crate::proto::torrent::hostile::{Lone, MINUTE};
 use crate::proto::wire::Message;
@@ -420,4 +421,39 @@ fn for_one_place_one_is_tried_and_not_fifty() {
     lone.step();
     let tried = lone.others.iter().filter(|o| matches!(o, Output::Connect(_))).count();
     assert_eq!(tried, 1);
+}
+
+/// How many connections the machine of `lone` opens within `time` when each attempt fails at once.
+fn attempts_within(lone: &mut Lone, time: Duration) -> usize {
+    let mut attempts = 0;
+    lone.within(time, |lone| {
+        let opened = |o: &Output| match o {
+            Output::Connect(addr) => Some(*addr),
+            _ => None,
+        };
+        let addrs: Vec<_> = lone.others.drain(..).filter_map(|o| opened(&o)).collect();
+        attempts += addrs.len();
+        for addr in addrs {
+            lone.machine.connect_failed(addr, false, lone.now);
+        }
+        false
+    });
+    attempts
+}
+
+#[test]
+fn attempts_to_connect_are_paced_and_those_of_a_complete_torrent_much_more() {
+    let strangers: Vec<_> = (0..1_500).map(stranger).collect();
+    let ten = Duration::from_secs(10);
+    let mut lone = self::lone();
+    lone.machine.peers_found(&strangers, PeerSource::Tracker);
+    let incomplete = attempts_within(&mut lone, ten);
+    assert!((300..=400).contains(&incomplete), "{incomplete}");
+
+    let mut lone = Lone::new(10, 16, |_| true);
+    let all = Bitfield::full(10);
+    lone.machine.activate(lone.info.clone(), all.clone(), &all, lone.now);
+    lone.machine.peers_found(&strangers, PeerSource::Tracker);
+    let complete = attempts_within(&mut lone, ten);
+    assert!((10..=21).contains(&complete), "{complete}");
 }
