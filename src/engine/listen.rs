@@ -104,7 +104,8 @@ async fn open_incoming(mut stream: TcpStream, addr: SocketAddr, shared: &Shared)
         // With its own handshake for an answer, our outgoing end knows this address as ours and tries
         // it never again; cut off, it would take it for a peer that has no room. Whoever else says our
         // id hears nothing that it did not say itself.
-        let _ = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.write_all(&handshake.encode())).await;
+        let _ =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.write_all(&handshake.encode())).await;
         return;
     }
     if let Some(torrent) = shared.find(&handshake.info_hash) {
