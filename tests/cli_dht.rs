@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 use harness::*;
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::RngExt;
 use serde_json::Value;
 
 const HASH: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -188,4 +190,83 @@ fn the_dht_is_not_asked_about_a_private_torrent() {
     let said = complaint(p2pfs(&scratch, "scrape", &arguments));
     assert!(said.contains("1 tracker asked"), "{said}");
     assert!(listener.recv(&mut [0; 100]).is_err(), "the DHT was asked");
+}
+
+/// A question of a node that nobody heard of before.
+fn question(method: &str, arguments: &[u8]) -> Vec<u8> {
+    let (id, transaction): ([u8; 20], [u8; 4]) = rand::random();
+    let method = format!("e1:q{}:{method}1:t4:", method.len());
+    let parts = [b"d1:ad2:id20:", &id[..], arguments, method.as_bytes(), &transaction, b"1:y1:qe"];
+    parts.concat()
+}
+
+/// One datagram of a flood: noise, torn messages, questions, announces with the node's token.
+fn nonsense(kind: usize, token: &[u8]) -> Vec<u8> {
+    let key: [u8; 20] = rand::random();
+    let announce = [b"9:info_hash20:", &key[..], b"4:porti1e5:token8:", token].concat();
+    match kind % 5 {
+        0 => (0..600).map(|_| rand::random()).collect(),
+        1 => question("announce_peer", &announce),
+        2 => question("get_peers", &[b"9:info_hash20:", &key[..]].concat()),
+        3 => [b"d1:rd2:id20:", &key[..], b"e1:t4:abcd1:y1:re"].concat(),
+        _ => {
+            let mut torn = question("find_node", &[b"6:target20:", &key[..]].concat());
+            torn.truncate(rand::rng().random_range(0..torn.len()));
+            torn
+        }
+    }
+}
+
+/// Sends so many; each is read before there are too many for the socket's buffer.
+fn flood(to: SocketAddr, count: usize, token: &[u8]) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ping = question("ping", b"");
+    let mut buffer = [0; 2_048];
+    for n in 0..count {
+        socket.send_to(&nonsense(n, token), to).unwrap();
+        if n % 100 == 99 {
+            socket.send_to(&ping, to).unwrap();
+            let transaction = &ping[ping.len() - 11..ping.len() - 7];
+            // Answers to the questions come before.
+            while socket
+                .recv(&mut buffer)
+                .map(|n| &buffer[..n])
+                .unwrap()
+                .windows(4)
+                .all(|w| w != transaction)
+            {}
+        }
+    }
+}
+
+/// The token that a node gives to 127.0.0.1.
+fn token(of: SocketAddr) -> [u8; 8] {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(&question("get_peers", b"9:info_hash20:aaaaaaaaaaaaaaaaaaaa"), of).unwrap();
+    let mut buffer = [0; 2_048];
+    let answer = socket.recv(&mut buffer).map(|n| &buffer[..n]).unwrap();
+    let at = answer.windows(9).position(|w| w == b"5:token8:").unwrap() + 9;
+    answer[at..at + 8].try_into().unwrap()
+}
+
+/// Memory of a process in bytes.
+fn memory(of: Pid) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{of}/statm")).unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
+}
+
+#[test]
+fn a_flood_of_nonsense_takes_no_more_memory_however_long_it_lasts() {
+    let scratch = Scratch::new();
+    let node = DhtNode::start(&scratch, &["--alone"]);
+    let token = token(node.address);
+    // Then all that is kept for others is full: 10,000 torrents.
+    flood(node.address, 60_000, &token);
+    let full = memory(node.process.pid());
+    flood(node.address, 60_000, &token);
+    let grown = memory(node.process.pid()).saturating_sub(full);
+    assert!(grown < MIB as u64, "{grown} bytes more than {full}");
+    p2pfs(&scratch, "dht", &["ping", &node.bootstrap()]).success();
 }

@@ -148,6 +148,23 @@ async fn nobody_shuts_out_a_seeder_by_using_its_peer_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reaches_itself_is_told_so() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), content(1_000));
+    let metainfo = torrent_of(&data, 65_536, dir.path());
+    let hash = metainfo.info.info_hash;
+    let session = session(&dir.path().join("cache")).await;
+    let source = Source::Metainfo(Box::new(metainfo));
+    session.add(add(source, vec![], DataPlace::Cache)).await.unwrap();
+    let here = [127, 0, 0, 1];
+    let (_, own) = greet(local(&session), here, hash, PeerId::new([b'x'; 20])).await;
+    // What the outgoing end of a connection to our own address sees: its id comes back.
+    let answered = tokio::time::timeout(BOUND, greet(local(&session), here, hash, own)).await;
+    let (mut stream, answer) = answered.unwrap();
+    assert_eq!(answer, own);
+    assert!(is_closed(&mut stream, BOUND).await, "nothing more is to be had of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_that_the_limit_holds_back_do_not_hold_back_our_requests() {
     const PIECE: usize = 1 << 20;
     let (dir, data) = (tempfile::tempdir().unwrap(), content(2 * PIECE));

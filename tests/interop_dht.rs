@@ -60,8 +60,9 @@ fn a_bare_hash_is_mounted_from_libtorrent_with_the_dht_alone() {
     let torrent = Torrent::new(&scratch, &content);
     let dht = LibtorrentDht::start(&scratch, NODES);
     let _seeder = libtorrent(&scratch, &dht, &torrent, &torrent.save_path);
+    DhtAsker::new(dht.nodes[0]).wait_for_peers_of(&torrent.info_hash);
     let p2pfs = P2pfs::new(&scratch).with_dht(&dht.nodes[..1]);
-    let mount = p2pfs.mount(&torrent.info_hash, &["--no-pex", "--on-demand"]);
+    let mount = p2pfs.mount_by_dht(&torrent.info_hash);
     let status = mount.status();
     // libtorrent may have found us first.
     assert_eq!(status.peers_from("dht") + status.peers_from("incoming"), 1, "{}", status.json());
@@ -89,8 +90,9 @@ fn a_bare_hash_is_mounted_from_aria2_with_the_dht_alone() {
     let dht = LibtorrentDht::start(&scratch, NODES);
     let mut seeder = aria2(&scratch, &dht, &torrent, &torrent.save_path);
     seeder.wait_until_complete();
+    DhtAsker::new(dht.nodes[0]).wait_for_peers_of(&torrent.info_hash);
     let p2pfs = P2pfs::new(&scratch).with_dht(&dht.nodes[..1]);
-    let mount = p2pfs.mount(&torrent.info_hash, &["--no-pex", "--on-demand"]);
+    let mount = p2pfs.mount_by_dht(&torrent.info_hash);
     has_all_of(&mount, &content);
 }
 
@@ -116,9 +118,10 @@ fn a_daemon_that_knew_the_network_needs_nobody_to_begin_with() {
     seeds(&first_life, &other);
     first_life.stop_daemon();
     let _seeder = libtorrent(&scratch, &dht, &torrent, &torrent.save_path);
+    DhtAsker::new(dht.nodes[0]).wait_for_peers_of(&torrent.info_hash);
     let second_life = P2pfs::named(&scratch, "again").with_data_dir(&first_life.data_dir);
     let second_life = second_life.with_dht(&[]);
-    let mount = second_life.mount(&torrent.info_hash, &["--no-pex", "--on-demand"]);
+    let mount = second_life.mount_by_dht(&torrent.info_hash);
     has_all_of(&mount, &content);
 }
 

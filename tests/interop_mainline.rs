@@ -41,7 +41,7 @@ fn a_bare_info_hash_is_mounted_from_a_peer_that_mainline_announced() {
     network.nodes[3].announce_peer(id(&torrent), Some(seeder.address.port())).unwrap();
     let p2pfs = P2pfs::new(&scratch).with_dht(&[node(&network, 7)]);
     // Whoever has it all lets go of other seeds: it is asked before.
-    let mount = p2pfs.mount(&torrent.info_hash, &["--on-demand"]);
+    let mount = p2pfs.mount_by_dht(&torrent.info_hash);
     assert_eq!(mount.status().peers_from("dht"), 1, "{}", mount.status().json());
     assert_eq!(mount.tree(), content.tree());
 }

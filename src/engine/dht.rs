@@ -225,7 +225,7 @@ impl Node {
         let _ = self.commands.try_send(Command::Voted(voter, ours));
     }
 
-    /// How things are, a tenth of a second ago at most.
+    /// How things are, a tenth of a second ago at most; that the first node is known is said at once.
     pub fn stats(&self) -> DhtStats {
         self.stats.borrow().clone()
     }

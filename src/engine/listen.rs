@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::opening::Opening;
@@ -100,6 +101,11 @@ async fn open_incoming(mut stream: TcpStream, addr: SocketAddr, shared: &Shared)
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_handshake(&mut stream)).await;
     let Ok(Ok(handshake)) = handshake else { return };
     if handshake.peer_id == shared.peer_id {
+        // With its own handshake for an answer, our outgoing end knows this address as ours and tries
+        // it never again; cut off, it would take it for a peer that has no room. Whoever else says our
+        // id hears nothing that it did not say itself.
+        let _ =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.write_all(&handshake.encode())).await;
         return;
     }
     if let Some(torrent) = shared.find(&handshake.info_hash) {

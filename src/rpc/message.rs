@@ -101,7 +101,7 @@ pub struct Settings {
     #[arg(long)]
     pub no_pex: bool,
     /// Do not look for peers in the DHT, nor be found there (BEP 5)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dht_bootstrap")]
     pub no_dht: bool,
     /// DHT node to begin with, repeatable (default: the public ones; with nothing but loopback
     /// addresses to listen on, none)

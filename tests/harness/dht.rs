@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use p2pfs::engine::dht::{Node, NodeConfig};
+use p2pfs::proto::dht::{GetPeers, Outcome};
 use tokio::runtime::Runtime;
 
 use super::{PATIENCE, Process, Scratch, wait_for, wait_until};
@@ -11,7 +12,7 @@ use super::{PATIENCE, Process, Scratch, wait_for, wait_until};
 /// A network of nodes in this process that know each other, at addresses of this thread's host.
 pub struct DhtNodes {
     nodes: Vec<Node>,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl DhtNodes {
@@ -32,7 +33,13 @@ impl DhtNodes {
         wait_until("the nodes know each other", PATIENCE, || {
             nodes.iter().all(|n| n.nodes() >= few)
         });
-        Self { nodes, _runtime: runtime }
+        Self { nodes, runtime }
+    }
+
+    /// Whether somebody has announced a torrent. The nodes ask each other: one that came to ask and
+    /// went away would stay in the tables of clients that do not know BEP 43.
+    pub fn know_peers_of(&self, info_hash: &str) -> bool {
+        find(&self.nodes[0], &self.runtime, info_hash)
     }
 
     /// Where they are.
@@ -44,6 +51,39 @@ impl DhtNodes {
     pub fn bootstrap(&self) -> String {
         self.nodes[0].local_addrs()[0].to_string()
     }
+}
+
+/// Asks the DHT from loopback, in the test's process: it enters no table (BEP 43).
+pub struct DhtAsker {
+    node: Node,
+    runtime: Runtime,
+}
+
+impl DhtAsker {
+    /// Begins with this node.
+    pub fn new(first: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let node = {
+            let _inside = runtime.enter();
+            let (listen, bootstrap) = (vec![[127, 0, 0, 1].into()], vec![first.to_string()]);
+            let config = NodeConfig { listen, bootstrap, read_only: true, ..NodeConfig::default() };
+            Node::start(config).unwrap()
+        };
+        Self { node, runtime }
+    }
+
+    /// Waits until somebody has announced a torrent.
+    #[track_caller]
+    pub fn wait_for_peers_of(&self, info_hash: &str) {
+        wait_until("it is announced", PATIENCE, || find(&self.node, &self.runtime, info_hash));
+    }
+}
+
+/// Whether a node finds peers of a torrent.
+fn find(node: &Node, runtime: &Runtime, info_hash: &str) -> bool {
+    let hash = info_hash.parse().unwrap();
+    let asked = async { node.get_peers(hash, GetPeers::default()).await.outcome().await };
+    matches!(runtime.block_on(asked), Some(Outcome::Peers { peers: 1.., .. }))
 }
 
 /// `p2pfs dht node` on loopback.

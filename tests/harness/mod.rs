@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use aria2::Aria2;
 pub use content::{Content, KIB, MIB, bytes};
-pub use dht::{DhtNode, DhtNodes};
+pub use dht::{DhtAsker, DhtNode, DhtNodes};
 pub use http::HttpServer;
 pub use libtorrent::{Libtorrent, LibtorrentDht};
 pub use network::{Eavesdropper, Host, LINK, Network, on_hosts};

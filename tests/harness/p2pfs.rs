@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -170,6 +171,18 @@ impl<'a> P2pfs<'a> {
         let dir = self.mount_point();
         self.try_mount(source, &dir, options).success();
         self.mounted(dir)
+    }
+
+    /// Mounts a bare info hash whose peers the DHT knows, soon enough: the first are there within
+    /// five seconds of asking, and the metadata with them.
+    #[track_caller]
+    pub fn mount_by_dht(&self, info_hash: &str) -> Mount<'_> {
+        let began = Instant::now();
+        let mount = self.mount(info_hash, &["--no-pex", "--on-demand"]);
+        let took = began.elapsed();
+        eprintln!("mounted by the DHT alone after {took:.2?}");
+        assert!(took < Duration::from_secs(5), "mounted after {took:?}");
+        mount
     }
 
     /// `p2pfs mount OPTIONS SOURCE DIR`, whatever comes of it.

@@ -59,6 +59,8 @@ def settings(args):
         for rule in ("restrict_routing_ips", "restrict_search_ips", "prefer_verified_node_ids"):
             chosen[f"dht_{rule}"] = False
         chosen["dht_ignore_dark_internet"] = False
+        # Too many packets a second, and an address is not heard for five minutes: here all have one.
+        chosen["dht_block_ratelimit"] = 1_000_000
     if args.seed_mode:
         # Seed mode alone still checks a piece the first time it is asked for.
         chosen["disable_hash_checks"] = True

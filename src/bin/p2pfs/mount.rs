@@ -129,6 +129,7 @@ impl Mount {
 
     /// What is wrong with the options taken together.
     fn contradiction(&self) -> Option<&'static str> {
+        let settings = &self.network.settings;
         match () {
             () if self.keep.is_some() && !self.until_done && self.seed_until.is_none() => {
                 Some("--keep says where finished files go: it needs --until-done or --seed-until")
@@ -138,6 +139,10 @@ impl Mount {
             }
             () if self.seed_until.is_some() && self.on_demand => Some(
                 "--on-demand fetches only what is read, and --seed-until waits for everything: \
+                 leave one away",
+            ),
+            () if settings.no_dht && !settings.dht_bootstrap.is_empty() => Some(
+                "--dht-bootstrap says where the DHT begins, and --no-dht that there is none: \
                  leave one away",
             ),
             () => None,

@@ -26,7 +26,7 @@ const BUFFER: usize = 64 << 10;
 /// Commands that are taken before anything else has its turn.
 const MAX_COMMANDS: usize = 64;
 
-/// How things are is published this often at most.
+/// How things are is published this often at most, once somebody is known.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often the table is saved.
@@ -193,7 +193,9 @@ impl Driver {
 
     fn publish(&mut self) {
         let now = self.clock.now();
-        if !self.unpublished || now.since(self.published) < PUBLISH_INTERVAL {
+        // Searches begin when the first node is known: that is told at once.
+        let alone = self.stats.borrow().nodes == [0, 0];
+        if !self.unpublished || !alone && now.since(self.published) < PUBLISH_INTERVAL {
             return;
         }
         (self.published, self.unpublished) = (now, false);

@@ -179,7 +179,9 @@ impl Answers {
 
     /// How likely it is, 0–1, that a node which was asked `age` ago will still answer.
     pub fn hope(&self, node: Option<RoundTrip>, age: Duration) -> f32 {
-        let alive = self.alive() * self.later_than(age);
+        // Where answers come at once, one that does not is a thread that waits for its turn.
+        let patience = if age < MIN_TIMEOUT { 0.5 } else { 0.0 };
+        let alive = self.alive() * self.later_than(age).max(patience);
         let hope = alive / (alive + 1.0 - self.alive());
         match node {
             // It has answered before, and so soon that the others say nothing about it.
@@ -243,6 +245,14 @@ mod tests {
         assert!(answers.hope(Some(node), ms(45)) >= 0.5);
         assert!(answers.hope(Some(node), ms(100)) <= 0.05);
         assert!(answers.hope(None, ms(100)) > 0.4);
+    }
+
+    #[test]
+    fn where_answers_come_at_once_a_node_may_still_be_busy() {
+        let mut answers = Answers::default();
+        (0..5_000).for_each(|_| answers.answered(Duration::from_micros(80)));
+        assert!(answers.hope(None, ms(49)) > 0.7);
+        assert!(answers.hope(None, ms(50)) < 0.01);
     }
 
     proptest! {

@@ -523,3 +523,18 @@ fn a_link_local_peer_is_connected_to_through_its_interface() {
     assert!(list.add(peer, PeerSource::Lsd));
     assert_eq!(list.next(0), Some(peer));
 }
+
+#[test]
+fn our_own_address_is_never_tried_again_whoever_names_it() {
+    let mut list = Lone::new();
+    list.add(addr(1), PeerSource::Dht);
+    assert_eq!(list.next(0), Some(addr(1)));
+    list.0.attempt_ended(addr(1));
+    list.0.is_ourselves(addr(1));
+    for source in [PeerSource::Dht, PeerSource::Tracker, PeerSource::Pex(addr(2).ip())] {
+        list.add(addr(1), source);
+    }
+    assert_eq!(list.next(1_000_000), None);
+    list.add(addr(2), PeerSource::Dht);
+    assert_eq!(list.next(1_000_000), Some(addr(2)));
+}
