@@ -37,6 +37,7 @@ pub enum Verb {
     Ls(super::ls::Ls),
     Prefetch(super::prefetch::Prefetch),
     Scrape(super::scrape::Scrape),
+    Show(super::show::Show),
     Create(super::create::Create),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
