@@ -125,6 +125,10 @@ async fn an_unreadable_file_is_said_to_be_so() {
 }
 
 #[tokio::test]
-async fn v2_hashes_are_named_as_not_supported() {
-    assert!(error(&"ab".repeat(32)).await.contains("v2"));
+async fn v2_hashes_are_magnets_of_their_own() {
+    let hash = "ab".repeat(32);
+    for text in [hash.clone(), format!("1220{hash}")] {
+        let Ok(Source::Magnet(magnet)) = resolve(&text).await else { panic!("{text}") };
+        assert_eq!(magnet.info_hash_v2.unwrap().to_string(), hash);
+    }
 }

@@ -33,6 +33,7 @@ fuzz_target!(|data: &[u8]| {
         piece_hashes: Vec::new(),
         files: files(data),
         single_file: false,
+        v2: None,
         private: false,
     };
     let layout = Layout::new(&info);

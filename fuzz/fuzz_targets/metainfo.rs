@@ -13,12 +13,22 @@ fuzz_target!(|data: &[u8]| {
             end += file.length;
         }
         assert_eq!(end, info.geometry.total());
-        assert_eq!(info.piece_hashes.len(), info.geometry.piece_count() as usize);
+        let pieces = if info.is_v2_only() { 0 } else { info.geometry.piece_count() as usize };
+        assert_eq!(info.piece_hashes.len(), pieces);
+        if let Some(v2) = &info.v2 {
+            let piece_length = u64::from(info.geometry.piece_length());
+            assert_eq!(v2.roots.len(), info.files.len());
+            for (file, root) in info.files.iter().zip(&v2.roots) {
+                assert_eq!(root.is_some(), !file.pad && file.length > 0);
+                assert!(root.is_none() || file.offset.is_multiple_of(piece_length));
+            }
+        }
         assert_eq!(Layout::new(&info), Layout::new(&info));
     }
     if let Ok(metainfo) = Metainfo::parse(data) {
         let magnet = metainfo.magnet();
-        assert_eq!(Magnet::parse(&magnet.to_string()).map(|m| m.info_hash), Ok(magnet.info_hash));
+        let read = Magnet::parse(&magnet.to_string()).map(|m| (m.info_hash, m.info_hash_v2));
+        assert_eq!(read, Ok((magnet.info_hash, magnet.info_hash_v2)));
         assert_eq!(Metainfo::parse(&metainfo.to_bytes()), Ok(metainfo));
     }
 });

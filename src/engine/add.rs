@@ -107,6 +107,15 @@ pub enum AddError {
         /// What is wrong.
         error: InfoError,
     },
+    /// It has no v1 half.
+    #[error(
+        "{0}: BitTorrent v2 only, which cannot be mounted or seeded yet; use a v1 or hybrid torrent \
+         of the same files"
+    )]
+    V2Only(String),
+    /// The info dictionary is that of the v1 hash but not of the v2 hash of the magnet link.
+    #[error("{0}: the two info hashes of the magnet link are not of one torrent; do not trust it")]
+    OtherV2Hash(String),
     /// The cache or the data cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -131,11 +140,16 @@ pub enum AddError {
     Stopping,
 }
 
-pub(super) fn info_hash(source: &Source) -> InfoHash {
-    match source {
-        Source::Metainfo(metainfo) => metainfo.info.info_hash,
-        Source::Magnet(magnet) => magnet.info_hash,
-    }
+/// The v1 info hash, by which the torrent is known here and to peers.
+pub(super) fn info_hash(source: &Source) -> Result<InfoHash, AddError> {
+    let (hash, name) = match source {
+        Source::Metainfo(metainfo) => {
+            let info = &metainfo.info;
+            (info.info_hash_v1(), String::from_utf8_lossy(&info.name).into_owned())
+        }
+        Source::Magnet(magnet) => (magnet.info_hash_v1(), name_of(magnet)),
+    };
+    hash.ok_or(AddError::V2Only(name))
 }
 
 /// A torrent on its way to being ready; dropping it on the way removes it again.
@@ -379,12 +393,22 @@ impl Starting<'_> {
 }
 
 fn name_of(magnet: &Magnet) -> String {
-    magnet.name.clone().unwrap_or_else(|| magnet.info_hash.to_string())
+    let hash = || match magnet.info_hash_v2 {
+        Some(hash) if magnet.info_hash_v1().is_none() => hash.to_string(),
+        _ => magnet.info_hash.to_string(),
+    };
+    magnet.name.clone().unwrap_or_else(hash)
 }
 
 fn parse_info(magnet: &Magnet, raw: &[u8]) -> Result<Arc<Info>, AddError> {
-    let parsed = Info::parse(raw).map(Arc::new);
-    parsed.map_err(|error| AddError::Info { name: name_of(magnet), error })
+    let info = Info::parse(raw).map_err(|error| AddError::Info { name: name_of(magnet), error })?;
+    if info.is_v2_only() {
+        return Err(AddError::V2Only(name_of(magnet)));
+    }
+    if magnet.info_hash_v2.is_some_and(|hash| info.info_hash_v2() != Some(hash)) {
+        return Err(AddError::OtherV2Hash(name_of(magnet)));
+    }
+    Ok(Arc::new(info))
 }
 
 /// Hashes all data in place, on all workers.

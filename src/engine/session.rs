@@ -279,7 +279,7 @@ impl Session {
     /// Adds a torrent; returns once its metadata is known, its cache open and, for data in place,
     /// every byte checked. A torrent that runs already is given out again.
     pub async fn add(&self, add: AddTorrent) -> Result<Torrent, AddError> {
-        let hash = info_hash(&add.source);
+        let hash = info_hash(&add.source)?;
         let _adding = self.shared.adding(hash).await;
         if let Some(torrent) = self.running(&hash) {
             let wanted = wanted(&add, torrent.info(), torrent.layout())?;

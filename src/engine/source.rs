@@ -89,10 +89,8 @@ pub async fn resolve(text: &str) -> Result<Source, SourceError> {
     if starts_with(trimmed, "http://") || starts_with(trimmed, "https://") {
         return download(trimmed).await;
     }
-    match Magnet::from_bare_hash(trimmed) {
-        Ok(magnet) => return Ok(Source::Magnet(magnet)),
-        Err(error @ MagnetError::V2Only) => return Err(error.into()),
-        Err(_) => {} // a path, then
+    if let Ok(magnet) = Magnet::from_bare_hash(trimmed) {
+        return Ok(Source::Magnet(magnet));
     }
     match open(text).await {
         Err(SourceError::NotFound(name)) if name.contains("://") => Err(SourceError::Scheme(name)),

@@ -4,8 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
 
-/// SHA-1 of the bencoded info dictionary, byte for byte as it was found (BEP 3).
+/// The twenty bytes by which handshakes, trackers and the DHT know a torrent: SHA-1 of the bencoded
+/// info dictionary, byte for byte as it was found (BEP 3), or the beginning of an [`InfoHashV2`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InfoHash([u8; 20]);
 
@@ -35,6 +37,63 @@ impl fmt::Display for InfoHash {
 impl fmt::Debug for InfoHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// SHA-256 of the bencoded info dictionary, byte for byte as it was found (BEP 52).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InfoHashV2([u8; 32]);
+
+impl InfoHashV2 {
+    /// The hash with these bytes.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Hashes the original bytes of an info dictionary.
+    pub fn of(info_bytes: &[u8]) -> Self {
+        Self(Sha256::digest(info_bytes).into())
+    }
+
+    /// Its beginning, which stands for it where there is room for twenty bytes.
+    pub fn truncated(&self) -> InfoHash {
+        let mut start = [0; 20];
+        start.copy_from_slice(&self.0[..20]);
+        InfoHash(start)
+    }
+}
+
+impl fmt::Display for InfoHashV2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for InfoHashV2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for InfoHashV2 {
+    type Err = ParseInfoHashError;
+
+    /// Reads 64 hexadecimal digits of either case, alone or behind the `1220` that makes a multihash
+    /// of them.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let digits = if s.len() == 68 { s.strip_prefix("1220").unwrap_or(s) } else { s };
+        let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
+            return Err(ParseInfoHashError);
+        };
+        let mut out = [0; 32];
+        if pairs.len() != out.len() {
+            return Err(ParseInfoHashError);
+        }
+        let digit = |b: u8| char::from(b).to_digit(16).ok_or(ParseInfoHashError);
+        for (byte, [high, low]) in out.iter_mut().zip(pairs) {
+            *byte = (digit(*high)? << 4 | digit(*low)?) as u8;
+        }
+        Ok(Self(out))
     }
 }
 
@@ -127,6 +186,18 @@ mod tests {
         let base32: InfoHash = "AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH".parse().unwrap();
         assert_eq!(hex, base32);
         assert_eq!(hex.to_string(), "0123456789abcdef0123456789abcdef01234567");
+    }
+
+    #[test]
+    fn a_v2_hash_is_hex_alone_or_in_a_multihash() {
+        let hex = "ab".repeat(32);
+        let hash = InfoHashV2::new([0xab; 32]);
+        assert_eq!(hex.to_uppercase().parse(), Ok(hash));
+        assert_eq!(format!("1220{hex}").parse(), Ok(hash));
+        assert_eq!((hash.to_string(), hash.truncated()), (hex, InfoHash::new([0xab; 20])));
+        for bad in ["", &"a".repeat(63), &"g".repeat(64), &format!("1114{}", "ab".repeat(32))] {
+            assert_eq!(bad.parse::<InfoHashV2>(), Err(ParseInfoHashError), "{bad}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod dht;
 pub mod geometry;
 pub mod ids;
 pub mod lsd;
+pub mod merkle;
 pub mod metainfo;
 pub mod peer;
 pub mod rate;

@@ -98,6 +98,7 @@ fn info(geometry: Geometry) -> Info {
         piece_hashes: Vec::new(),
         files: vec![FileEntry::new(vec![b"sim".to_vec()], geometry.total())],
         single_file: true,
+        v2: None,
         private: false,
     }
 }

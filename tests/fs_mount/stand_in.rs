@@ -114,6 +114,7 @@ impl StandIn {
             piece_hashes: vec![],
             files,
             single_file: false,
+            v2: None,
             private: false,
         };
         Self(Arc::new(Inner {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use p2pfs::proto::ids::InfoHash;
+use p2pfs::proto::ids::{InfoHash, InfoHashV2};
 
 /// Mount a torrent: its files appear as a directory and are read while they download
 #[derive(Debug, Parser)]
@@ -37,6 +37,7 @@ pub enum Verb {
     Ls(super::ls::Ls),
     Prefetch(super::prefetch::Prefetch),
     Scrape(super::scrape::Scrape),
+    Show(super::show::Show),
     Create(super::create::Create),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
@@ -87,7 +88,8 @@ fn looks_like_a_source(first: &str) -> bool {
         && (begins("magnet:")
             || first.contains('/')
             || Path::new(first).extension() == Some(OsStr::new("torrent"))
-            || first.parse::<InfoHash>().is_ok())
+            || first.parse::<InfoHash>().is_ok()
+            || first.parse::<InfoHashV2>().is_ok())
 }
 
 /// Prints help that was asked for; says in one line what is wrong otherwise.

@@ -14,6 +14,7 @@ mod prefetch;
 mod progress;
 mod scrape;
 mod seed;
+mod show;
 mod sim;
 mod sim_dht;
 mod source;
@@ -66,6 +67,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Ls(verb) => verb.run(socket).await,
             Verb::Prefetch(verb) => verb.run(socket).await,
             Verb::Scrape(verb) => verb.run().await,
+            Verb::Show(verb) => verb.run().await,
             Verb::Create(verb) => verb.run(),
             Verb::Seed(verb) => verb.run(socket).await,
             Verb::Stop(verb) => verb.run(socket).await,

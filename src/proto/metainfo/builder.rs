@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::info::{FileEntry, Info, InfoError, with_offsets};
+use super::piece_layers::PieceLayers;
 use super::torrent_file::Metainfo;
 use crate::proto::bencode::{DictWriter, ListWriter};
 use crate::proto::geometry::{BLOCK_LEN, Geometry, GeometryError};
@@ -145,6 +146,7 @@ impl Builder {
         let options = self.options;
         Ok(Metainfo {
             info: Arc::new(info),
+            piece_layers: PieceLayers::default(),
             trackers: options.trackers,
             web_seeds: options.web_seeds,
             nodes: Vec::new(),

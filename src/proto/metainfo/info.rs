@@ -1,9 +1,10 @@
 //! The info dictionary: what the info hash covers.
 
-use super::hybrid;
+use super::file_tree::FileTree;
 use crate::proto::bencode::{BencodeError, Dict, Limits, Value};
-use crate::proto::geometry::{Geometry, GeometryError};
-use crate::proto::ids::InfoHash;
+use crate::proto::geometry::{BLOCK_LEN, Geometry, GeometryError};
+use crate::proto::ids::{InfoHash, InfoHashV2};
+use crate::proto::merkle::Hash;
 
 /// The most files a torrent may list, pad files included.
 pub const MAX_FILES: usize = 1_000_000;
@@ -12,13 +13,14 @@ pub const MAX_FILES: usize = 1_000_000;
 const MAX_PATH_PARTS: usize = 512;
 
 /// The most parts of all paths together: it bounds the memory that names of a few bytes take.
-const MAX_ALL_PATH_PARTS: usize = 4_000_000;
+pub(super) const MAX_ALL_PATH_PARTS: usize = 4_000_000;
 
 /// A parsed info dictionary. Everything in it is checked: file lengths add up to the total, there
-/// is one hash a piece, and all numbers fit the [`Geometry`].
+/// is one hash a piece, all numbers fit the [`Geometry`], and both halves of a hybrid say the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// SHA-1 of [`Self::raw`].
+    /// SHA-1 of [`Self::raw`], or without a v1 half the beginning of the v2 hash: what handshakes and
+    /// announces carry.
     pub info_hash: InfoHash,
     /// The bytes as they were found, to be hashed and handed to other peers (BEP 9).
     pub raw: Vec<u8>,
@@ -26,14 +28,27 @@ pub struct Info {
     pub name: Vec<u8>,
     /// How the bytes are cut into pieces.
     pub geometry: Geometry,
-    /// SHA-1 of each piece, one entry a piece.
+    /// SHA-1 of each piece, one entry a piece; empty without a v1 half.
     pub piece_hashes: Vec<[u8; 20]>,
-    /// The files in torrent order, pad files included; they follow each other without gaps.
+    /// The files in torrent order, pad files included; they follow each other without gaps. Without a
+    /// v1 half the gaps between files are pad files too, which nobody sends.
     pub files: Vec<FileEntry>,
-    /// Whether the dictionary had `length` (one file called `name`) instead of `files`.
+    /// Whether it is one file called `name`, not a list or tree of files.
     pub single_file: bool,
+    /// What BitTorrent v2 adds (BEP 52), where there is a v2 half.
+    pub v2: Option<V2>,
     /// Peers from the tracker only (BEP 27).
     pub private: bool,
+}
+
+/// The v2 half of an info dictionary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct V2 {
+    /// SHA-256 of the dictionary.
+    pub info_hash: InfoHashV2,
+    /// The root of each file's hash tree, one entry for each of [`Info::files`]; `None` for padding
+    /// and what has no bytes.
+    pub roots: Vec<Option<Hash>>,
 }
 
 /// One file of a torrent.
@@ -91,39 +106,112 @@ pub enum InfoError {
         /// How many pieces there are.
         needed: u32,
     },
-    /// BEP 52 without a v1 part.
-    #[error("BitTorrent v2 only torrents are not supported yet; use a v1 or hybrid torrent of it")]
-    V2Only,
+    /// A `meta version` after 2.
+    #[error("the torrent is of version {0} of BitTorrent, which is newer than this program")]
+    Newer(i64),
     /// A hybrid (BEP 52) whose two halves describe different files.
     #[error("the v1 and v2 parts of the hybrid torrent contradict each other; do not trust it")]
     Inconsistent,
 }
 
 impl Info {
-    /// Reads an info dictionary; a hybrid's v1 part is used. The info hash is that of `raw` itself.
+    /// Reads an info dictionary: v1, v2 or hybrid. The info hashes are those of `raw` itself.
     pub fn parse(raw: impl Into<Vec<u8>>) -> Result<Self, InfoError> {
         let raw = raw.into();
         let dict = Dict::parse(&raw, Limits::INFO)?;
-        let tree = dict.get(b"file tree");
-        if dict.get(b"pieces").is_none() && (tree.is_some() || dict.int(b"meta version") == Some(2))
-        {
-            return Err(InfoError::V2Only);
-        }
+        let tree = file_tree(dict)?;
         let name = utf8_or_raw(dict, b"name.utf-8", b"name").ok_or(InfoError::Missing("name"))?;
         let name = name.as_bytes().ok_or(InfoError::Invalid("name"))?.to_vec();
-        let single_file = dict.get(b"files").is_none();
-        let files = if single_file { vec![only_file(dict, &name)?] } else { file_list(dict)? };
-        let total = total_length(files.iter().map(|f| f.length))?;
-        let geometry = Geometry::new(total, unsigned(dict, "piece length")?)?;
-        let piece_hashes = piece_hashes(dict, &geometry)?;
-        let files = with_offsets(files);
-        if let Some(tree) = tree {
-            hybrid::check(tree, &files, geometry.piece_length())?;
-        }
+        let piece_length = unsigned(dict, "piece length")?;
+        let part = match tree {
+            None => v1(dict, &name, piece_length)?,
+            Some(tree) => {
+                let length = v2_piece_length(piece_length)?;
+                if dict.get(b"pieces").is_none() {
+                    v2_only(tree, length)?
+                } else {
+                    let v1 = v1(dict, &name, piece_length)?;
+                    Part { roots: Some(tree.matched(&v1.files, length)?), ..v1 }
+                }
+            }
+        };
         let private = dict.int(b"private") == Some(1);
-        let info_hash = InfoHash::of(&raw);
-        Ok(Self { info_hash, raw, name, geometry, piece_hashes, files, single_file, private })
+        let v2 = part.roots.map(|roots| V2 { info_hash: InfoHashV2::of(&raw), roots });
+        let info_hash = match &v2 {
+            Some(v2) if part.piece_hashes.is_empty() => v2.info_hash.truncated(),
+            _ => InfoHash::of(&raw),
+        };
+        let Part { geometry, piece_hashes, files, single_file, .. } = part;
+        Ok(Self { info_hash, raw, name, geometry, piece_hashes, files, single_file, v2, private })
     }
+
+    /// The v1 info hash, if there is a v1 half.
+    pub fn info_hash_v1(&self) -> Option<InfoHash> {
+        (!self.is_v2_only()).then_some(self.info_hash)
+    }
+
+    /// The v2 info hash, if there is a v2 half.
+    pub fn info_hash_v2(&self) -> Option<InfoHashV2> {
+        self.v2.as_ref().map(|v2| v2.info_hash)
+    }
+
+    /// Whether there is no v1 half.
+    pub fn is_v2_only(&self) -> bool {
+        self.v2.as_ref().is_some_and(|v2| v2.info_hash.truncated() == self.info_hash)
+    }
+
+    /// Root and length of each file that is longer than a piece, so that it has a piece layer.
+    pub fn files_with_layers(&self) -> impl Iterator<Item = (&Hash, u64)> {
+        let roots = self.v2.iter().flat_map(|v2| &v2.roots);
+        let files =
+            self.files.iter().zip(roots).filter_map(|(f, root)| Some((root.as_ref()?, f.length)));
+        files.filter(|(_, length)| *length > self.geometry.piece_length().into())
+    }
+}
+
+/// What the two halves of a dictionary are read to.
+struct Part {
+    geometry: Geometry,
+    piece_hashes: Vec<[u8; 20]>,
+    files: Vec<FileEntry>,
+    single_file: bool,
+    roots: Option<Vec<Option<Hash>>>,
+}
+
+/// The v1 half.
+fn v1(dict: Dict<'_>, name: &[u8], piece_length: u64) -> Result<Part, InfoError> {
+    let single_file = dict.get(b"files").is_none();
+    let files = if single_file { vec![only_file(dict, name)?] } else { file_list(dict)? };
+    let geometry = Geometry::new(total_length(&files)?, piece_length)?;
+    let piece_hashes = piece_hashes(dict, &geometry)?;
+    Ok(Part { geometry, piece_hashes, files: with_offsets(files), single_file, roots: None })
+}
+
+/// The v2 half on its own.
+fn v2_only(tree: FileTree, piece_length: u32) -> Result<Part, InfoError> {
+    let single_file = matches!(&tree.files[..], [only] if only.path.len() == 1);
+    let FileTree { files, roots, .. } = tree.aligned(piece_length)?;
+    let geometry = Geometry::new(total_length(&files)?, piece_length.into())?;
+    let files = with_offsets(files);
+    Ok(Part { geometry, piece_hashes: Vec::new(), files, single_file, roots: Some(roots) })
+}
+
+/// The files of the v2 half, if there is one.
+fn file_tree(dict: Dict<'_>) -> Result<Option<FileTree>, InfoError> {
+    match (dict.int(b"meta version"), dict.get(b"file tree")) {
+        (Some(newer @ 3..), _) => Err(InfoError::Newer(newer)),
+        (Some(2), Some(tree)) => FileTree::parse(tree).map(Some),
+        (Some(2), None) => Err(InfoError::Missing("file tree")),
+        (_, Some(_)) => Err(InfoError::Invalid("meta version")),
+        (_, None) => Ok(None),
+    }
+}
+
+/// A piece length that BEP 52 allows.
+fn v2_piece_length(length: u64) -> Result<u32, InfoError> {
+    let length = Geometry::new(0, length)?.piece_length();
+    let good = length.is_power_of_two() && length >= BLOCK_LEN;
+    good.then_some(length).ok_or(InfoError::Invalid("piece length"))
 }
 
 /// The value of the key that is UTF-8 by name, else of the plain key.
@@ -138,7 +226,8 @@ fn unsigned(dict: Dict<'_>, key: &'static str) -> Result<u64, InfoError> {
 }
 
 /// Bytes of all files, if there are any.
-fn total_length(mut lengths: impl Iterator<Item = u64>) -> Result<u64, InfoError> {
+fn total_length(files: &[FileEntry]) -> Result<u64, InfoError> {
+    let mut lengths = files.iter().map(|file| file.length);
     let total = lengths.try_fold(0u64, u64::checked_add).ok_or(InfoError::Invalid("length"))?;
     if total == 0 { Err(InfoError::Empty) } else { Ok(total) }
 }
@@ -224,7 +313,7 @@ fn listed_file(dict: Dict<'_>) -> Option<FileEntry> {
 }
 
 /// The parts of a path, if it is a list of strings and not too long.
-fn path_parts(value: Value<'_>) -> Option<Vec<Vec<u8>>> {
+pub(super) fn path_parts(value: Value<'_>) -> Option<Vec<Vec<u8>>> {
     let parts = value.as_list()?.take(MAX_PATH_PARTS + 1);
     let parts: Vec<_> = parts.map(|v| v.as_bytes().map(<[u8]>::to_vec)).collect::<Option<_>>()?;
     (parts.len() <= MAX_PATH_PARTS).then_some(parts)

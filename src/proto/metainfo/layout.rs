@@ -71,6 +71,12 @@ impl Layout {
     }
 }
 
+/// The torrent's name by the rules for one part of a path.
+pub fn shown_name(info: &Info) -> Vec<u8> {
+    let name = std::slice::from_ref(&info.name);
+    file_path(name, info.info_hash.to_string().as_bytes()).concat()
+}
+
 /// A folder of the tree; the root is number 0.
 type Folder = u32;
 

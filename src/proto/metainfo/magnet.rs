@@ -1,4 +1,4 @@
-//! Magnet links (BEP 9): an info hash and where to find peers that know the rest.
+//! Magnet links (BEP 9, 52): an info hash and where to find peers that know the rest.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::form_urlencoded;
 
 use super::urls::UrlList;
-use crate::proto::ids::InfoHash;
+use crate::proto::ids::{InfoHash, InfoHashV2};
 
 /// The longest link, in bytes.
 const MAX_LEN: usize = 64 * 1024;
@@ -28,8 +28,11 @@ const ADDRESS: &AsciiSet = &VALUE.remove(b':').remove(b'[').remove(b']');
 /// What a magnet link says. [`fmt::Display`] writes it out again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Magnet {
-    /// The torrent (`xt=urn:btih:`).
+    /// The torrent as handshakes and announces name it: the v1 hash (`xt=urn:btih:`), or where the link
+    /// has none the beginning of the v2 hash.
     pub info_hash: InfoHash,
+    /// The v2 hash (`xt=urn:btmh:1220`).
+    pub info_hash_v2: Option<InfoHashV2>,
     /// A name to show until the torrent's own is known (`dn`).
     pub name: Option<String>,
     /// URLs of trackers (`tr`), each its own tier.
@@ -51,25 +54,21 @@ pub enum MagnetError {
     /// Longer than a link can sensibly be.
     #[error("the magnet link is too long ({0} bytes, at most {MAX_LEN}); leave out some trackers")]
     TooLong(usize),
-    /// No `xt=urn:btih:`.
+    /// Neither `xt=urn:btih:` nor `xt=urn:btmh:`.
     #[error("the magnet link has no info hash (`xt=urn:btih:…`); copy the whole link again")]
     NoInfoHash,
     /// The info hash is not one.
     #[error(
-        "`{0}` is not an info hash (40 hexadecimal digits or 32 base32 letters); copy it again"
+        "`{0}` is not an info hash (40 or 64 hexadecimal digits or 32 base32 letters); copy it again"
     )]
     BadInfoHash(String),
-    /// Only a v2 info hash (BEP 52).
-    #[error(
-        "BitTorrent v2 only torrents are not supported yet; use a magnet link with `urn:btih:`"
-    )]
-    V2Only,
 }
 
 impl From<InfoHash> for Magnet {
     fn from(info_hash: InfoHash) -> Self {
         Self {
             info_hash,
+            info_hash_v2: None,
             name: None,
             trackers: Vec::new(),
             web_seeds: Vec::new(),
@@ -79,7 +78,19 @@ impl From<InfoHash> for Magnet {
     }
 }
 
+impl From<InfoHashV2> for Magnet {
+    fn from(hash: InfoHashV2) -> Self {
+        Self { info_hash_v2: Some(hash), ..hash.truncated().into() }
+    }
+}
+
 impl Magnet {
+    /// The v1 info hash, if the link has it.
+    pub fn info_hash_v1(&self) -> Option<InfoHash> {
+        let truncated = self.info_hash_v2.map(|hash| hash.truncated());
+        (truncated != Some(self.info_hash)).then_some(self.info_hash)
+    }
+
     /// Reads a magnet link. What is not understood, or makes no sense besides the info hash, is
     /// ignored.
     pub fn parse(text: &str) -> Result<Self, MagnetError> {
@@ -91,7 +102,7 @@ impl Magnet {
             Some((scheme, query)) if scheme.eq_ignore_ascii_case("magnet:?") => query,
             _ => return Err(MagnetError::NotMagnet(excerpt(text))),
         };
-        let mut magnet = Self::from(info_hash_of(query)?);
+        let mut magnet = topics(query)?;
         let (mut trackers, mut web_seeds) = (UrlList::default(), UrlList::default());
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match plain_key(&key).as_str() {
@@ -119,11 +130,12 @@ impl Magnet {
         Ok(magnet)
     }
 
-    /// A link of nothing but an info hash, given as hexadecimal digits or base32 letters.
+    /// A link of nothing but an info hash, given as hexadecimal digits (40, or 64 for v2) or base32
+    /// letters.
     pub fn from_bare_hash(text: &str) -> Result<Self, MagnetError> {
         let text = text.trim();
-        if is_v2_hash(text) {
-            return Err(MagnetError::V2Only);
+        if let Ok(hash) = text.parse::<InfoHashV2>() {
+            return Ok(hash.into());
         }
         let hash: InfoHash = text.parse().map_err(|_| MagnetError::BadInfoHash(excerpt(text)))?;
         Ok(hash.into())
@@ -140,7 +152,10 @@ impl FromStr for Magnet {
 
 impl fmt::Display for Magnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "magnet:?xt=urn:btih:{}", self.info_hash)?;
+        let v1 = self.info_hash_v1().map(|hash| format!("xt=urn:btih:{hash}"));
+        let v2 = self.info_hash_v2.map(|hash| format!("xt=urn:btmh:1220{hash}"));
+        let topics: Vec<_> = v1.into_iter().chain(v2).collect();
+        write!(f, "magnet:?{}", topics.join("&"))?;
         let name = self.name.iter().map(|v| ("dn", v, VALUE));
         let trackers = self.trackers.iter().map(|v| ("tr", v, VALUE));
         let web_seeds = self.web_seeds.iter().map(|v| ("ws", v, VALUE));
@@ -159,26 +174,30 @@ impl fmt::Display for Magnet {
     }
 }
 
-/// The v1 info hash of a link: the first that is one.
-fn info_hash_of(query: &str) -> Result<InfoHash, MagnetError> {
-    let mut error = MagnetError::NoInfoHash;
+/// A link of the info hashes of `query` alone: of each kind the first that is one.
+fn topics(query: &str) -> Result<Magnet, MagnetError> {
+    let (mut v1, mut v2, mut error) = (None, None, MagnetError::NoInfoHash);
     for (key, topic) in form_urlencoded::parse(query.as_bytes()) {
         if plain_key(&key) != "xt" {
             continue;
         }
         let topic = topic.trim();
-        if let Some(text) = strip_prefix_of_any_case(topic, "urn:btih:") {
-            match text.parse() {
-                Ok(hash) => return Ok(hash),
-                Err(_) => error = MagnetError::BadInfoHash(excerpt(text)),
-            }
-        } else if strip_prefix_of_any_case(topic, "urn:btmh:").is_some()
-            && error == MagnetError::NoInfoHash
-        {
-            error = MagnetError::V2Only;
-        }
+        let bad = if let Some(text) = strip_prefix_of_any_case(topic, "urn:btih:") {
+            v1 = v1.or(text.parse::<InfoHash>().ok());
+            v1.is_none().then_some(text)
+        } else if let Some(text) = strip_prefix_of_any_case(topic, "urn:btmh:") {
+            v2 = v2.or(text.parse::<InfoHashV2>().ok());
+            v2.is_none().then_some(text)
+        } else {
+            None
+        };
+        error = bad.map_or(error, |text| MagnetError::BadInfoHash(excerpt(text)));
     }
-    Err(error)
+    match (v1, v2) {
+        (Some(v1), v2) => Ok(Magnet { info_hash_v2: v2, ..v1.into() }),
+        (None, Some(v2)) => Ok(v2.into()),
+        (None, None) => Err(error),
+    }
 }
 
 fn strip_prefix_of_any_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
@@ -193,12 +212,6 @@ fn plain_key(key: &str) -> String {
         _ => key,
     };
     plain.to_ascii_lowercase()
-}
-
-/// SHA-256 in hexadecimal digits, as it is or as a multihash (`1220…`).
-fn is_v2_hash(text: &str) -> bool {
-    let digits = if text.len() == 68 { text.strip_prefix("1220").unwrap_or(text) } else { text };
-    digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Whether text is `1.2.3.4:5`, `[::1]:5` or `host:5`.

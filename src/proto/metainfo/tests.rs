@@ -1,5 +1,7 @@
 //! Tests of the info dictionary, .torrent files and the builder together.
 
+mod v2;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -136,46 +138,6 @@ fn numbers_beyond_reason_are_refused() {
     let huge = entry(&["a"], i64::MAX).finish();
     let overflowing = listed(1, &[huge.clone(), huge.clone(), huge]);
     assert_eq!(error(&overflowing), InfoError::Invalid("length"));
-}
-
-#[test]
-fn a_v2_only_torrent_is_refused_as_such() {
-    let mut v2 = DictWriter::new();
-    v2.bytes(b"name", b"n").int(b"meta version", 2).int(b"piece length", 16_384);
-    v2.raw(b"file tree", &b"d1:nd0:d6:lengthi5eeee"[..]);
-    let error = error(&v2);
-    assert_eq!(error, InfoError::V2Only);
-    assert!(error.to_string().contains("BitTorrent v2 only torrents are not supported yet"));
-}
-
-#[test]
-fn both_halves_of_a_hybrid_must_agree() {
-    let tree = |t: &str| single(5).raw(b"file tree", t).finish();
-    assert!(Info::parse(tree("d1:nd0:d6:lengthi5eeee")).is_ok());
-    for bad in ["d1:nd0:d6:lengthi6eeee", "d1:xd0:d6:lengthi5eeee", "de", "d0:d6:lengthi5eee"] {
-        assert_eq!(Info::parse(tree(bad)), Err(InfoError::Inconsistent), "{bad}");
-    }
-    for bad in ["le", "d1:ni5ee", "d1:nd0:deee"] {
-        assert_eq!(Info::parse(tree(bad)), Err(InfoError::Invalid("file tree")), "{bad}");
-    }
-}
-
-#[test]
-fn files_of_a_hybrid_begin_with_a_piece_and_come_in_order() {
-    let tree = "d1:ad1:xd0:d6:lengthi16384eee1:yd0:d6:lengthi0eeee1:bd0:d6:lengthi9eeee";
-    let hybrid = |files: &[Vec<u8>], total| listed(total, files).raw(b"file tree", tree).finish();
-    let (x, y, b) = (entry(&["a", "x"], 16_384), entry(&["a", "y"], 0), entry(&["b"], 9));
-    let (x, y, b) = (x.finish(), y.finish(), b.finish());
-    let pad = DictWriter::new().int(b"length", 9).bytes(b"attr", b"p").finish();
-    let good = Info::parse(hybrid(&[x.clone(), y.clone(), b.clone()], 16_393)).unwrap();
-    assert_eq!(good.files.len(), 3);
-    for bad in [
-        hybrid(&[x.clone(), b.clone(), y.clone()], 16_393),
-        hybrid(&[x.clone(), y.clone()], 16_384),
-        hybrid(&[x, y, pad, b], 16_402),
-    ] {
-        assert_eq!(Info::parse(bad), Err(InfoError::Inconsistent));
-    }
 }
 
 /// A .torrent around an info dictionary.

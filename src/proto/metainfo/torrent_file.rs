@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::info::{Info, InfoError};
 use super::magnet::Magnet;
+use super::piece_layers::{PieceLayers, layers_of};
 use super::urls::{MAX_URLS, UrlList};
 use crate::proto::bencode::{BencodeError, Dict, DictWriter, Limits, ListWriter, Value};
 
@@ -15,6 +16,8 @@ const MAX_NODES: usize = 100;
 pub struct Metainfo {
     /// What is shared.
     pub info: Arc<Info>,
+    /// The hashes of the pieces of long files, where there is a v2 half and the file says them.
+    pub piece_layers: PieceLayers,
     /// URLs of trackers in tiers, the first to be tried first (BEP 12). No URL occurs twice.
     pub trackers: Vec<Vec<String>>,
     /// URLs of web servers that have the files (BEP 19).
@@ -38,6 +41,9 @@ pub enum MetainfoError {
     /// It has no info dictionary.
     #[error("not a torrent file: it has no `info` dictionary")]
     NoInfo,
+    /// Hashes of pieces that are not what the info dictionary says they are.
+    #[error("the torrent's piece layers contradict the roots of its files; do not trust it")]
+    PieceLayers,
     /// Its info dictionary cannot be used.
     #[error(transparent)]
     Info(#[from] InfoError),
@@ -53,8 +59,10 @@ impl Metainfo {
             let bytes = dict.bytes(utf8).or_else(|| dict.bytes(plain))?;
             Some(String::from_utf8_lossy(bytes).into_owned())
         };
+        let info = Info::parse(info.raw())?;
         Ok(Self {
-            info: Arc::new(Info::parse(info.raw())?),
+            piece_layers: layers_of(dict, &info).ok_or(MetainfoError::PieceLayers)?,
+            info: Arc::new(info),
             trackers: trackers(dict),
             web_seeds: web_seeds(dict),
             nodes: nodes(dict),
@@ -68,6 +76,9 @@ impl Metainfo {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut dict = DictWriter::new();
         dict.raw(b"info", self.info.raw.clone());
+        if !self.piece_layers.is_empty() {
+            dict.raw(b"piece layers", self.piece_layers.to_bytes());
+        }
         if let Some(first) = self.trackers.first().and_then(|tier| tier.first()) {
             dict.bytes(b"announce", first.as_bytes());
         }
@@ -104,6 +115,7 @@ impl Metainfo {
     /// The magnet link of this torrent, with its trackers and web seeds.
     pub fn magnet(&self) -> Magnet {
         let mut magnet = Magnet::from(self.info.info_hash);
+        magnet.info_hash_v2 = self.info.info_hash_v2();
         magnet.name = Some(String::from_utf8_lossy(&self.info.name).into_owned());
         magnet.trackers = self.trackers.concat();
         magnet.web_seeds = self.web_seeds.clone();

@@ -72,6 +72,7 @@ pub(super) fn info(pieces: u32, piece_length: u32) -> Arc<Info> {
         piece_hashes: vec![[0; 20]; pieces as usize],
         files: vec![file],
         single_file: true,
+        v2: None,
         private: false,
     })
 }

@@ -61,6 +61,7 @@ impl Sample {
             piece_hashes,
             files: entries,
             single_file: files.len() == 1,
+            v2: None,
             private: false,
         };
         Self { info: Arc::new(info), data }

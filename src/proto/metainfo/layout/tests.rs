@@ -16,6 +16,7 @@ fn info(files: Vec<FileEntry>) -> Info {
         piece_hashes: vec![[0; 20]],
         files,
         single_file: false,
+        v2: None,
         private: false,
     }
 }

@@ -26,6 +26,22 @@ fn the_info_hash_is_hex_or_base32_of_either_case() {
 }
 
 #[test]
+fn a_link_may_have_either_hash_or_both() {
+    let (v1, v2) = (HEX.parse().unwrap(), InfoHashV2::new([0xab; 32]));
+    for (topics, has) in [
+        (format!("xt=urn:btih:{HEX}"), (Some(v1), None)),
+        (format!("xt=urn:btmh:1220{v2}"), (None, Some(v2))),
+        (format!("xt.1=urn:btmh:1220{v2}&xt.2=urn:btih:{HEX}"), (Some(v1), Some(v2))),
+        (format!("xt=urn:btih:0&xt=URN:BTMH:1220{v2}"), (None, Some(v2))),
+    ] {
+        let magnet = Magnet::parse(&format!("magnet:?{topics}")).unwrap();
+        assert_eq!((magnet.info_hash_v1(), magnet.info_hash_v2), has);
+        assert_eq!(magnet.info_hash, has.0.unwrap_or(v2.truncated()));
+        assert_eq!(Magnet::parse(&magnet.to_string()), Ok(magnet));
+    }
+}
+
+#[test]
 fn every_parameter_is_read() {
     let magnet = with(concat!(
         "&dn=a%20b+c&tr=http%3A%2F%2Ft.example%2Fannounce&tr.1=udp://u.example:6969",
@@ -70,10 +86,9 @@ fn what_is_no_usable_link_is_refused_in_one_line() {
         ("magnet:?dn=x".into(), MagnetError::NoInfoHash),
         ("magnet:?xt=urn:btih:0%0a".into(), MagnetError::BadInfoHash("0".into())),
         ("magnet:?xt=urn:btih:0%0a1".into(), MagnetError::BadInfoHash("0\\n1".into())),
-        (format!("magnet:?xt=urn:btmh:1220{v2}"), MagnetError::V2Only),
         (
-            format!("magnet:?xt=urn:btih:0&xt=urn:btmh:1220{v2}"),
-            MagnetError::BadInfoHash("0".into()),
+            format!("magnet:?xt=urn:btmh:1114{v2}"),
+            MagnetError::BadInfoHash(format!("1114{}…", &v2[4..60])),
         ),
     ] {
         let error = Magnet::parse(&link).unwrap_err();
@@ -87,11 +102,9 @@ fn what_is_no_usable_link_is_refused_in_one_line() {
 fn a_bare_hash_is_a_magnet_of_its_own() {
     assert_eq!(Magnet::from_bare_hash(HEX), Ok(with("")));
     assert_eq!(Magnet::from_bare_hash(&format!(" {}\n", BASE32.to_lowercase())), Ok(with("")));
-    assert_eq!(Magnet::from_bare_hash(&"ab".repeat(32)), Err(MagnetError::V2Only));
-    assert_eq!(
-        Magnet::from_bare_hash(&format!("1220{}", "ab".repeat(32))),
-        Err(MagnetError::V2Only)
-    );
+    let v2 = InfoHashV2::new([0xab; 32]);
+    assert_eq!(Magnet::from_bare_hash(&v2.to_string()), Ok(v2.into()));
+    assert_eq!(Magnet::from_bare_hash(&format!("1220{v2}")), Ok(v2.into()));
     assert!(matches!(Magnet::from_bare_hash("x"), Err(MagnetError::BadInfoHash(_))));
 }
 
@@ -111,6 +124,7 @@ fn what_is_written_is_what_other_clients_read() {
 prop_compose! {
     fn any_magnet()(
         hash: [u8; 20],
+        v2 in prop::option::of(any::<[u8; 32]>()),
         name in prop::option::of(".{1,40}"),
         trackers in prop::collection::btree_set("[!-~é]{1,40}", 0..6),
         web_seeds in prop::collection::btree_set("[!-~]{1,40}", 0..4),
@@ -119,6 +133,7 @@ prop_compose! {
     ) -> Magnet {
         Magnet {
             info_hash: InfoHash::new(hash),
+            info_hash_v2: v2.map(InfoHashV2::new),
             name,
             trackers: trackers.into_iter().collect(),
             web_seeds: web_seeds.into_iter().collect(),
