@@ -33,6 +33,14 @@ const FEW_PIECES: u64 = 96 << 20;
 /// Out of this many parts of the buffer budget, one is kept for readers.
 const READER_RESERVE: u64 = 4;
 
+/// What is asked of all peers together is no more than comes within this time. Each of them alone
+/// cannot see that it is our downlink that is slow: many windows, small as each may be, would make a
+/// queue in front of it in which blocks come so late that they are asked for again.
+const QUEUE: Duration = Duration::from_secs(2);
+
+/// Blocks that may be asked for before anything is known of our downlink, and on a slow one.
+const MIN_QUEUE: usize = 64;
+
 impl Torrent {
     /// Fills the request windows.
     pub(super) fn plan_requests(&mut self, now: Timestamp) {
@@ -49,11 +57,24 @@ impl Torrent {
             .filter(|(_, p)| p.window.room() > 0)
             .map(|(key, p)| (Reverse(p.window.rate() as u64), key))
             .collect();
-        self.askable = Some(askable);
-        keys.sort_unstable();
-        for (_, key) in keys {
-            self.fill(key, &order, now);
+        if keys.is_empty() {
+            self.askable = Some(askable);
+            return;
         }
+        keys.sort_unstable();
+        let asked = askable.iter().filter_map(|key| self.peers.get(key)).map(|p| p.window.len());
+        let asked: usize = asked.sum();
+        let mut spare = self.downlink_queue(now).saturating_sub(asked);
+        self.askable = Some(askable);
+        for (_, key) in keys {
+            self.fill(key, &order, &mut spare, now);
+        }
+    }
+
+    /// How many blocks may be asked for in all, waiting readers' and one of each peer aside.
+    fn downlink_queue(&mut self, now: Timestamp) -> usize {
+        let bytes = self.totals.down.per_second(now) * QUEUE.as_secs_f64();
+        ((bytes / f64::from(BLOCK_LEN)) as usize).max(MIN_QUEUE)
     }
 
     /// The peers that do not choke us or let us ask for something all the same.
@@ -132,8 +153,8 @@ impl Torrent {
 
     /// Fills one peer's window: with the first of the wanted pieces that are not worse off with it
     /// than with others, or else the last that is read ahead. So a slow peer is asked for what lies
-    /// far ahead.
-    fn fill(&mut self, key: PeerKey, order: &[Wanted], now: Timestamp) {
+    /// far ahead. At most `spare` blocks beyond its first.
+    fn fill(&mut self, key: PeerKey, order: &[Wanted], spare: &mut usize, now: Timestamp) {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
@@ -142,7 +163,10 @@ impl Torrent {
             [] => 1.0,
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
         };
-        while let Some(peer) = self.peers.get(&key).filter(|p| p.window.room() > 0) {
+        let may_ask =
+            |p: &&PeerSession, spare| p.window.room() > 0 && (spare > 0 || p.window.is_empty());
+        while let Some(peer) = self.peers.get(&key).filter(|p| may_ask(p, *spare)) {
+            *spare = spare.saturating_sub(1);
             let Some(active) = &self.active else { return };
             let (picker, geometry) = (&active.picker, &active.geometry);
             // Readers are not made to wait for those who do not answer.
