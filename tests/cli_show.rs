@@ -113,12 +113,21 @@ fn for_people_it_is_lines_that_control_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.torrent");
     let pieces = "\0".repeat(20);
-    let info = format!("d6:lengthi5e4:name6:a\x1b[31m12:piece lengthi16384e6:pieces20:{pieces}7:privatei1ee");
-    std::fs::write(&path, format!("d8:announce20:http://t.example/ann7:comment3:a\nb4:info{info}e")).unwrap();
+    let info = format!(
+        "d6:lengthi5e4:name6:a\x1b[31m12:piece lengthi16384e6:pieces20:{pieces}7:privatei1ee"
+    );
+    std::fs::write(
+        &path,
+        format!("d8:announce20:http://t.example/ann7:comment3:a\nb4:info{info}e"),
+    )
+    .unwrap();
     let shown = String::from_utf8(show(&path, &[]).stdout).unwrap();
     let lines: Vec<_> = shown.lines().collect();
     assert!(lines.contains(&"name:          a\\u{1b}[31m"), "{shown}");
-    assert!(lines.contains(&"tracker:       http://t.example/ann") && lines.contains(&"private:       yes"));
+    assert!(
+        lines.contains(&"tracker:       http://t.example/ann")
+            && lines.contains(&"private:       yes")
+    );
     assert!(lines.contains(&"              5  a\\u{1b}[31m") && !shown.contains('\x1b'), "{shown}");
     assert!(lines.contains(&"pieces:        1 piece of 16384 bytes"), "{shown}");
 }
