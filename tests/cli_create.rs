@@ -58,12 +58,13 @@ fn it_has_the_files_their_bits_and_links_and_prints_the_magnet() {
     let torrent = std::fs::read(dir.path().join("data.torrent")).unwrap();
     let metainfo = Metainfo::parse(&torrent).unwrap();
     let info = &metainfo.info;
-    let paths = info.files.iter().map(|file| String::from_utf8(file.path.join(&b'/')).unwrap());
+    let files: Vec<_> = info.files.iter().filter(|file| !file.pad).collect();
+    let paths = files.iter().map(|file| String::from_utf8(file.path.join(&b'/')).unwrap());
     assert_eq!(paths.collect::<Vec<_>>(), ["empty", "link", "run", "sub/long"]);
-    let executable: Vec<_> = info.files.iter().map(|file| file.executable).collect();
+    let executable: Vec<_> = files.iter().map(|file| file.executable).collect();
     assert_eq!(executable, [false, false, true, false]);
     let target = vec![b"sub".to_vec(), b"long".to_vec()];
-    assert_eq!(info.files[1].symlink, Some(target));
+    assert_eq!(files[1].symlink, Some(target));
     assert_eq!(info.geometry.piece_length(), 32 << 10);
     assert!(info.private);
     assert_eq!(metainfo.comment.as_deref(), Some("hello"));
@@ -109,4 +110,19 @@ fn ls_lists_the_files_and_sizes() {
     let text = String::from_utf8(listed.stdout).unwrap();
     let lines: Vec<Vec<_>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
     assert_eq!(lines, [["0", "empty"], ["10", "run"], ["100000", "sub/long"]]);
+}
+
+#[test]
+fn what_is_excluded_is_left_out_and_web_seeds_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    tree(&dir.path().join("data"));
+    let seed = "https://files.example/data/";
+    let options = ["data", "--exclude", "sub", "--exclude", "*.tmp", "--web-seed", seed];
+    assert!(create(dir.path(), &options).status.success());
+    let torrent = std::fs::read(dir.path().join("data.torrent")).unwrap();
+    let metainfo = Metainfo::parse(&torrent).unwrap();
+    assert!(metainfo.info.files.iter().all(|file| !file.path.contains(&b"long".to_vec())));
+    assert_eq!(metainfo.web_seeds, [seed]);
+    let refused = create(dir.path(), &["data", "-o", "x", "--web-seed", "not a URL"]);
+    assert!(!refused.status.success() && !dir.path().join("x").exists());
 }

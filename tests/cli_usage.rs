@@ -153,7 +153,7 @@ fn the_manual_pages_say_what_the_programs_say() {
 fn every_verb_has_help() {
     for verb in [
         "mount", "umount", "abort", "status", "wait", "ls", "prefetch", "create", "seed", "stop",
-        "sim", "scrape", "dht",
+        "sim", "scrape", "dht", "show", "verify",
     ] {
         let help = Command::new(env!("CARGO_BIN_EXE_p2pfs")).args([verb, "--help"]).output();
         let help = help.unwrap();

@@ -39,6 +39,7 @@ pub enum Verb {
     Scrape(super::scrape::Scrape),
     Show(super::show::Show),
     Create(super::create::Create),
+    Verify(super::verify::Verify),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
     Dht(super::dht::Dht),

@@ -3,26 +3,20 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use p2pfs::proto::metainfo::{BuildOptions, Builder, FileEntry};
+use p2pfs::proto::metainfo::{BuildOptions, Builder, Version};
 use p2pfs::rpc::size;
-use sha1::{Digest, Sha1};
 
-use super::progress::Shown;
-use super::tree;
-
-/// Bytes read at a time.
-const CHUNK: usize = 1 << 18;
+use super::hashing::{Digests, Job, ReadError};
+use super::tree::{self, Exclude};
 
 /// Make a torrent of a file or folder, and print its magnet link
 ///
-/// The same files always make the same torrent.
+/// The same files always make the same torrent. Links that lead out of the folder, empty folders and
+/// what is neither file, folder nor link are left out; who may execute a file is kept.
 #[derive(Debug, Args)]
 pub struct Create {
     /// File or folder to share
@@ -30,9 +24,24 @@ pub struct Create {
     /// The .torrent file to write (default: NAME.torrent)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// For clients of BitTorrent v1 alone
+    #[arg(long, group = "version")]
+    v1: bool,
+    /// For clients of BitTorrent v2 alone
+    #[arg(long, group = "version")]
+    v2: bool,
+    /// For both (default); files are padded to whole pieces
+    #[arg(long, group = "version")]
+    hybrid: bool,
+    /// Leave out what matches, by path, by name or by a folder above it, repeatable
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
     /// Tracker to announce to, repeatable
     #[arg(long = "tracker", value_name = "URL", value_parser = tracker)]
     trackers: Vec<String>,
+    /// Web server that has the files (BEP 19), repeatable
+    #[arg(long = "web-seed", value_name = "URL", value_parser = web_seed)]
+    web_seeds: Vec<String>,
     /// Bytes in a piece, a power of two from 16K to 64M (default: by size)
     #[arg(long, value_name = "N", value_parser = piece_length)]
     piece_length: Option<u32>,
@@ -57,18 +66,25 @@ impl Create {
             bail!("{}: exists; name another file with -o, or remove it", output.display());
         }
         let options = BuildOptions {
+            version: match (self.v1, self.v2) {
+                (true, _) => Version::V1,
+                (_, true) => Version::V2,
+                _ => Version::Hybrid,
+            },
             piece_length: self.piece_length,
+            web_seeds: self.web_seeds,
             private: self.private,
             trackers: self.trackers.into_iter().map(|url| vec![url]).collect(),
             comment: self.comment,
             created_by: Some(concat!("p2pfs ", env!("CARGO_PKG_VERSION")).into()),
             ..BuildOptions::default()
         };
-        let files = tree::walk(&root)?;
+        let files = tree::walk(&root, &Exclude::new(&self.exclude)?)?;
         let shown = || root.display().to_string();
         let mut builder = Builder::new(name.as_bytes(), files, options).with_context(shown)?;
-        for hash in hash_pieces(&root, &builder)? {
-            builder.push_piece(hash);
+        for digests in hash_pieces(&root, &builder)? {
+            builder.push_piece(digests.v1);
+            builder.push_root(digests.v2);
         }
         let metainfo = builder.finish().with_context(shown)?;
         write_new(&output, &metainfo.to_bytes())
@@ -93,100 +109,27 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// The SHA-1 of every piece, computed on all cores.
-fn hash_pieces(root: &Path, builder: &Builder) -> Result<Vec<[u8; 20]>> {
-    let geometry = builder.geometry();
-    let (count, piece_length) = (geometry.piece_count(), u64::from(geometry.piece_length()));
-    let (next, stop) = (AtomicU32::new(0), AtomicBool::new(false));
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut hashes = vec![[0; 20]; count as usize];
-    let mut shown = Shown::default();
-    std::thread::scope(|scope| {
-        let (tell, told) = mpsc::sync_channel(64);
-        for _ in 0..workers {
-            let (tell, next, stop) = (tell.clone(), &next, &stop);
-            scope.spawn(move || {
-                let mut reader = Reader { root, files: builder.files(), open: None };
-                while !stop.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        return;
-                    }
-                    let begin = u64::from(index) * piece_length;
-                    let end = geometry.total().min(begin + piece_length);
-                    if tell.send((index, reader.hash(begin, end))).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(tell);
-        for (done, (index, hash)) in (1..).zip(told) {
-            match hash {
-                Ok(hash) => hashes[index as usize] = hash,
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-            let (here, total) = ((done * piece_length).min(geometry.total()), geometry.total());
-            let text = format!("hashed {} of {}", size::show(here), size::show(total));
-            shown.show_text(Some((here, total)), text);
-        }
-        Ok(())
+/// The hashes of every piece.
+fn hash_pieces(root: &Path, builder: &Builder) -> Result<Vec<Digests>> {
+    let (files, geometry) = (builder.files(), builder.geometry());
+    let path = |parts: &Vec<Vec<u8>>| tree::join(root, parts);
+    let paths: Vec<_> = files.iter().map(|file| (!file.pad).then(|| path(&file.path))).collect();
+    let job = Job { files, paths: &paths, geometry, v1: builder.has_v1(), v2: builder.has_v2() };
+    let mut all = vec![Digests::default(); geometry.piece_count() as usize];
+    job.run(|piece, digests| {
+        all[piece as usize] = digests.map_err(|failed| explain(root, builder, &failed))?;
+        anyhow::Ok(())
     })?;
-    Ok(hashes)
+    Ok(all)
 }
 
-/// Reads the files as if they were one; keeps the last one open.
-struct Reader<'a> {
-    root: &'a Path,
-    files: &'a [FileEntry],
-    open: Option<(usize, File)>,
-}
-
-impl Reader<'_> {
-    /// The SHA-1 of the bytes from `begin` to `end`.
-    fn hash(&mut self, begin: u64, end: u64) -> Result<[u8; 20]> {
-        let mut digest = Sha1::new();
-        let mut buffer = vec![0; CHUNK.min((end - begin) as usize)];
-        let first = self.files.partition_point(|file| file.offset + file.length <= begin);
-        let mut at = begin;
-        for number in first..self.files.len() {
-            let entry = &self.files[number];
-            let file_end = end.min(entry.offset + entry.length);
-            while at < file_end {
-                let length = buffer.len().min((file_end - at) as usize);
-                let read = self
-                    .file(number)
-                    .and_then(|file| file.read_exact_at(&mut buffer[..length], at - entry.offset));
-                read.map_err(|error| self.failed(number, &error))?;
-                digest.update(&buffer[..length]);
-                at += length as u64;
-            }
-            if at >= end {
-                break;
-            }
+fn explain(root: &Path, builder: &Builder, failed: &ReadError) -> anyhow::Error {
+    let path = tree::join(root, &builder.files()[failed.file].path);
+    match failed.error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            anyhow!("{}: became shorter while it was read; try again", path.display())
         }
-        Ok(digest.finalize().into())
-    }
-
-    fn file(&mut self, number: usize) -> io::Result<&File> {
-        let open = match self.open.take() {
-            Some((open, file)) if open == number => (open, file),
-            _ => (number, File::open(tree::join(self.root, &self.files[number].path))?),
-        };
-        Ok(&self.open.insert(open).1)
-    }
-
-    fn failed(&self, number: usize, error: &io::Error) -> anyhow::Error {
-        let path = tree::join(self.root, &self.files[number].path);
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                anyhow!("{}: became shorter while it was read; try again", path.display())
-            }
-            _ => anyhow!("{}: {error}", path.display()),
-        }
+        _ => anyhow!("{}: {}", path.display(), failed.error),
     }
 }
 
@@ -209,8 +152,19 @@ fn tracker(text: &str) -> Result<String, String> {
     }
 }
 
+fn web_seed(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https" | "ftp") && url.has_host() => {
+            Ok(text.into())
+        }
+        _ => Err("an http, https or ftp URL is needed".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use sha1::{Digest, Sha1};
+
     use super::*;
 
     #[test]
@@ -221,10 +175,12 @@ mod tests {
         std::fs::write(dir.path().join("b"), b"").unwrap();
         std::fs::write(dir.path().join("c"), &bytes[10_001..]).unwrap();
         let options = BuildOptions { piece_length: Some(1 << 14), ..BuildOptions::default() };
-        let builder = Builder::new("x", tree::walk(dir.path()).unwrap(), options).unwrap();
+        let files = tree::walk(dir.path(), &Exclude::default()).unwrap();
+        let builder = Builder::new("x", files, options).unwrap();
         let expected: Vec<[u8; 20]> =
             bytes.chunks(1 << 14).map(|piece| Sha1::digest(piece).into()).collect();
-        assert_eq!(hash_pieces(dir.path(), &builder).unwrap(), expected);
+        let found = hash_pieces(dir.path(), &builder).unwrap();
+        assert_eq!(found.iter().map(|digests| digests.v1).collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -232,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         std::fs::write(&file, vec![1; 50_000]).unwrap();
-        let files = tree::walk(&file).unwrap();
+        let files = tree::walk(&file, &Exclude::default()).unwrap();
         let builder = Builder::new("a", files, BuildOptions::default()).unwrap();
         std::fs::write(&file, b"").unwrap();
         let error = hash_pieces(&file, &builder).unwrap_err().to_string();

@@ -5,6 +5,7 @@ mod args;
 mod create;
 mod daemon;
 mod dht;
+mod hashing;
 mod ls;
 mod manual;
 mod mount;
@@ -22,6 +23,7 @@ mod status;
 mod stop;
 mod tree;
 mod umount;
+mod verify;
 mod wait;
 
 use std::io::ErrorKind;
@@ -69,6 +71,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Scrape(verb) => verb.run().await,
             Verb::Show(verb) => verb.run().await,
             Verb::Create(verb) => verb.run(),
+            Verb::Verify(verb) => verb.run().await,
             Verb::Seed(verb) => verb.run(socket).await,
             Verb::Stop(verb) => verb.run(socket).await,
             Verb::Dht(verb) => verb.run(socket).await,

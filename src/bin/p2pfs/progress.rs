@@ -9,11 +9,15 @@ use p2pfs::rpc::Progress;
 /// How often a line is written where no bar can be.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// How often it is worth making a text for a bar.
+const BAR_EVERY: Duration = Duration::from_millis(50);
+
 /// What is shown of the progress so far.
 #[derive(Default)]
 pub struct Shown {
     bar: Option<ProgressBar>,
     said: Option<(Instant, String)>,
+    updated: Option<Instant>,
 }
 
 impl Shown {
@@ -44,6 +48,15 @@ impl Shown {
             bar.set_style(style);
         }
         bar.set_message(text);
+    }
+
+    /// Whether something new would be seen, or `last` says that nothing will follow.
+    pub fn is_due(&mut self, last: bool) -> bool {
+        let due = last || self.updated.is_none_or(|at| at.elapsed() >= BAR_EVERY);
+        if due {
+            self.updated = Some(Instant::now());
+        }
+        due
     }
 
     /// Takes the bar away.

@@ -7,12 +7,34 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result, bail};
+use glob::Pattern;
 use p2pfs::proto::metainfo::FileEntry;
 
-/// The files at or below `root`. What is neither file, folder nor link, and links that lead out of
+/// Globs of what is to be left out, by path, by name or by a folder above it.
+#[derive(Debug, Default)]
+pub struct Exclude(Vec<Pattern>);
+
+impl Exclude {
+    pub fn new(globs: &[String]) -> Result<Self> {
+        let pattern = |glob: &String| {
+            Pattern::new(glob.trim_matches('/')).with_context(|| format!("--exclude {glob}"))
+        };
+        Ok(Self(globs.iter().map(pattern).collect::<Result<_>>()?))
+    }
+
+    /// Whether the file or folder at `path` is left out; whoever asks for a folder need not ask for
+    /// what is in it.
+    fn matches(&self, path: &[Vec<u8>]) -> bool {
+        let text = String::from_utf8_lossy(&path.join(&b'/')).into_owned();
+        let name = path.last().map(|name| String::from_utf8_lossy(name)).unwrap_or_default();
+        self.0.iter().any(|glob| glob.matches(&text) || glob.matches(&name))
+    }
+}
+
+/// The files at or below `root` that are not excluded. What is neither file, folder nor link, and links that lead out of
 /// `root`, are left out, as are empty folders, with a line for each on stderr. Times are left out too, so that the same
 /// files always make the same torrent.
-pub fn walk(root: &Path) -> Result<Vec<FileEntry>> {
+pub fn walk(root: &Path, exclude: &Exclude) -> Result<Vec<FileEntry>> {
     let meta = root.metadata().with_context(|| root.display().to_string())?;
     if meta.is_file() {
         return Ok(vec![entry(Vec::new(), &meta)]);
@@ -33,6 +55,9 @@ pub fn walk(root: &Path) -> Result<Vec<FileEntry>> {
             let child = child.with_context(shown)?;
             let mut parts = folder.clone();
             parts.push(child.file_name().as_bytes().to_vec());
+            if exclude.matches(&parts) {
+                continue;
+            }
             let meta = child.path().symlink_metadata().with_context(shown)?;
             if meta.is_dir() {
                 folders.push(parts);
@@ -112,6 +137,24 @@ mod tests {
     }
 
     #[test]
+    fn globs_leave_out_by_path_by_name_and_by_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.tmp", "keep", "cache/x", "sub/b.tmp", "sub/cache/y", "sub/z"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"1").unwrap();
+        }
+        let left = |globs: &[&str]| {
+            let globs: Vec<_> = globs.iter().map(ToString::to_string).collect();
+            let found = walk(dir.path(), &Exclude::new(&globs).unwrap()).unwrap();
+            found.iter().map(|f| String::from_utf8(f.path.join(&b'/')).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&["*.tmp", "cache"]), ["keep", "sub/z"]);
+        assert_eq!(left(&["sub/cache/", "cache/*", "a.*"]), ["keep", "sub/b.tmp", "sub/z"]);
+        assert_eq!(Exclude::new(&["[".into()]).unwrap_err().to_string(), "--exclude [");
+    }
+
+    #[test]
     fn files_come_in_the_order_of_their_names_with_exec_bits_and_links() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
@@ -120,7 +163,7 @@ mod tests {
         fs::write(at("a"), b"1").unwrap();
         fs::set_permissions(at("a"), fs::Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink("b/x", at("c")).unwrap();
-        let found = walk(dir.path()).unwrap();
+        let found = walk(dir.path(), &Exclude::default()).unwrap();
         let names: Vec<_> = found.iter().map(|entry| entry.path.clone()).collect();
         assert_eq!(names, [parts("a"), parts("b/x"), parts("c")]);
         assert_eq!(

@@ -61,6 +61,13 @@ pub fn subtree_root(hashes: &[Hash], layer: u32, up: u32) -> Hash {
     row.first().copied().unwrap_or(pad)
 }
 
+/// The root of one piece of a file of `length` bytes, from the hashes of its blocks. That of a file's
+/// only piece is the file's: it covers no more than the file's tree does.
+pub fn piece_root(blocks: &[Hash], length: u64, piece_length: u32) -> Hash {
+    let height = Shape::of(length).map_or(0, Shape::height);
+    subtree_root(blocks, 0, Shape::piece_layer(piece_length).min(height))
+}
+
 /// Replaces the hashes of a layer by those of the layer above it.
 fn halve(row: &mut Vec<Hash>, pad: &Hash) {
     let above = row.len().div_ceil(2);

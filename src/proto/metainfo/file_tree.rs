@@ -2,7 +2,7 @@
 //! whether they are those of the v1 half.
 
 use super::info::{FileEntry, InfoError, MAX_ALL_PATH_PARTS, MAX_FILES, path_parts};
-use crate::proto::bencode::{Dict, Entries, Value};
+use crate::proto::bencode::{Dict, DictWriter, Entries, Value};
 use crate::proto::merkle::{Hash, Shape};
 
 /// The most bytes of all paths together. A folder is named once and is part of the path of each of
@@ -67,25 +67,15 @@ impl FileTree {
         Ok(())
     }
 
-    /// Puts pad files between the files, so that each that has bytes begins with a piece: what the v1
-    /// half of a hybrid says, here follows from the lengths. The sum of the lengths must be known to fit.
+    /// The same with pad files in the gaps between files (see [`with_gaps`]).
     pub fn aligned(self, piece_length: u32) -> Result<Self, InfoError> {
-        let length = u64::from(piece_length);
-        let mut out = Self::default();
-        let mut gap = 0;
-        for (file, root) in self.files.into_iter().zip(self.roots) {
-            if gap > 0 && file.length > 0 {
-                out.files.push(FileEntry { pad: true, ..FileEntry::new(Vec::new(), gap) });
-                out.roots.push(None);
-                gap = 0;
-            }
-            if file.length > 0 {
-                gap = (length - file.length % length) % length;
-            }
-            out.files.push(file);
-            out.roots.push(root);
+        let files = with_gaps(self.files, piece_length, false);
+        if files.len() > MAX_FILES {
+            return Err(InfoError::TooManyFiles);
         }
-        if out.files.len() > MAX_FILES { Err(InfoError::TooManyFiles) } else { Ok(out) }
+        let mut own = self.roots.into_iter();
+        let roots = files.iter().map(|f| if f.pad { None } else { own.next().flatten() }).collect();
+        Ok(Self { files, roots, ..Self::default() })
     }
 
     /// Checks that these are the files of the v1 half that are not padding, in the same order, and that
@@ -111,6 +101,71 @@ impl FileTree {
             });
         }
         if v2.next().is_some() { Err(InfoError::Inconsistent) } else { Ok(roots) }
+    }
+}
+
+/// Puts a pad file behind each file that does not fill its last piece, so that every other begins with
+/// a piece; behind the last that has bytes only if `tail` is set. They are called what libtorrent
+/// calls them.
+pub(super) fn with_gaps(files: Vec<FileEntry>, piece_length: u32, tail: bool) -> Vec<FileEntry> {
+    let length = u64::from(piece_length);
+    let last = files.iter().rposition(|file| file.length > 0);
+    let padded = files.into_iter().enumerate().flat_map(|(index, file)| {
+        let gap = (length - file.length % length) % length;
+        let path = || vec![b".pad".to_vec(), gap.to_string().into_bytes()];
+        let wanted = gap > 0 && (tail || Some(index) != last);
+        let pad = wanted.then(|| FileEntry { pad: true, ..FileEntry::new(path(), gap) });
+        std::iter::once(file).chain(pad)
+    });
+    padded.collect()
+}
+
+/// The bencoded tree of `files`, which are in the order of their paths; padding is left out. `single`
+/// is the name of an only file that has no path. `describe` writes attributes.
+pub(super) fn write(
+    files: &[FileEntry],
+    roots: &[Option<Hash>],
+    single: Option<&[u8]>,
+    describe: impl Fn(&mut DictWriter, &FileEntry),
+) -> Vec<u8> {
+    // The open folders, and the names of all but the root.
+    let (mut open, mut path) = (vec![DictWriter::new()], Vec::<&[u8]>::new());
+    for (file, root) in files.iter().zip(roots).filter(|(file, _)| !file.pad) {
+        let (name, folders) = match (single, file.path.split_last()) {
+            (Some(name), _) => (name, &[][..]),
+            (None, Some((name, folders))) => (&name[..], folders),
+            (None, None) => continue,
+        };
+        let shared = path.iter().zip(folders).take_while(|(a, b)| **a == &b[..]).count();
+        close_to(shared, &mut open, &mut path);
+        for folder in folders.iter().skip(shared) {
+            open.push(DictWriter::new());
+            path.push(folder);
+        }
+        let mut leaf = DictWriter::new();
+        describe(&mut leaf, file);
+        if file.symlink.is_none() {
+            leaf.int(b"length", file.length as i64);
+        }
+        if let Some(root) = root {
+            leaf.bytes(b"pieces root", root);
+        }
+        if let Some(folder) = open.last_mut() {
+            folder.raw(name, DictWriter::new().raw(b"", leaf.finish()).finish());
+        }
+    }
+    close_to(0, &mut open, &mut path);
+    open.pop().unwrap_or_default().finish()
+}
+
+/// Puts folders below `depth` into those above them.
+fn close_to(depth: usize, open: &mut Vec<DictWriter>, path: &mut Vec<&[u8]>) {
+    while path.len() > depth {
+        if let (Some(folder), Some(name)) = (open.pop(), path.pop())
+            && let Some(above) = open.last_mut()
+        {
+            above.raw(name, folder.finish());
+        }
     }
 }
 

@@ -13,7 +13,7 @@ mod piece_layers;
 mod torrent_file;
 mod urls;
 
-pub use builder::{BuildError, BuildOptions, Builder, default_piece_length};
+pub use builder::{BuildError, BuildOptions, Builder, Version, default_piece_length};
 pub use info::{FileEntry, Info, InfoError, MAX_FILES, V2};
 pub use magnet::{Magnet, MagnetError};
 pub use piece_layers::PieceLayers;

@@ -266,9 +266,11 @@ fn the_default_piece_length_grows_with_the_torrent() {
     for (total, length) in [
         (0, 16_384),
         (MIB, 16_384),
-        (100 * MIB, 65_536),
-        (1024 * MIB, 1024 * 1024),
-        (100 * 1024 * MIB, 16 * 1024 * 1024),
+        (2_684_355, 16_384),
+        (2_684_356, 32_768),
+        (100 * MIB, 128 * 1024),
+        (1024 * MIB, 512 * 1024),
+        (100 * 1024 * MIB, 4 * 1024 * 1024),
         (u64::MAX, 16 * 1024 * 1024),
     ] {
         assert_eq!(default_piece_length(total), length, "{total}");
@@ -295,7 +297,7 @@ prop_compose! {
             .map(|(i, n)| (0..*n).map(|j| format!("http://t{i}.example/{j}")).collect()).collect();
         let web_seeds = seeds.into_iter().collect();
         let created_by = comment.clone();
-        let options = BuildOptions { private, trackers, web_seeds, comment, created_by, creation_date, piece_length: None };
+        let options = BuildOptions { private, trackers, web_seeds, comment, created_by, creation_date, ..BuildOptions::default() };
         build("name", files, options).unwrap()
     }
 }

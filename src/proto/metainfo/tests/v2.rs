@@ -67,14 +67,14 @@ fn a_v2_only_torrent_is_read() {
         shown,
         [
             (name("ax"), 0, 5),
-            (name("b"), 5, 0),
-            (name(""), 5, 16_379),
+            (name(".pad16379"), 5, 16_379),
+            (name("b"), 16_384, 0),
             (name("c"), 16_384, 40_000),
             (name("l"), 56_384, 0)
         ]
     );
     assert!(info.files[0].executable && info.files[0].hidden && info.files[0].mtime == Some(9));
-    assert!(info.files[2].pad);
+    assert!(info.files[1].pad);
     assert_eq!(info.files[4].symlink, Some(vec![b"a".to_vec()]));
     assert_eq!((info.geometry.total(), info.geometry.piece_count()), (56_384, 4));
     let root = Some([7; 32]);
@@ -276,6 +276,69 @@ fn the_magnet_of_a_hybrid_has_both_hashes() {
     assert!(magnet.starts_with("magnet:?xt=urn:btmh:1220") && !magnet.contains("btih"), "{magnet}");
 }
 
+fn build(files: Vec<FileEntry>, version: Version) -> Result<Metainfo, BuildError> {
+    let options = BuildOptions { version, piece_length: Some(16_384), ..BuildOptions::default() };
+    let mut builder = Builder::new("n", files, options)?;
+    for i in 0..builder.geometry().piece_count() {
+        builder.push_piece([i as u8; 20]);
+        builder.push_root([i as u8 + 1; 32]);
+    }
+    builder.finish()
+}
+
+fn path(parts: &str) -> Vec<Vec<u8>> {
+    parts.split('/').map(|part| part.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn a_hybrid_is_padded_and_its_halves_agree() {
+    let link = FileEntry { symlink: Some(path("a/x")), ..FileEntry::new(path("l"), 0) };
+    let tool = FileEntry { executable: true, ..FileEntry::new(path("a-b"), 5) };
+    let files =
+        vec![link, tool, FileEntry::new(path("a/x"), 40_000), FileEntry::new(path("a/e"), 0)];
+    let built = build(files.clone(), Version::Hybrid).unwrap();
+    let info = &built.info;
+    let shown: Vec<_> = info.files.iter().map(|f| (f.path.join(&b'/'), f.length)).collect();
+    let expected: &[(&[u8], u64)] = &[
+        (b"a/e", 0),
+        (b"a/x", 40_000),
+        (b".pad/9152", 9152),
+        (b"a-b", 5),
+        (b".pad/16379", 16_379),
+        (b"l", 0),
+    ];
+    assert_eq!(shown.iter().map(|(p, n)| (&p[..], *n)).collect::<Vec<_>>(), expected);
+    let root = subtree_root(&[[1; 32], [2; 32], [3; 32]], 0, 2);
+    let roots = [None, Some(root), None, Some([4; 32]), None, None];
+    assert_eq!(info.v2.as_ref().unwrap().roots, roots);
+    assert_eq!(built.piece_layers.get(&root), Some(&[[1; 32], [2; 32], [3; 32]][..]));
+    assert_eq!(Metainfo::parse(&built.to_bytes()), Ok(built.clone()));
+    assert_eq!(build(files.into_iter().rev().collect(), Version::Hybrid), Ok(built));
+}
+
+#[test]
+fn one_file_is_never_padded() {
+    for name in ["", "d/x"] {
+        let parts = if name.is_empty() { Vec::new() } else { path(name) };
+        let info = build(vec![FileEntry::new(parts, 5)], Version::Hybrid).unwrap().info;
+        assert_eq!((info.files.len(), info.geometry.total()), (1, 5));
+        assert_eq!(info.single_file, name.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_a_v2_torrent_is_not_built() {
+    let files = |paths: [&str; 2]| paths.map(|p| FileEntry::new(path(p), 5)).to_vec();
+    assert_eq!(build(files(["a", "a/b"]), Version::V2), Err(BuildError::Twice("a".into())));
+    assert!(build(files(["a", "a/b"]), Version::V1).is_ok());
+    let deep = vec!["d"; 121].join("/");
+    assert_eq!(build(files(["a", &deep]), Version::Hybrid), Err(BuildError::TooDeep(deep.clone())));
+    assert!(build(files(["a", &deep[2..]]), Version::V2).is_ok());
+    let options = BuildOptions { version: Version::V2, ..BuildOptions::default() };
+    let early = Builder::new("n", files(["a", "b"]), options).unwrap().finish();
+    assert_eq!(early, Err(BuildError::Pieces { found: 0, needed: 2 }));
+}
+
 /// A tree of any files and folders.
 fn any_tree() -> impl Strategy<Value = Vec<u8>> {
     let leaf =
@@ -314,6 +377,23 @@ proptest! {
             prop_assert_eq!(end, info.geometry.total());
             let _ = layout::Layout::new(&info);
         }
+    }
+
+    #[test]
+    fn what_is_built_is_read_back(
+        lengths in prop::collection::btree_map("[a-c]{1,2}(/[a-c.-]{3}){0,2}", 0u64..100_000, 1..12),
+        version in prop::sample::select(vec![Version::V1, Version::V2, Version::Hybrid]),
+    ) {
+        let files = lengths.iter().map(|(name, length)| FileEntry::new(path(name), *length));
+        let Ok(built) = build(files.collect(), version) else { return Ok(()) };
+        let of_files = built.info.files.iter().filter(|f| !f.pad);
+        let of_files: std::collections::BTreeMap<_, _> = of_files
+            .map(|f| (String::from_utf8(f.path.join(&b'/')).unwrap(), f.length))
+            .collect();
+        prop_assert_eq!(of_files, lengths);
+        prop_assert_eq!(built.info.info_hash_v1().is_some(), version != Version::V2);
+        prop_assert_eq!(built.info.info_hash_v2().is_some(), version != Version::V1);
+        prop_assert_eq!(Metainfo::parse(&built.to_bytes()), Ok(built));
     }
 
     #[test]
