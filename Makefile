@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
 PREFIX ?= /usr/local
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-swarm fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-flood bench-swarm fuzz soak install clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench     cold sequential read: p2pfs beside libtorrent and btfs'
 	@echo 'make bench-machines   how long picker, choker and an event of a swarm take'
 	@echo 'make bench-dht  1,000 DHT nodes on loopback: time to the first peer, beside mainline'
+	@echo 'make bench-flood  a DHT node under 100,000 datagrams of nonsense a second: memory, pings'
 	@echo 'make bench-swarm  swarms of processes over capped uplinks, p2pfs beside libtorrent'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
@@ -51,6 +52,10 @@ bench-machines:
 
 bench-dht:
 	$(CARGO) bench --bench dht_network -- $(BENCH_ARGS)
+
+bench-flood:
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/dht_flood.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
 
 bench:
 	@sh tests/install-deps --bench

@@ -205,7 +205,11 @@ fn nonsense(kind: usize, token: &[u8]) -> Vec<u8> {
     let key: [u8; 20] = rand::random();
     let announce = [b"9:info_hash20:", &key[..], b"4:porti1e5:token8:", token].concat();
     match kind % 5 {
-        0 => (0..600).map(|_| rand::random()).collect(),
+        0 => {
+            let mut noise = vec![0; 600];
+            rand::rng().fill(&mut noise[..]);
+            noise
+        }
         1 => question("announce_peer", &announce),
         2 => question("get_peers", &[b"9:info_hash20:", &key[..]].concat()),
         3 => [b"d1:rd2:id20:", &key[..], b"e1:t4:abcd1:y1:re"].concat(),
