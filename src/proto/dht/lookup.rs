@@ -60,6 +60,10 @@ const REST: f32 = 0.15;
 /// Nodes that are asked once more, for others that are near to the target.
 const MAX_SIDES: usize = 2;
 
+/// Silent nodes near to the target that are asked again although hardly anything seems to be lost:
+/// else nobody would notice that it is.
+const PROBES: usize = 1;
+
 /// They are asked when they have not named all nodes that are expected to be so near.
 const SIDE_REACH: f64 = 1.4;
 
@@ -84,6 +88,8 @@ pub struct LookupOptions {
     /// Everyone closer than this is asked, also when the k closest have answered: with the same
     /// distance a lookup gets past whoever crowds around the target.
     pub beyond: Option<Distance>,
+    /// Nodes that share just so many bits with the target are not asked.
+    pub avoid: Option<u32>,
 }
 
 /// What has become of a candidate.
@@ -91,6 +97,8 @@ pub struct LookupOptions {
 enum State {
     New,
     Asked(Timestamp),
+    /// Asked for the second time.
+    Again(Timestamp),
     Answered,
     Failed,
 }
@@ -104,24 +112,34 @@ struct Candidate {
     block: Option<u64>,
     trip: Option<RoundTrip>,
     state: State,
+    /// Questions that may still be answered.
+    open: u8,
     hops: u8,
 }
 
 /// What to ask of whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ask {
     /// Who is asked.
     pub to: Contact,
     /// For nodes close to what. When that is not the target of the lookup, only nodes are wanted
     /// (`find_node`).
     pub target: NodeId,
+    /// He was asked the same before and is silent.
+    pub again: bool,
 }
 
-/// A question to somebody who has answered already.
+/// A question beside those that lead to the target.
 #[derive(Clone, Copy, Debug)]
 struct Side {
     ask: Ask,
     state: State,
+}
+
+impl Side {
+    const fn is_open(&self) -> bool {
+        matches!(self.state, State::Asked(_))
+    }
 }
 
 /// A lookup.
@@ -131,8 +149,11 @@ pub struct Lookup {
     options: LookupOptions,
     candidates: Vec<Candidate>,
     sides: Vec<Side>,
+    /// Lookups of other places, when somebody crowds around this one.
+    detours: Vec<Lookup>,
     started: Timestamp,
     asked: usize,
+    probes: usize,
     /// Closer than this is near to the target.
     near: Option<Distance>,
     /// Everyone closer than this is asked.
@@ -159,8 +180,10 @@ impl Lookup {
             options,
             candidates: Vec::new(),
             sides: Vec::new(),
+            detours: Vec::new(),
             started: now,
             asked: 0,
+            probes: 0,
             finished: false,
             look_again: None,
         };
@@ -193,40 +216,68 @@ impl Lookup {
             self.asked += 1;
             return Some(side.ask);
         }
-        let at = self.choose(now)?;
-        let candidate = self.candidates.get_mut(at)?;
-        candidate.state = State::Asked(now);
+        if let Some(at) = self.choose(now) {
+            let candidate = self.candidates.get_mut(at)?;
+            let again = matches!(candidate.state, State::Asked(_));
+            candidate.state = if again { State::Again(now) } else { State::Asked(now) };
+            candidate.open = candidate.open.saturating_add(1);
+            self.probes += usize::from(again);
+            self.asked += 1;
+            return Some(Ask { to: candidate.contact, target: self.target, again });
+        }
+        let ask = self.detours.iter_mut().find_map(|detour| detour.next(now))?;
         self.asked += 1;
-        Some(Ask { to: candidate.contact, target: self.target })
+        Some(ask)
     }
 
-    /// `from` answered after `rtt` and named `nodes`. Answers that come late count too.
-    pub fn answered(&mut self, from: Contact, nodes: &[Contact], rtt: Duration, now: Timestamp) {
-        let Some(candidate) = self.candidates.iter_mut().find(|c| c.contact == from) else {
-            return;
-        };
-        let (state, distance) = (candidate.state, candidate.distance);
-        let hops = candidate.hops.saturating_add(1);
-        match state {
-            State::Asked(_) => {
-                candidate.state = State::Answered;
-                self.look_aside(from, distance, nodes);
-            }
-            State::Answered if self.side_answered(&from) => {}
-            _ => return,
+    /// What was asked was answered after `rtt` with `nodes`. Answers that come late count too.
+    pub fn answered(&mut self, ask: Ask, nodes: &[Contact], rtt: Duration, now: Timestamp) {
+        if self.side_answered(&ask) {
+            self.options.answers.measured(rtt);
+            let from = self.candidates.iter().find(|c| c.contact == ask.to);
+            let hops = from.map_or(u8::MAX, |c| c.hops.saturating_add(1));
+            self.add_all(nodes, hops);
+        } else if ask.target == self.target {
+            self.candidate_answered(ask.to, nodes, rtt);
+        } else if let Some(detour) = self.detours.iter_mut().find(|d| d.target == ask.target) {
+            detour.answered(ask, nodes, rtt, now);
         }
-        self.options.answers.measured(rtt);
-        nodes.iter().take(MAX_NODES).for_each(|contact| self.insert(*contact, None, hops));
         self.review(now);
     }
 
-    /// A query will not be answered: an error came, or nothing within the hard limit of whoever sent
-    /// it.
-    pub fn failed(&mut self, contact: Contact, now: Timestamp) {
-        let asked = |c: &&mut Candidate| c.contact == contact && c.state != State::Answered;
-        if let Some(candidate) = self.candidates.iter_mut().find(asked) {
-            candidate.state = State::Failed;
-            self.options.answers.silent();
+    fn candidate_answered(&mut self, from: Contact, nodes: &[Contact], rtt: Duration) {
+        let waits = |c: &&mut Candidate| {
+            c.contact == from && matches!(c.state, State::Asked(_) | State::Again(_))
+        };
+        let Some(candidate) = self.candidates.iter_mut().find(waits) else { return };
+        candidate.state = State::Answered;
+        let (distance, hops) = (candidate.distance, candidate.hops.saturating_add(1));
+        self.look_aside(from, distance, nodes);
+        self.options.answers.measured(rtt);
+        self.look_for_crowd();
+        self.add_all(nodes, hops);
+    }
+
+    fn add_all(&mut self, nodes: &[Contact], hops: u8) {
+        nodes.iter().take(MAX_NODES).for_each(|contact| self.insert(*contact, None, hops));
+    }
+
+    /// A question will not be answered: an error came, or nothing within the hard limit of whoever
+    /// sent it.
+    pub fn failed(&mut self, ask: Ask, now: Timestamp) {
+        let side = self.sides.iter_mut().find(|side| side.ask == ask && side.is_open());
+        let asked = |c: &&mut Candidate| c.contact == ask.to && c.open > 0;
+        if let Some(side) = side {
+            side.state = State::Failed;
+        } else if ask.target != self.target {
+            let detour = self.detours.iter_mut().find(|d| d.target == ask.target);
+            detour.into_iter().for_each(|detour| detour.failed(ask, now));
+        } else if let Some(candidate) = self.candidates.iter_mut().find(asked) {
+            candidate.open -= 1;
+            if candidate.open == 0 && candidate.state != State::Answered {
+                candidate.state = State::Failed;
+                self.options.answers.silent();
+            }
         }
         self.review(now);
     }
@@ -238,6 +289,7 @@ impl Lookup {
 
     /// Time has passed: who is late now no longer counts.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.detours.iter_mut().for_each(|detour| detour.handle_timeout(now));
         self.review(now);
     }
 
@@ -257,11 +309,13 @@ impl Lookup {
     }
 
     /// To whom to announce: the k closest that have answered, and all within
-    /// [`LookupOptions::beyond`].
+    /// [`LookupOptions::beyond`]; when somebody crowds around the target also the nodes around other
+    /// places.
     pub fn announce_to(&self) -> Vec<Contact> {
         let within = |c: &Candidate| self.beyond >= Some(c.distance);
         let wanted = |(i, c): &(usize, &Candidate)| *i < K || within(c);
-        self.responders().enumerate().take_while(wanted).map(|(_, c)| c.contact).collect()
+        let here = self.responders().enumerate().take_while(wanted).map(|(_, c)| c.contact);
+        here.chain(self.elsewhere()).collect()
     }
 
     /// Queries sent.
@@ -295,26 +349,27 @@ impl Lookup {
             return;
         };
         let reach = SIDE_REACH * expected;
-        let room = !self.crowded && self.sides.len() < MAX_SIDES;
+        let room = self.options.avoid.is_none() && !self.crowded && self.sides.len() < MAX_SIDES;
         if room && named < reach && own.share() <= SIDE_NEAR * expected {
             // The half of the neighbourhood in which those beyond the named ones are.
             let bit = Distance::of_share((named + reach) / 2.0).shared_bits();
-            let ask = Ask { to: from, target: self.target.flipped(bit) };
+            let ask = Ask { to: from, target: self.target.flipped(bit), again: false };
             self.sides.push(Side { ask, state: State::New });
         }
     }
 
-    /// Whether this is the answer of somebody who was asked once more.
-    fn side_answered(&mut self, from: &Contact) -> bool {
-        let asked =
-            |side: &&mut Side| side.ask.to == *from && matches!(side.state, State::Asked(_));
-        let side = self.sides.iter_mut().find(asked);
+    /// Whether this is the answer to a question beside those that lead to the target.
+    fn side_answered(&mut self, ask: &Ask) -> bool {
+        let side = self.sides.iter_mut().find(|side| side.ask == *ask && side.is_open());
         side.map(|side| side.state = State::Answered).is_some()
     }
 
     /// Takes a node among the candidates.
     fn insert(&mut self, contact: Contact, trip: Option<RoundTrip>, hops: u8) {
         let distance = self.target.distance(&contact.id);
+        if self.options.avoid == Some(distance.shared_bits()) {
+            return;
+        }
         let fits = contact.id.fits(contact.addr.ip());
         let key = |c: &Candidate| (c.distance, !c.fits, c.contact.addr);
         let wanted = (distance, !fits, contact.addr);
@@ -326,7 +381,8 @@ impl Lookup {
             return;
         }
         let at = self.candidates.partition_point(|c| key(c) < wanted);
-        let candidate = Candidate { distance, contact, fits, block, trip, state: State::New, hops };
+        let candidate =
+            Candidate { distance, contact, fits, block, trip, state: State::New, open: 0, hops };
         self.candidates.insert(at, candidate);
         self.candidates.truncate(MAX_CANDIDATES);
     }
@@ -346,15 +402,23 @@ impl Lookup {
         let answers = &self.options.answers;
         match candidate.state {
             State::New => answers.hope(candidate.trip, Duration::ZERO),
-            State::Asked(at) => answers.hope(candidate.trip, now.since(at)),
+            State::Asked(at) => {
+                let hope = answers.hope(candidate.trip, now.since(at));
+                let near = answers.is_lossy() && self.near >= Some(candidate.distance);
+                if near { hope + (1.0 - hope) * answers.lost() } else { hope }
+            }
+            State::Again(at) => answers.lost() * answers.later_than(now.since(at)),
             State::Answered => 1.0,
             State::Failed => 0.0,
         }
     }
 
-    /// Answers to expect of the front.
-    fn front(&self) -> f32 {
-        if self.crowded { crowd::FRONT } else { K as f32 }
+    /// Whether somebody near to the target is silent for so long that he is worth a second question.
+    fn is_worth_another(&self, candidate: &Candidate, asked: Timestamp, now: Timestamp) -> bool {
+        let answers = &self.options.answers;
+        (answers.is_lossy() || self.probes < PROBES)
+            && self.near >= Some(candidate.distance)
+            && now.since(asked) >= answers.ask_again_after(candidate.trip)
     }
 
     /// The closest candidate of the front that should be asked now.
@@ -362,7 +426,7 @@ impl Lookup {
         let (mut sum, mut pending) = (0.0, 0.0);
         for (at, candidate) in self.candidates.iter().enumerate() {
             let beyond = self.beyond >= Some(candidate.distance);
-            if sum >= self.front() && !beyond {
+            if sum >= K as f32 && !beyond {
                 return None;
             }
             let worth = self.worth(candidate, now);
@@ -371,7 +435,10 @@ impl Lookup {
                     return (pending < ALPHA_NEAR).then_some(at);
                 }
                 State::New => return (pending + self.alike(at, now) < ALPHA).then_some(at),
-                State::Asked(_) => pending += worth,
+                State::Asked(asked) if self.is_worth_another(candidate, asked, now) => {
+                    return Some(at);
+                }
+                State::Asked(_) | State::Again(_) => pending += worth,
                 State::Answered | State::Failed => {}
             }
             sum += worth;
@@ -385,24 +452,23 @@ impl Lookup {
         let limit = this.distance.farther_by(ALIKE_BITS);
         let others = self.candidates.get(farther).unwrap_or_default();
         let alike = others.iter().take_while(|c| c.distance <= limit);
-        let asked = alike.filter(|c| matches!(c.state, State::Asked(_)));
+        let asked = alike.filter(|c| matches!(c.state, State::Asked(_) | State::Again(_)));
         asked.map(|c| self.worth(c, now)).sum()
     }
 
     /// Answers to expect that the end has to wait for.
     fn rest(&self, now: Timestamp) -> f32 {
-        let (mut sum, mut rest) = (0.0, self.crowd_rest(now));
-        let end = END.max(if self.crowded { self.front() } else { 0.0 });
+        let (mut sum, mut rest) = (0.0, self.detours_rest(now));
         for candidate in &self.candidates {
             let beyond = self.beyond >= Some(candidate.distance);
-            if sum >= end && !beyond {
+            if sum >= END && !beyond {
                 break;
             }
             let worth = self.worth(candidate, now);
             sum += worth;
             match candidate.state {
                 State::New => return f32::INFINITY,
-                State::Asked(_) => rest += worth,
+                State::Asked(_) | State::Again(_) => rest += worth,
                 State::Answered | State::Failed => {}
             }
         }
@@ -411,7 +477,7 @@ impl Lookup {
 
     /// Looks whether the end is reached, and if not, when to look again.
     fn review(&mut self, now: Timestamp) {
-        self.look_around_crowd();
+        self.go_round(now);
         self.finished |= now.since(self.started) >= MAX_TIME
             || self.choose(now).is_none() && self.rest(now) < REST;
         let tick = (self.options.answers.within(0.5) / 16).clamp(MIN_TICK, MAX_TICK);

@@ -72,6 +72,15 @@ const PRIOR_ALIVE: f32 = 0.7;
 /// and whoever never doubts waits too long for each.
 const MAX_ALIVE: f32 = 0.85;
 
+/// The share of silent nodes that are supposed to answer when they are asked again, before any was:
+/// few datagrams are lost, most of the silent are dead.
+const PRIOR_LOST: f32 = 0.05;
+/// As many second questions outweigh that.
+const PRIOR_LOST_WEIGHT: f32 = 4.0;
+
+/// From this share on everyone silent is worth a second question.
+const LOSSY: f32 = 0.08;
+
 /// When so much was seen, all of it counts half: networks change.
 const MEMORY: f32 = 1024.0;
 
@@ -82,6 +91,9 @@ pub struct Answers {
     total: f32,
     answered: f32,
     silent: f32,
+    /// Second questions to the silent, and how many of them were answered.
+    again: f32,
+    lost: f32,
 }
 
 impl Default for Answers {
@@ -95,7 +107,8 @@ impl Default for Answers {
         (1..BINS).rev().for_each(|i| bins[i] -= bins[i - 1]);
         let total = bins.iter().sum();
         let answered = PRIOR_WEIGHT * PRIOR_ALIVE;
-        Self { bins, total, answered, silent: PRIOR_WEIGHT - answered }
+        let (again, lost) = (PRIOR_LOST_WEIGHT, PRIOR_LOST_WEIGHT * PRIOR_LOST);
+        Self { bins, total, answered, silent: PRIOR_WEIGHT - answered, again, lost }
     }
 }
 
@@ -132,6 +145,31 @@ impl Answers {
     pub fn silent(&mut self) {
         self.silent += 1.0;
         self.fade();
+    }
+
+    /// A silent node was asked again and has `answered` then, or has not.
+    pub fn asked_again(&mut self, answered: bool) {
+        self.again += 1.0;
+        self.lost += f32::from(u8::from(answered));
+        if self.again > MEMORY {
+            (self.again, self.lost) = (self.again / 2.0, self.lost / 2.0);
+        }
+    }
+
+    /// The share of silent nodes that answer when they are asked again, 0–1: datagrams were lost.
+    pub fn lost(&self) -> f32 {
+        self.lost / self.again
+    }
+
+    /// Whether so much is lost that everyone silent is worth a second question.
+    pub fn is_lossy(&self) -> bool {
+        self.lost() >= LOSSY
+    }
+
+    /// After this a silent node may be asked again: hardly any answer takes longer.
+    pub fn ask_again_after(&self, node: Option<RoundTrip>) -> Duration {
+        let unknown = || self.within(0.95).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+        node.map_or_else(unknown, RoundTrip::timeout)
     }
 
     fn fade(&mut self) {

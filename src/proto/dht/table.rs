@@ -1,7 +1,9 @@
 //! The routing table of one address family (BEP 5; 32: each family has its own).
 //!
 //! A bucket holds the nodes that share so many leading bits with our own id; the last one all that
-//! share more, and is divided when it has k. The first ones hold more than k ([`Table::capacity`]). Only nodes that have answered take a place: a datagram
+//! share more, and is divided when it has k. The first ones hold more than k ([`Table::capacity`]), and
+//! when one is full its nodes are spread over its range: as many slots as it holds nodes, one node in
+//! each, so that a lookup begins one bit closer than at random ones. Only nodes that have answered take a place: a datagram
 //! that came in may have anybody's address on it. Who finds no place waits as a replacement.
 
 use std::time::Duration;
@@ -84,6 +86,19 @@ impl Bucket {
     fn yielding(&self, new: &Entry) -> Option<usize> {
         let bad = self.nodes.iter().position(Entry::is_bad);
         bad.or_else(|| new.fits().then(|| self.nodes.iter().position(|e| !e.fits()))?)
+    }
+
+    /// Who could go for `new`, whose slot is empty: the last one that came to a slot where somebody
+    /// was already.
+    fn superfluous(&self, new: &Entry, slot: impl Fn(&NodeId) -> usize) -> Option<usize> {
+        let of = |e: &Entry| slot(&e.contact.id);
+        if !new.fits() || self.nodes.iter().any(|e| of(e) == of(new)) {
+            return None;
+        }
+        let mut taken = vec![false; self.nodes.len().next_power_of_two().max(K)];
+        let again = |e: &Entry| taken.get_mut(of(e)).is_some_and(|t| std::mem::replace(t, true));
+        let again: Vec<_> = self.nodes.iter().map(again).collect();
+        again.into_iter().rposition(|again| again)
     }
 
     /// The node heard of longest ago, if it is questionable.
@@ -180,6 +195,8 @@ impl Table {
             bucket.nodes.push(entry);
         } else if let Some(at) = bucket.yielding(&entry) {
             bucket.nodes[at] = entry;
+        } else if !last && let Some(at) = self.superfluous(index, &entry) {
+            self.buckets.get_mut(index)?.nodes[at] = entry;
         } else if last && self.divide(now) {
             return self.place(self.index(&entry.contact.id), entry, now);
         } else {
@@ -189,6 +206,47 @@ impl Table {
         }
         self.buckets.get_mut(index)?.changed = now;
         None
+    }
+
+    /// See [`Bucket::superfluous`].
+    fn superfluous(&self, index: usize, new: &Entry) -> Option<usize> {
+        self.buckets.get(index)?.superfluous(new, |id| slot(id, index))
+    }
+
+    /// The slots of the first buckets, which hold more than k, one after the other.
+    fn slots() -> impl Iterator<Item = (usize, usize)> {
+        let buckets = (0..).take_while(|index| Self::capacity(*index) > K);
+        buckets.flat_map(|index| (0..Self::capacity(index)).map(move |slot| (index, slot)))
+    }
+
+    /// The first empty slot after `from` of them: which one it is, some id there, and the node that
+    /// is closest to it and may know one.
+    pub fn gap(&self, from: usize, random: NodeId) -> Option<(usize, NodeId, Contact)> {
+        let (number, (index, at)) =
+            Self::slots().enumerate().skip(from).find(|(_, (index, at))| {
+                let bucket = self.buckets.get(*index).filter(|_| index + 1 < self.buckets.len());
+                bucket.is_some_and(|b| b.nodes.iter().all(|e| slot(&e.contact.id, *index) != *at))
+            })?;
+        let mut bytes = *random.as_bytes();
+        // The slots of a bucket are told apart by seven bits at most, of the first eleven.
+        let width = Self::capacity(index).ilog2() as usize;
+        let [a, b, ..] = *self.own.flipped(index as u32).as_bytes();
+        let rest = 16 - index - 1 - width;
+        let prefix = (u16::from_be_bytes([a, b]) >> (rest + width) << width | at as u16) << rest;
+        let free = u16::from_be_bytes([bytes[0], bytes[1]]) & ((1 << rest) - 1);
+        bytes[..2].copy_from_slice(&(prefix | free).to_be_bytes());
+        let target = NodeId::new(bytes);
+        let key = |e: &Entry| target.distance(&e.contact.id);
+        let closest = self.first(1, key).map(|e| e.contact).next()?;
+        Some((number, target, closest))
+    }
+
+    /// Whether a node would be the only one in its slot.
+    pub fn lacks(&self, id: &NodeId) -> bool {
+        let index = self.index(id);
+        let bucket = self.buckets.get(index).filter(|_| Self::capacity(index) > K);
+        bucket
+            .is_some_and(|b| b.nodes.iter().all(|e| slot(&e.contact.id, index) != slot(id, index)))
     }
 
     /// A query was not answered in time. Gives a node to ping that may take its place.
@@ -318,6 +376,13 @@ impl Table {
         }
         NodeId::new(bytes)
     }
+}
+
+/// The slot of an id in bucket `index`: the bits after those that make it one of the bucket.
+fn slot(id: &NodeId, index: usize) -> usize {
+    let width = Table::capacity(index).ilog2() as usize;
+    let bit = |i: usize| id.as_bytes().get(i / 8).map_or(0, |byte| byte >> (7 - i % 8) & 1);
+    (index + 1..=index + width).fold(0, |slot, i| slot << 1 | usize::from(bit(i)))
 }
 
 /// A step of splitmix64: refreshes need to be spread, not to be secret.

@@ -65,7 +65,7 @@ struct Arrival {
     at: Timestamp,
     sequence: usize,
     from: usize,
-    target: NodeId,
+    ask: Ask,
     asked: Timestamp,
 }
 
@@ -143,16 +143,24 @@ impl World {
         let start = self.network.start(looker.at, &target);
         let start: Vec<_> = start.into_iter().map(|at| (self.network.contact(at), None)).collect();
         let expected = looker.size.expected(K);
-        let beyond = expected.filter(|_| matches!(purpose, Purpose::Announce));
-        let options = LookupOptions { answers: looker.answers.clone(), expected, beyond };
+        let beyond = expected.filter(|_| !matches!(purpose, Purpose::WarmUp));
+        let answers = looker.answers.clone();
+        let options = LookupOptions { answers, expected, beyond, avoid: None };
         let mut lookup = Lookup::new(target, &start, options, started);
         let (mut heap, mut outcome) = (BinaryHeap::new(), Outcome::default());
-        let mut unanswered = 0;
+        let mut unanswered = BTreeSet::new();
         while !lookup.is_finished() {
             while let Some(ask) = lookup.next(self.now) {
-                match self.ask(ask, &mut outcome.queries) {
-                    Some(arrival) => heap.push(Reverse(arrival)),
-                    None => unanswered += 1,
+                let lost = !ask.again || unanswered.contains(&(ask.to, ask.target));
+                let answer = self.ask(ask, &mut outcome.queries);
+                if ask.again && lost {
+                    looker.answers.asked_again(answer.is_some());
+                }
+                match answer {
+                    // Who is only late answers twice, which is of no use.
+                    Some(arrival) if lost => heap.push(Reverse(arrival)),
+                    Some(_) => {}
+                    None => drop(unanswered.insert((ask.to, ask.target))),
                 }
             }
             let wake = lookup.poll_timeout().unwrap_or(Timestamp::FAR_FUTURE);
@@ -176,7 +184,7 @@ impl World {
         }
         // The looker goes on listening.
         heap.iter().for_each(|late| looker.answers.answered(late.0.at.since(late.0.asked)));
-        (0..unanswered).for_each(|_| looker.answers.silent());
+        unanswered.iter().for_each(|_| looker.answers.silent());
         if matches!(purpose, Purpose::WarmUp) {
             looker.size.sample(&lookup.distances());
         }
@@ -203,21 +211,20 @@ impl World {
             at: self.now + round_trip,
             sequence: *queries,
             from,
-            target: ask.target,
+            ask,
             asked: self.now,
         })
     }
 
     /// An answer comes in.
     fn arrive(&self, arrival: &Arrival, lookup: &mut Lookup) {
-        let target = &arrival.target;
+        let target = &arrival.ask.target;
         let named = match self.network.kind(arrival.from) {
             Kind::Sybil => self.network.accomplices(target, K),
             _ => self.network.answer(arrival.from, target),
         };
         let nodes: Vec<_> = named.into_iter().map(|at| self.network.contact(at)).collect();
-        let from = self.network.contact(arrival.from);
-        lookup.answered(from, &nodes, arrival.at.since(arrival.asked), arrival.at);
+        lookup.answered(arrival.ask, &nodes, arrival.at.since(arrival.asked), arrival.at);
     }
 
     /// How many of the k closest living nodes, the looker left out, it found.

@@ -1,15 +1,14 @@
 //! Somebody crowds around the target: one who wants to be all that is found there.
 //!
-//! It is known by the number of nodes, of which only so many are to be expected at any distance. No
-//! more are candidates, so the crowd does not use up a lookup. But it also fills the tables of honest
-//! nodes: asked for the target, they name the crowd and nobody else. So each is asked for its own side
-//! of the neighbourhood, where the crowd is not, and names its own neighbours. And whoever announces
-//! tells all that answer within a greater distance, whoever searches asks all of them.
-
-use std::time::Duration;
+//! A crowd is known by the number of nodes, of which only so many are to be expected at any distance.
+//! No more are candidates, so the crowd does not use up a lookup. But it also fills the tables of
+//! honest nodes around the target, and names nobody but itself. So whoever finds it announces and asks
+//! at other places, too, which everyone computes alike: those that differ from the target in one bit
+//! ([`Detour`][Lookup::detour_bits]). The bit is so early that nodes beyond it are as many as a large
+//! crowd: one that begins before it is thin, one that begins after it is not there.
 
 use super::super::id::{Distance, K};
-use super::{Ask, Lookup, MAX_CANDIDATES, Side, State};
+use super::{Ask, Candidate, Lookup, LookupOptions, MAX_CANDIDATES, Side, State};
 use crate::proto::time::Timestamp;
 
 /// How many times as many candidates there may be as are to be expected.
@@ -18,21 +17,18 @@ const LIMIT: f64 = 2.0;
 /// So many more may be, however few are to be expected.
 const LIMIT_MIN: f64 = 4.0;
 
-/// Everyone is asked within so many times the distance within which k nodes are to be expected: where
-/// the crowd is as far from the target as honest nodes, those beyond it are all that can be found.
-const REACH: f64 = 8.0;
+/// The same for nodes that have answered: of those there are no dead ones, so they are a closer
+/// measure.
+const DENSE: f64 = 2.0;
+/// The same. One of a hundred lookups finds more by accident.
+const DENSE_MIN: f64 = 3.0;
 
-/// Answers to expect of the front: the crowd answers, and must not be all that is asked.
-pub(super) const FRONT: f32 = 4.0 * K as f32;
+/// Nodes on each side of the first bit in which another place differs.
+const CROWD: f64 = 512.0;
 
-/// Nodes asked for their own side.
-const MAX_SIDES: usize = 40;
-
-/// Of one side at least so many are asked: one alone may be of the crowd.
-const PER_SIDE: f64 = 2.0;
-
-/// Of a greater side so many of its nodes are asked; each names k.
-const SHARE_OF_SIDE: f64 = 0.25;
+/// Other places. Two, since the bits depend on an estimate of the number of nodes: those of others
+/// are the same or one off.
+const DETOURS: u32 = 2;
 
 impl Lookup {
     /// Whether there is room at this distance, where only so many nodes are to be expected. One whose
@@ -48,8 +44,8 @@ impl Lookup {
             if (closer as f64) < limit {
                 continue;
             }
-            self.spread_out();
-            let yields = |c: &super::Candidate| c.state == State::New && !c.fits;
+            self.crowded = true;
+            let yields = |c: &Candidate| c.state == State::New && !c.fits;
             let last = self.candidates.iter().take(closer).rposition(yields);
             let Some(last) = last.filter(|_| fits) else { return false };
             self.candidates.remove(last);
@@ -67,46 +63,74 @@ impl Lookup {
     /// More nodes of one block of addresses than there is room for: so near to the target, that is no
     /// accident.
     pub(super) fn one_block_near(&mut self, distance: Distance) {
-        if Some(distance) <= self.options.expected {
-            self.spread_out();
-        }
+        self.crowded |= Some(distance) <= self.options.expected;
     }
 
-    /// From now on those farther from the target are asked too.
-    fn spread_out(&mut self) {
-        let reach = self.options.expected.map(|d| Distance::of_share(REACH * d.share()));
-        self.crowded = true;
-        self.beyond = self.beyond.max(reach);
+    /// Looks whether more have answered within any distance than are to be expected.
+    pub(super) fn look_for_crowd(&mut self) {
+        let Some(expected) = self.options.expected else { return };
+        let density = K as f64 / expected.share().max(f64::MIN_POSITIVE);
+        let dense = self.responders().take(2 * K).zip(1u32..).any(|(candidate, count)| {
+            f64::from(count) > DENSE_MIN + DENSE * density * candidate.distance.share()
+        });
+        self.crowded |= dense;
     }
 
-    /// Has those that have answered asked for their own side, where the crowd is not.
-    pub(super) fn look_around_crowd(&mut self) {
-        if !self.crowded {
+    /// The bits in which other places differ from the target.
+    fn detour_bits(&self) -> std::ops::Range<u32> {
+        let Some(expected) = self.options.expected else { return 0..0 };
+        let nodes = K as f64 / expected.share().max(f64::MIN_POSITIVE);
+        let first = (nodes / CROWD).max(1.0).log2() as u32;
+        first..first + DETOURS
+    }
+
+    /// Looks up other places, once somebody crowds around this one, and has those who are there asked
+    /// for what is looked for here.
+    pub(super) fn go_round(&mut self, now: Timestamp) {
+        if !self.crowded || self.options.avoid.is_some() {
             return;
         }
-        for at in 0..self.candidates.len() {
-            let Some(candidate) = self.candidates.get(at) else { return };
-            if Some(candidate.distance) > self.beyond || self.sides.len() >= MAX_SIDES {
-                return;
-            }
-            let (to, bits) = (candidate.contact, candidate.distance.shared_bits());
-            let ask = Ask { to, target: self.target.flipped(bits) };
-            let once = self.sides.iter().all(|side| side.ask.to != to);
-            let same = self.sides.iter().filter(|side| side.ask.target == ask.target).count();
-            let of_side = self.expected_sharing(bits + 1).unwrap_or(0.0) * SHARE_OF_SIDE;
-            if candidate.state == State::Answered && once && (same as f64) < of_side.max(PER_SIDE) {
+        if self.detours.is_empty() {
+            self.detours = self.detour_bits().map(|bit| self.detour(bit, now)).collect();
+        }
+        let found = self.detours.iter().filter(|detour| detour.finished);
+        let found: Vec<_> = found.flat_map(Lookup::closest_answering).collect();
+        for to in found {
+            let ask = Ask { to, target: self.target, again: false };
+            let asked = self.candidates.iter().any(|c| c.contact == to && c.open > 0);
+            if !asked && self.sides.iter().all(|side| side.ask != ask) {
                 self.sides.push(Side { ask, state: State::New });
             }
         }
     }
 
-    /// Answers to expect from those that were asked for their own side: the end waits for them.
-    pub(super) fn crowd_rest(&self, now: Timestamp) -> f32 {
+    /// The lookup of another place. It has no eyes for this one.
+    fn detour(&self, bit: u32, now: Timestamp) -> Self {
+        let options = LookupOptions { avoid: Some(bit), beyond: None, ..self.options.clone() };
+        let start: Vec<_> = self.candidates.iter().map(|c| (c.contact, c.trip)).collect();
+        Self::new(self.target.flipped(bit), &start, options, now)
+    }
+
+    /// Who has answered around other places.
+    pub(super) fn elsewhere(&self) -> impl Iterator<Item = super::Contact> {
+        let here = |side: &&Side| side.ask.target == self.target && side.state == State::Answered;
+        self.sides.iter().filter(here).map(|side| side.ask.to)
+    }
+
+    /// Answers to expect of and around other places: the end waits for them.
+    pub(super) fn detours_rest(&self, now: Timestamp) -> f32 {
+        if !self.crowded {
+            return 0.0;
+        }
+        if self.detours.iter().any(|detour| !detour.finished) {
+            return f32::INFINITY;
+        }
+        let answers = &self.options.answers;
         let hope = |side: &Side| match side.state {
-            State::New => self.options.answers.hope(None, Duration::ZERO),
-            State::Asked(at) => self.options.answers.hope(None, now.since(at)),
+            State::New => f32::INFINITY,
+            State::Asked(at) | State::Again(at) => answers.hope(None, now.since(at)),
             State::Answered | State::Failed => 0.0,
         };
-        if self.crowded { self.sides.iter().map(hope).sum() } else { 0.0 }
+        self.sides.iter().map(hope).sum()
     }
 }

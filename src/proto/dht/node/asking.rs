@@ -32,7 +32,8 @@ impl Dht {
         let mut message = Message::query(transaction.to_be_bytes().to_vec(), own, method);
         message.read_only = self.is_read_only();
         self.reach.wrote_to(to.ip(), now);
-        let pending = Pending { to, id, purpose, sent: now, deadline: now + MAX_TIMEOUT };
+        let deadline = now + MAX_TIMEOUT;
+        let pending = Pending { to, id, purpose, sent: now, deadline, twin: None };
         self.questions.open(transaction, pending);
         self.send(to, message.encode());
         true
@@ -89,7 +90,7 @@ impl Dht {
     }
 
     /// Pings a node that is in the table or would like to be.
-    fn verify(&mut self, contact: Option<Contact>, now: Timestamp) {
+    pub(super) fn verify(&mut self, contact: Option<Contact>, now: Timestamp) {
         let Some(Contact { id, addr }) = contact else { return };
         if self.pinging.len() < MAX_PINGS
             && !self.pinging.contains(&addr)
@@ -152,6 +153,9 @@ impl Dht {
         let rtt = now.since(pending.sent);
         let Some(family) = self.family(family_of(&pending.to)) else { return };
         family.answers.answered(rtt);
+        if pending.is_again() {
+            family.answers.asked_again(true);
+        }
         family.forget_saved(pending.to);
         let replaced = pending.contact().filter(|contact| contact.id != id);
         let gone = replaced.and_then(|old| family.table.failed(old, now));
@@ -165,8 +169,8 @@ impl Dht {
         let contact = Contact { id: answer.id, addr: pending.to };
         let rtt = now.since(pending.sent);
         match pending.purpose {
-            Purpose::Search(lookup) => self.found(lookup, contact, answer, rtt, now),
-            Purpose::Store(lookup) => self.stored(lookup, pending.to, Some(Ok(())), now),
+            Purpose::Search(lookup, ask) => self.found(lookup, ask, answer, rtt, now),
+            Purpose::Store { lookup, .. } => self.stored(lookup, pending.to, Some(Ok(())), now),
             Purpose::PingFor(lookup) => {
                 let outcome = Outcome::Pong { contact, rtt };
                 self.output.push_back(Output::Finished { lookup, outcome });
@@ -177,6 +181,7 @@ impl Dht {
                 self.output.push_back(Output::Finished { lookup, outcome });
             }
             Purpose::Introduce => self.introduced(contact, &answer, now),
+            Purpose::Fill => self.fills(pending.to, &answer, now),
             Purpose::Ping => {}
         }
     }
@@ -206,26 +211,31 @@ impl Dht {
         self.traffic.silent += 1;
         self.pinging.remove(&pending.to);
         let Some(family) = self.family(family_of(&pending.to)) else { return };
-        family.answers.silent();
-        family.forget_saved(pending.to);
-        let next = pending.contact().and_then(|contact| family.table.failed(contact, now));
-        self.verify(next, now);
+        // Who was asked twice is counted once.
+        if pending.is_again() {
+            family.answers.asked_again(false);
+        } else {
+            family.answers.silent();
+            family.forget_saved(pending.to);
+            let next = pending.contact().and_then(|contact| family.table.failed(contact, now));
+            self.verify(next, now);
+        }
         self.no_use(pending, None, now);
     }
 
     /// A question has brought nothing.
     fn no_use(&mut self, pending: &Pending, error: Option<KrpcError>, now: Timestamp) {
         match pending.purpose {
-            Purpose::Search(lookup) => {
-                if let Some(contact) = pending.contact() {
-                    self.not_found(lookup, contact, now);
+            Purpose::Search(lookup, ask) => self.not_found(lookup, ask, now),
+            Purpose::Store { lookup, again } => {
+                if again || error.is_some() || !self.store_again(lookup, pending, now) {
+                    self.stored(lookup, pending.to, error.map(Err), now);
                 }
             }
-            Purpose::Store(lookup) => self.stored(lookup, pending.to, error.map(Err), now),
             Purpose::PingFor(lookup) | Purpose::SampleFor(lookup) => {
                 self.output.push_back(Output::Finished { lookup, outcome: Outcome::NoAnswer });
             }
-            Purpose::Introduce | Purpose::Ping => {}
+            Purpose::Introduce | Purpose::Fill | Purpose::Ping => {}
         }
     }
 }

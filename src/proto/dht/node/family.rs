@@ -8,7 +8,7 @@ use super::LookupId;
 use crate::proto::dht::id::{Contact, K, NodeId};
 use crate::proto::dht::rtt::{Answers, RoundTrip};
 use crate::proto::dht::size::Size;
-use crate::proto::dht::table::Table;
+use crate::proto::dht::table::{STALE, Table};
 use crate::proto::time::Timestamp;
 
 /// Addresses kept to begin with: routers, nodes of a .torrent. When there are more, the oldest go.
@@ -41,6 +41,12 @@ const ID_LIFETIME: Duration = Duration::from_secs(10 * 60);
 /// how large the network is ([`Size`]).
 const RANDOM: u8 = 7;
 
+/// How often a node for an empty slot of the table is asked for.
+const FILL: Duration = Duration::from_secs(4);
+
+/// Only in networks where so many nodes are to be expected in a slot of the table.
+const FILL_MIN: f64 = 4.0;
+
 /// Nodes kept to begin with again.
 const BACKUP: usize = 2 * K;
 
@@ -65,6 +71,9 @@ pub(super) struct Family {
     look_again: Duration,
     /// Lookups of random places that follow that of our own.
     random_left: u8,
+    /// When an empty slot of the table is looked for, and how many were looked at.
+    fill_at: Timestamp,
+    filled: usize,
     /// When addresses that the other family names are taken again.
     hint_at: Timestamp,
     hint_wait: Duration,
@@ -89,6 +98,8 @@ impl Family {
             look_at: now,
             look_again: FIRST_LOOK_AGAIN,
             random_left: RANDOM,
+            fill_at: now,
+            filled: 0,
             hint_at: now,
             hint_wait: FIRST_RETRY,
             moved: None,
@@ -197,17 +208,38 @@ impl Family {
         self.table.refresh_due(now)
     }
 
+    /// Whether the table can be filled: it is good for something, and the network large.
+    fn fills(&self) -> bool {
+        let slots = 2.0 * Table::capacity(0) as f64;
+        self.random_left == 0 && self.size.nodes().is_some_and(|nodes| nodes >= slots * FILL_MIN)
+    }
+
+    /// Whom to ask for what, so that an empty slot of the table is filled. After the last one, the
+    /// first is looked at again when buckets are refreshed, too.
+    pub fn fill_due(&mut self, random: NodeId, now: Timestamp) -> Option<(Contact, NodeId)> {
+        if now < self.fill_at || !self.fills() {
+            return None;
+        }
+        let Some((slot, target, closest)) = self.table.gap(self.filled, random) else {
+            (self.filled, self.fill_at) = (0, now + STALE);
+            return None;
+        };
+        (self.filled, self.fill_at) = (slot + 1, now + FILL);
+        Some((closest, target))
+    }
+
     /// When something will be due.
     pub fn next_due(&self) -> Option<Timestamp> {
         let nobody = self.knows_nobody();
         let anywhere = !(self.routers.is_empty() && self.backup.is_empty());
         let retry = (nobody && anywhere).then_some(self.retry_at);
+        let fill = self.fills().then_some(self.fill_at);
         if self.upkeep.is_some() || nobody && self.saved.is_empty() {
-            return retry;
+            return retry.into_iter().chain(fill).min();
         }
         let random = self.random_left > 0 && self.knows_enough();
         let look = if random { Timestamp::ZERO } else { self.look_at };
-        retry.into_iter().chain([look, self.table.next_refresh()]).min()
+        retry.into_iter().chain(fill).chain([look, self.table.next_refresh()]).min()
     }
 
     /// The lookup that kept the table in order has ended. With a table that is good for something,

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::pending::Purpose;
+use super::pending::{Pending, Purpose};
 use super::search::{Half, Kind, Search};
 use super::{Dht, LookupId, MAX_LOOKUPS, MAX_QUEUED, MAX_WAIT, Outcome, Output, family_of};
 use crate::proto::dht::id::{Contact, K, NodeId};
 use crate::proto::dht::krpc::{Answer, KrpcError, usable};
-use crate::proto::dht::lookup::{Lookup, LookupOptions};
+use crate::proto::dht::lookup::{Ask, Lookup, LookupOptions};
 use crate::proto::ids::InfoHash;
 use crate::proto::time::Timestamp;
 
@@ -102,7 +102,8 @@ impl Dht {
         }
         let expected = known.size.expected(K);
         let beyond = expected.filter(|_| search.is_wide());
-        let options = LookupOptions { answers: known.answers.clone(), expected, beyond };
+        let answers = known.answers.clone();
+        let options = LookupOptions { answers, expected, beyond, avoid: None };
         let begun = Lookup::new(search.target, &start, options, now);
         search.halves[family] = Half::Looking(Box::new(begun));
         self.go_on(lookup, family, now);
@@ -111,12 +112,12 @@ impl Dht {
     /// Asks whom the lookup wants asked now, and ends it when it is at its end.
     pub(super) fn go_on(&mut self, lookup: LookupId, family: usize, now: Timestamp) {
         let want = self.want(now);
-        while let Some((contact, method)) = self.next_question(lookup, family, want, now) {
-            let purpose = Purpose::Search(lookup);
-            if !self.ask(contact.addr, Some(contact.id), method, purpose, now)
+        while let Some((ask, method)) = self.next_question(lookup, family, want, now) {
+            let purpose = Purpose::Search(lookup, ask);
+            if !self.ask(ask.to.addr, Some(ask.to.id), method, purpose, now)
                 && let Some(looking) = self.looking(lookup, family)
             {
-                looking.failed(contact, now);
+                looking.failed(ask, now);
             }
         }
         if self.looking(lookup, family).is_some_and(|looking| looking.is_finished()) {
@@ -130,7 +131,7 @@ impl Dht {
         family: usize,
         want: Option<crate::proto::dht::krpc::Want>,
         now: Timestamp,
-    ) -> Option<(Contact, crate::proto::dht::krpc::Method)> {
+    ) -> Option<(Ask, crate::proto::dht::krpc::Method)> {
         let (ready, room) = (self.out_limit.ready(now), self.questions.room_at(now));
         let ready = ready.max(room);
         if ready > now {
@@ -138,7 +139,7 @@ impl Dht {
             return None;
         }
         let ask = self.looking(lookup, family)?.next(now)?;
-        Some((ask.to, self.searches.get(&lookup)?.question(ask.target, want)))
+        Some((ask, self.searches.get(&lookup)?.question(ask.target, want)))
     }
 
     fn looking(&mut self, lookup: LookupId, family: usize) -> Option<&mut Lookup> {
@@ -152,11 +153,12 @@ impl Dht {
     pub(super) fn found(
         &mut self,
         lookup: LookupId,
-        from: Contact,
+        ask: Ask,
         mut answer: Answer,
         rtt: Duration,
         now: Timestamp,
     ) {
+        let from = ask.to;
         let family = family_of(&from.addr);
         let nodes = self.named(from.addr, &answer, family);
         self.tell_of_others(&from, &answer, family, now);
@@ -172,17 +174,17 @@ impl Dht {
             self.output.push_back(Output::Peers { lookup, info_hash, from, peers });
         }
         if let Some(looking) = self.looking(lookup, family) {
-            looking.answered(from, &nodes, rtt, now);
+            looking.answered(ask, &nodes, rtt, now);
         }
         self.go_on(lookup, family, now);
         self.end_if_over(lookup, now);
     }
 
     /// A node has answered nothing of use.
-    pub(super) fn not_found(&mut self, lookup: LookupId, contact: Contact, now: Timestamp) {
-        let family = family_of(&contact.addr);
+    pub(super) fn not_found(&mut self, lookup: LookupId, ask: Ask, now: Timestamp) {
+        let family = family_of(&ask.to.addr);
         if let Some(looking) = self.looking(lookup, family) {
-            looking.failed(contact, now);
+            looking.failed(ask, now);
             self.go_on(lookup, family, now);
         }
     }
@@ -202,12 +204,24 @@ impl Dht {
             known.size.sample(&looked.distances());
         }
         for (contact, method) in stores {
-            let purpose = Purpose::Store(lookup);
+            let purpose = Purpose::Store { lookup, again: false };
             if !self.ask(contact.addr, Some(contact.id), method, purpose, now) {
                 self.stored(lookup, contact.addr, None, now);
             }
         }
         self.end_if_over(lookup, now);
+    }
+
+    /// An announce or put was not answered: sends it again.
+    pub(super) fn store_again(
+        &mut self,
+        lookup: LookupId,
+        first: &Pending,
+        now: Timestamp,
+    ) -> bool {
+        let store = self.searches.get(&lookup).and_then(|search| search.store(first.to));
+        let purpose = Purpose::Store { lookup, again: true };
+        store.is_some_and(|method| self.ask(first.to, first.id, method, purpose, now))
     }
 
     /// An announce or put was taken, refused or not answered.

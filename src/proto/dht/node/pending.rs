@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::LookupId;
 use crate::proto::dht::id::{Contact, NodeId};
+use crate::proto::dht::lookup::Ask;
 use crate::proto::time::Timestamp;
 
 /// Questions open at once; beyond, lookups wait until one ends. The limit of questions in a second
@@ -15,15 +16,17 @@ pub const MAX_PENDING: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A step of a lookup.
-    Search(LookupId),
-    /// The announce or put after it.
-    Store(LookupId),
+    Search(LookupId, Ask),
+    /// The announce or put after it; `again` for the second time.
+    Store { lookup: LookupId, again: bool },
     /// A ping on somebody's order.
     PingFor(LookupId),
     /// A question for torrents on somebody's order.
     SampleFor(LookupId),
     /// A node whose id is not known yet: a router, for example.
     Introduce,
+    /// Nodes for an empty slot of the table.
+    Fill,
     /// Is a node of the table still there, or one that would like to be in it?
     Ping,
 }
@@ -37,12 +40,22 @@ pub(super) struct Pending {
     pub purpose: Purpose,
     pub sent: Timestamp,
     pub deadline: Timestamp,
+    /// The same question, asked before or again.
+    pub twin: Option<u32>,
 }
 
 impl Pending {
     /// Whom we asked, as far as we knew.
     pub fn contact(&self) -> Option<Contact> {
         self.id.map(|id| Contact { id, addr: self.to })
+    }
+
+    /// Whether the same was asked before without an answer.
+    pub fn is_again(&self) -> bool {
+        matches!(
+            self.purpose,
+            Purpose::Search(_, Ask { again: true, .. }) | Purpose::Store { again: true, .. }
+        )
     }
 }
 
@@ -67,16 +80,25 @@ impl Questions {
     }
 
     /// Opens a question whose transaction is not in use.
-    pub fn open(&mut self, transaction: u32, pending: Pending) {
+    pub fn open(&mut self, transaction: u32, mut pending: Pending) {
+        if let Purpose::Search(lookup, Ask { again: true, to, target }) = pending.purpose {
+            let first = Purpose::Search(lookup, Ask { again: false, to, target });
+            let first = self.open.iter_mut().find(|(_, open)| open.purpose == first);
+            if let Some((number, first)) = first {
+                (first.twin, pending.twin) = (Some(transaction), Some(*number));
+            }
+        }
         self.by_deadline.insert((pending.deadline, transaction));
         self.open.insert(transaction, pending);
     }
 
-    /// The question that an answer from `from` belongs to; it is open no more.
+    /// The question that an answer from `from` belongs to; it is open no more, nor is its twin.
     pub fn answered(&mut self, transaction: &[u8], from: SocketAddr) -> Option<Pending> {
         let transaction = u32::from_be_bytes(transaction.try_into().ok()?);
         self.open.get(&transaction).filter(|pending| pending.to == from)?;
-        self.close(transaction)
+        let pending = self.close(transaction)?;
+        pending.twin.map(|twin| self.close(twin));
+        Some(pending)
     }
 
     /// When there is room for another question.
@@ -93,7 +115,11 @@ impl Questions {
         if deadline > now {
             return None;
         }
-        self.close(transaction)
+        let pending = self.close(transaction)?;
+        if let Some(twin) = pending.twin.and_then(|twin| self.open.get_mut(&twin)) {
+            twin.twin = None;
+        }
+        Some(pending)
     }
 
     /// Closes the question to one node that was asked on this order.

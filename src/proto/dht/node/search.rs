@@ -103,12 +103,10 @@ impl Search {
         matches!(self.kind, Kind::FindNode { upkeep: true })
     }
 
-    /// Whether it has to get past those who crowd around the target: it stores what somebody may want
-    /// to hide.
+    /// Whether it has to get past those who crowd around the target: they may want to hide what is
+    /// stored there.
     pub fn is_wide(&self) -> bool {
-        let announces = |options: &GetPeers| options.announce.is_some();
-        matches!(&self.kind, Kind::PutItem { .. })
-            || matches!(&self.kind, Kind::GetPeers(options) if announces(options))
+        !matches!(self.kind, Kind::FindNode { .. })
     }
 
     /// The question to a node: what the lookup is for, or only for nodes near another target.
@@ -233,7 +231,7 @@ impl Search {
         }
     }
 
-    fn store(&self, to: SocketAddr) -> Option<Method> {
+    pub fn store(&self, to: SocketAddr) -> Option<Method> {
         let Grant { token, has_item } = self.grants.get(&to)?.clone();
         match &self.kind {
             Kind::GetPeers(GetPeers { announce: Some(announce), .. }) => {

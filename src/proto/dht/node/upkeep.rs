@@ -1,13 +1,17 @@
 //! Keeps the tables alive, and our id one that our address may have.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rand::RngExt;
 
+use super::pending::Purpose;
 use super::{Dht, LookupId, family_of};
 use crate::proto::dht::id::{Contact, K, NodeId};
-use crate::proto::dht::krpc::Answer;
+use crate::proto::dht::krpc::{Answer, Method};
 use crate::proto::time::Timestamp;
+
+/// Nodes that are pinged for one empty slot: some are dead.
+const FILL_PINGS: usize = 2;
 
 impl Dht {
     /// Does what is due: asks routers again, looks for our own place, refreshes buckets.
@@ -18,7 +22,30 @@ impl Dht {
                 self.introduce(router, now);
             }
             self.look_after(index, now);
+            self.fill(index, now);
         }
+    }
+
+    /// Asks for a node where the table has none.
+    fn fill(&mut self, index: usize, now: Timestamp) {
+        let random = NodeId::new(self.rng.random());
+        let due = self.family(index).and_then(|family| family.fill_due(random, now));
+        if let Some((closest, target)) = due {
+            let method = Method::FindNode { target, want: None };
+            self.ask(closest.addr, Some(closest.id), method, Purpose::Fill, now);
+        }
+    }
+
+    /// Somebody was asked for nodes where the table has none: the first of them may have a place.
+    pub(super) fn fills(&mut self, from: SocketAddr, answer: &Answer, now: Timestamp) {
+        let index = family_of(&from);
+        let named = self.named(from, answer, index);
+        let lacks = |contact: &Contact| {
+            let family = self.families.get(index).and_then(Option::as_ref);
+            family.is_some_and(|family| family.table.lacks(&contact.id))
+        };
+        let wanted: Vec<_> = named.into_iter().filter(lacks).take(FILL_PINGS).collect();
+        wanted.into_iter().for_each(|contact| self.verify(Some(contact), now));
     }
 
     fn look_after(&mut self, index: usize, now: Timestamp) {
