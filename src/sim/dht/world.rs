@@ -140,7 +140,8 @@ impl World {
         purpose: Purpose<'_>,
     ) -> (Outcome, BTreeSet<usize>) {
         let started = self.now;
-        let start = self.network.start(looker.at, &target);
+        let mut start = self.network.start(looker.at, &target);
+        start.extend(self.network.start(looker.at, &target.flipped(0)));
         let start: Vec<_> = start.into_iter().map(|at| (self.network.contact(at), None)).collect();
         let expected = looker.size.expected(K);
         let beyond = expected.filter(|_| !matches!(purpose, Purpose::WarmUp));

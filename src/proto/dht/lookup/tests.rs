@@ -37,6 +37,11 @@ fn asked(lookup: &mut Lookup, now: Timestamp) -> Vec<Contact> {
     std::iter::from_fn(|| lookup.next(now)).map(|ask| ask.to).collect()
 }
 
+/// What was asked of a node first.
+fn first(to: Contact) -> Ask {
+    Ask { to, target: TARGET, again: false }
+}
+
 #[test]
 fn a_lookup_that_knows_nobody_is_at_its_end() {
     let lookup = lookup(&[]);
@@ -57,9 +62,9 @@ fn far_from_the_target_a_few_are_asked_the_closest_first() {
 fn closer_nodes_are_asked_at_once_and_stragglers_are_not_waited_for() {
     let start: Vec<_> = (0..8).map(|i| node(0x8000 + i)).collect();
     let mut lookup = lookup(&start);
-    let first = asked(&mut lookup, ms(0));
+    let begun = asked(&mut lookup, ms(0));
     let closer: Vec<_> = (0..8).map(|i| node(0x100 + i)).collect();
-    lookup.answered(first[0], &closer, RTT, ms(80));
+    lookup.answered(first(begun[0]), &closer, RTT, ms(80));
     assert_eq!(asked(&mut lookup, ms(80)), closer[..4]);
 }
 
@@ -67,11 +72,11 @@ fn closer_nodes_are_asked_at_once_and_stragglers_are_not_waited_for() {
 fn whoever_is_silent_frees_its_place_and_may_still_answer() {
     let start: Vec<_> = (0..8).map(|i| node(0x8000 + i)).collect();
     let mut lookup = lookup(&start);
-    let first = asked(&mut lookup, ms(0));
+    let begun = asked(&mut lookup, ms(0));
     assert_eq!(asked(&mut lookup, ms(10)), []);
     assert_ne!(asked(&mut lookup, ms(400)), []);
-    lookup.answered(first[3], &[], RTT, ms(450));
-    assert_eq!(lookup.closest_answering(), [first[3]]);
+    lookup.answered(first(begun[3]), &[], RTT, ms(450));
+    assert_eq!(lookup.closest_answering(), [begun[3]]);
 }
 
 #[test]
@@ -84,7 +89,7 @@ fn it_ends_with_the_k_closest_that_answer() {
         for contact in asked(&mut lookup, ms(now)) {
             // Every third one is dead.
             if contact.id.as_bytes()[1] % 3 != 0 {
-                lookup.answered(contact, &all, RTT, ms(now));
+                lookup.answered(first(contact), &all, RTT, ms(now));
             }
         }
         lookup.handle_timeout(ms(now));
@@ -120,12 +125,12 @@ fn one_network_has_two_candidates_at_most_and_one_id_two_addresses() {
 #[test]
 fn answers_of_others_and_second_answers_count_for_nothing() {
     let mut lookup = lookup(&[node(1), node(2)]);
-    lookup.answered(node(1), &[node(3)], RTT, ms(0));
+    lookup.answered(first(node(1)), &[node(3)], RTT, ms(0));
     assert_eq!(lookup.closest_answering(), [], "it was not asked");
     asked(&mut lookup, ms(0));
-    lookup.answered(node(1), &[], RTT, ms(1));
-    lookup.answered(node(1), &[node(3)], RTT, ms(2));
-    lookup.answered(in_network(2, 9), &[node(3)], RTT, ms(3));
+    lookup.answered(first(node(1)), &[], RTT, ms(1));
+    lookup.answered(first(node(1)), &[node(3)], RTT, ms(2));
+    lookup.answered(first(in_network(2, 9)), &[node(3)], RTT, ms(3));
     assert_eq!(lookup.candidates.len(), 2);
 }
 
@@ -140,7 +145,7 @@ fn with_a_distance_to_reach_everyone_within_it_is_asked_and_announced_to() {
     while !lookup.is_finished() {
         now += 80;
         for contact in asked(&mut lookup, ms(now)) {
-            lookup.answered(contact, &[], RTT, ms(now));
+            lookup.answered(first(contact), &[], RTT, ms(now));
         }
         lookup.handle_timeout(ms(now));
     }
@@ -164,16 +169,16 @@ fn who_is_near_and_names_only_some_is_asked_for_those_beyond() {
     let start: Vec<_> = (0..8).map(|i| (node(0x40 + i), None)).collect();
     let options = LookupOptions { expected, ..LookupOptions::default() };
     let mut lookup = Lookup::new(TARGET, &start, options, ms(0));
-    let first = asked(&mut lookup, ms(0));
+    let begun = asked(&mut lookup, ms(0));
     let named: Vec<_> = (0x50..0x58).map(node).collect();
-    lookup.answered(first[0], &named, RTT, ms(80));
+    lookup.answered(first(begun[0]), &named, RTT, ms(80));
     // Half way between 0x57 and 0x166: what begins with 0x80 differs from the target in the ninth
     // of sixteen bits.
-    let ask = Ask { to: first[0], target: TARGET.flipped(8) };
+    let ask = Ask { target: TARGET.flipped(8), ..first(begun[0]) };
     assert_eq!(lookup.next(ms(80)), Some(ask));
-    lookup.answered(first[0], &[node(0x99)], RTT, ms(160));
+    lookup.answered(ask, &[node(0x99)], RTT, ms(160));
     assert!(lookup.candidates.iter().any(|c| c.contact == node(0x99)));
-    lookup.answered(first[0], &[node(0x9a)], RTT, ms(160));
+    lookup.answered(ask, &[node(0x9a)], RTT, ms(160));
     assert!(lookup.candidates.iter().all(|c| c.contact != node(0x9a)));
 }
 
@@ -189,12 +194,12 @@ proptest! {
         let expected = expected.map(Distance::of_share);
         let options = LookupOptions { expected, beyond: expected, ..LookupOptions::default() };
         let mut lookup = Lookup::new(TARGET, &start, options, ms(0));
-        let mut open: BTreeMap<(Timestamp, usize), Contact> = BTreeMap::new();
+        let mut open: BTreeMap<(Timestamp, usize), Ask> = BTreeMap::new();
         let (mut now, mut sent) = (ms(0), 0);
         while !lookup.is_finished() {
-            while let Some(Ask { to: contact, .. }) = lookup.next(now) {
+            while let Some(ask) = lookup.next(now) {
                 let late = answers[sent % answers.len()].1;
-                open.insert((now + Duration::from_millis(late), sent), contact);
+                open.insert((now + Duration::from_millis(late), sent), ask);
                 sent += 1;
             }
             prop_assert!(lookup.candidates.len() <= MAX_CANDIDATES);
@@ -204,11 +209,11 @@ proptest! {
             let next = open.keys().next().copied().filter(|(at, _)| *at <= wake);
             now = next.map_or(wake, |(at, _)| at);
             match next.and_then(|next| Some((next, open.remove(&next)?))) {
-                Some(((_, number), contact)) if number % 3 != 0 => {
+                Some(((_, number), ask)) if number % 3 != 0 => {
                     let nodes: Vec<_> = answers[number % answers.len()].0.iter().copied().map(node).collect();
-                    lookup.answered(contact, &nodes, RTT, now);
+                    lookup.answered(ask, &nodes, RTT, now);
                 }
-                Some((_, contact)) => lookup.failed(contact, now),
+                Some((_, ask)) => lookup.failed(ask, now),
                 None => lookup.handle_timeout(now),
             }
             prop_assert!(now <= ms(10_100));

@@ -95,7 +95,9 @@ impl Dht {
         else {
             return;
         };
-        let start = known.start(&search.target);
+        let mut start = known.start(&search.target);
+        // Where a crowd fills all that is known near to the target, the way round it begins far away.
+        start.extend(known.start(&search.target.flipped(0)));
         let Some(half) = search.halves.get(family) else { return };
         if start.is_empty() || !matches!(half, Half::Waiting) {
             return;
