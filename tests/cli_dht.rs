@@ -233,13 +233,10 @@ fn flood(to: SocketAddr, count: usize, token: &[u8]) {
             socket.send_to(&ping, to).unwrap();
             let transaction = &ping[ping.len() - 11..ping.len() - 7];
             // Answers to the questions come before.
-            while socket
-                .recv(&mut buffer)
-                .map(|n| &buffer[..n])
-                .unwrap()
-                .windows(4)
-                .all(|w| w != transaction)
-            {}
+            while {
+                let length = socket.recv(&mut buffer).unwrap();
+                buffer[..length].windows(4).all(|bytes| bytes != transaction)
+            } {}
         }
     }
 }
