@@ -24,7 +24,7 @@ pub struct Create {
     /// The .torrent file to write (default: NAME.torrent)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// For clients of BitTorrent v1 alone
+    /// For clients of BitTorrent v1 alone, such as Transmission 3 and aria2
     #[arg(long, group = "version")]
     v1: bool,
     /// For clients of BitTorrent v2 alone
