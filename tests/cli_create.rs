@@ -35,11 +35,16 @@ fn the_same_files_make_the_same_torrent() {
     for place in ["a", "b"] {
         tree(&dir.path().join(place).join("data"));
         let (path, torrent) = (format!("{place}/data"), format!("{place}.torrent"));
-        let made = create(dir.path(), &[&path, "-o", &torrent, "--piece-length", "16K"]);
-        assert!(made.status.success(), "{made:?}");
-        torrents.push(std::fs::read(dir.path().join(torrent)).unwrap());
+        for kind in ["--v1", "--v2", "--hybrid", "--private"] {
+            let _ = std::fs::remove_file(dir.path().join(&torrent));
+            let made = create(dir.path(), &[&path, "-o", &torrent, "--piece-length", "16K", kind]);
+            assert!(made.status.success(), "{made:?}");
+            torrents.push(std::fs::read(dir.path().join(&torrent)).unwrap());
+        }
     }
-    assert_eq!(torrents[0], torrents[1]);
+    let (a, b) = torrents.split_at(4);
+    assert_eq!(a, b);
+    assert!((0..4).all(|i| !a[i + 1..].contains(&a[i])));
 }
 
 #[test]
@@ -49,7 +54,18 @@ fn it_has_the_files_their_bits_and_links_and_prints_the_magnet() {
     let tracker = "http://127.0.0.1:1/announce";
     let made = create(
         dir.path(),
-        &["data", "--tracker", tracker, "--private", "--comment", "hello", "--piece-length", "32K"],
+        &[
+            "data",
+            "--tracker",
+            tracker,
+            "--private",
+            "--comment",
+            "hello",
+            "--piece-length",
+            "32K",
+            "--web-seed",
+            "http://w.example/",
+        ],
     );
     assert!(made.status.success(), "{made:?}");
     let said = String::from_utf8(made.stderr).unwrap();
@@ -71,6 +87,18 @@ fn it_has_the_files_their_bits_and_links_and_prints_the_magnet() {
     assert_eq!(metainfo.trackers, [[tracker.to_string()]]);
     let magnet = String::from_utf8(made.stdout).unwrap();
     assert_eq!(magnet, format!("{}\n", metainfo.magnet()));
+}
+
+#[test]
+fn what_is_excluded_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    tree(&dir.path().join("data"));
+    let made = create(dir.path(), &["data", "--exclude", "sub", "--exclude", "*nk"]);
+    assert!(made.status.success(), "{made:?}");
+    let torrent = std::fs::read(dir.path().join("data.torrent")).unwrap();
+    let info = Metainfo::parse(&torrent).unwrap().info;
+    let paths: Vec<_> = info.files.iter().filter(|f| !f.pad).map(|f| f.path.concat()).collect();
+    assert_eq!(paths, [&b"empty"[..], b"run"]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Prints the info hashes that libtorrent's create_torrent gives a folder.
+"""Makes torrents with libtorrent's create_torrent and prints their info hashes as JSON.
 
-    lt_create.py ROOT PIECE_LENGTH v1|v2|hybrid
-
-A JSON object: v1 and v2, in hexadecimal or null. Files go in by path, sorted, as BEP 52 wants it.
+Usage: lt_create.py OUT PATH KIND PIECE_LENGTH [PATH KIND PIECE_LENGTH ...]
+KIND is v1, v2 or hybrid; PIECE_LENGTH 0 lets libtorrent choose. The .torrent files are written
+to OUT/0.torrent, OUT/1.torrent and so on.
 """
 
 import json
@@ -12,25 +12,48 @@ import sys
 
 import libtorrent as lt
 
-root, piece_length, version = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-flags = {"v1": lt.create_torrent.v1_only, "v2": lt.create_torrent.v2_only, "hybrid": 0}[version]
-storage = lt.file_storage()
-parent = os.path.dirname(os.path.abspath(root))
-if os.path.isdir(root):
-    below = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names]
-    paths = sorted(os.path.relpath(path, parent) for path in below)
-    paths.sort(key=lambda path: [os.fsencode(part) for part in path.split("/")])
-else:
-    paths = [os.path.basename(root)]
-for path in paths:
-    storage.add_file(path, os.path.getsize(os.path.join(parent, path)))
-torrent = lt.create_torrent(storage, piece_length, int(flags))
-lt.set_piece_hashes(torrent, parent)
-hashes = lt.torrent_info(torrent.generate()).info_hashes()
+# Not in the binding: libtorrent's create_torrent::v1_only.
+FLAGS = {"v1": 64, "v2": int(lt.create_torrent_flags_t.v2_only), "hybrid": 0}
 
 
-def shown(has, digest):
-    return digest.to_bytes().hex() if (has() if callable(has) else has) else None
+def storage(path):
+    """All files in the order of their paths: libtorrent leaves a v1 torrent in that of the disk."""
+    files = lt.file_storage()
+    if os.path.isfile(path):
+        names = [path]
+    else:
+        names = [os.path.join(d, f) for d, _, fs in os.walk(path) for f in fs]
+    for name in sorted(names, key=lambda name: os.fsencode(name).split(b"/")):
+        executable = os.access(name, os.X_OK) and os.stat(name).st_mode & 0o100
+        flags = lt.file_flags_t.flag_executable if executable else 0
+        files.add_file(os.path.relpath(name, os.path.dirname(path)), os.path.getsize(name), flags)
+    return files
 
 
-print(json.dumps({"v1": shown(hashes.has_v1, hashes.v1), "v2": shown(hashes.has_v2, hashes.v2)}))
+def create(path, kind, piece_length):
+    files = storage(path)  # The torrent keeps a reference to it that Python does not know of.
+    torrent = lt.create_torrent(files, piece_length, FLAGS[kind])
+    lt.set_piece_hashes(torrent, os.path.dirname(path))
+    made = torrent.generate()
+    made.pop(b"creation date", None)
+    return lt.bencode(made)
+
+
+def main():
+    out, *rest = sys.argv[1:]
+    found = []
+    for number, (path, kind, length) in enumerate(zip(*[iter(rest)] * 3)):
+        data = create(os.path.abspath(path), kind, int(length))
+        with open(os.path.join(out, f"{number}.torrent"), "wb") as file:
+            file.write(data)
+        hashes = lt.torrent_info(lt.bdecode(data)).info_hashes()
+        found.append(
+            {
+                "v1": str(hashes.v1) if hashes.has_v1() else None,
+                "v2": str(hashes.v2) if hashes.has_v2() else None,
+            }
+        )
+    print(json.dumps(found))
+
+
+main()

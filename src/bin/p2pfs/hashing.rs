@@ -99,7 +99,7 @@ type Batch = Vec<(u32, Result<Digests, ReadError>)>;
 
 impl Shown {
     fn show_done(&mut self, done: u64, total: u64) {
-        if self.is_due(done == total) {
+        if self.is_due() {
             let text = format!("hashed {} of {}", size::show(done), size::show(total));
             self.show_text(Some((done, total)), text);
         }

@@ -50,11 +50,13 @@ impl Shown {
         bar.set_message(text);
     }
 
-    /// Whether something new would be seen, or `last` says that nothing will follow.
-    pub fn is_due(&mut self, last: bool) -> bool {
-        let due = last || self.updated.is_none_or(|at| at.elapsed() >= BAR_EVERY);
+    /// Whether it is time to say something new; what is over at once says nothing.
+    pub fn is_due(&mut self) -> bool {
+        let every = if std::io::stderr().is_terminal() { BAR_EVERY } else { LINE_EVERY };
+        let now = Instant::now();
+        let due = now.duration_since(*self.updated.get_or_insert(now)) >= every;
         if due {
-            self.updated = Some(Instant::now());
+            self.updated = Some(now);
         }
         due
     }
