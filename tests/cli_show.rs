@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+#[path = "harness/corpus_files.rs"]
+mod corpus_files;
+
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+
+use corpus_files::corpus;
 
 const V1: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -66,18 +70,6 @@ fn what_is_refused_is_one_line() {
     assert!(refused(file("page", b"<html>\n</html>")).contains("web page"));
     assert!(refused(file("junk", b"d4:infodee")).contains("no `name`"));
     assert!(refused("magnet:?dn=x").contains("no info hash"));
-}
-
-/// The torrent files of other projects, as far as they are here; `None` when they are not.
-fn corpus() -> Option<(PathBuf, Vec<Value>)> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
-    let root = std::env::var_os("P2PFS_CORPUS").map_or_else(beside, PathBuf::from).join("torrents");
-    let Ok(text) = std::fs::read_to_string(root.join("expected.json")) else {
-        println!("skipped: no corpus of torrent files at {}", root.display());
-        return None;
-    };
-    let expected: Value = serde_json::from_str(&text).unwrap();
-    Some((root, expected["cases"].as_array().unwrap().clone()))
 }
 
 #[test]

@@ -5,25 +5,16 @@
 #![cfg(feature = "full")]
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+#[path = "harness/corpus_files.rs"]
+mod corpus_files;
+
+use std::path::Path;
 
 use p2pfs::proto::metainfo::layout::{EntryKind, Layout};
 use p2pfs::proto::metainfo::{Metainfo, MetainfoError};
 use serde_json::Value;
 
-/// The folder of the corpus, and its cases; `None` when it is not here.
-fn corpus() -> Option<(PathBuf, Vec<Value>)> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
-    let root = std::env::var_os("P2PFS_CORPUS").map_or_else(beside, PathBuf::from).join("torrents");
-    let Ok(text) = std::fs::read_to_string(root.join("expected.json")) else {
-        println!("skipped: no corpus of torrent files at {}", root.display());
-        return None;
-    };
-    let expected: Value = serde_json::from_str(&text).unwrap();
-    let cases = expected["cases"].as_array().unwrap().clone();
-    assert!(!cases.is_empty());
-    Some((root, cases))
-}
+use corpus_files::corpus;
 
 fn parsed(root: &Path, case: &Value) -> Result<Metainfo, MetainfoError> {
     Metainfo::parse(&std::fs::read(root.join(case["file"].as_str().unwrap())).unwrap())

@@ -119,6 +119,16 @@ async fn greet(to: SocketAddr, ip: [u8; 4], hash: InfoHash, ours: PeerId) -> (Tc
     (stream, Handshake::decode(&theirs).unwrap().peer_id)
 }
 
+/// Waits for a condition that nothing tells of.
+async fn until(holds: impl Fn() -> bool) {
+    let looks = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, looks).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_shuts_out_a_seeder_by_using_its_peer_id() {
     let (dir, data) = (tempfile::tempdir().unwrap(), content(200_000));
@@ -189,13 +199,7 @@ async fn uploads_that_the_limit_holds_back_do_not_hold_back_our_requests() {
     // A minute's worth of uploads from the slow one is under way, and it wants something itself.
     other.add(on_demand(vec![local(&slow)])).await.unwrap();
     second.read_later(ReadHandle(2), 0, 0, 1, None, Box::new(|_| ()));
-    tokio::time::timeout(BOUND, async {
-        while first.status().uploaded == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
+    until(|| first.status().uploaded > 0).await;
     let ten_seconds = Duration::from_secs(10);
     let got = tokio::time::timeout(ten_seconds, read(&first, PIECE as u64, 1)).await.unwrap();
     assert_eq!(got, data[PIECE..=PIECE]);
@@ -217,13 +221,7 @@ async fn what_the_disk_refused_is_written_when_it_takes_it_again() {
     let leech = session(&cache).await;
     let torrent = leech.add(add(source(), vec![local(&seeder)], DataPlace::Cache)).await.unwrap();
     assert_eq!(read(&torrent, 0, 100).await, data[..100], "from memory");
-    tokio::time::timeout(BOUND, async {
-        while torrent.status().error.is_none() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
+    until(|| torrent.status().error.is_some()).await;
     std::fs::remove_dir(in_the_way.join("x")).unwrap();
     tokio::time::timeout(BOUND, torrent.wait_complete()).await.unwrap().unwrap();
     assert_eq!(torrent.status().error, None);

@@ -4,20 +4,47 @@ use std::time::Duration;
 
 use super::time::Timestamp;
 
+/// What may be spent and is earned again with time.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens {
+    left: f64,
+    earned: Timestamp,
+}
+
+impl Tokens {
+    /// So much may be spent at once.
+    pub const fn new(left: f64, now: Timestamp) -> Self {
+        Self { left, earned: now }
+    }
+
+    /// What may be spent now, when `per_second` was earned since the last call, up to `most`;
+    /// negative in debt.
+    pub fn earn(&mut self, per_second: f64, most: f64, now: Timestamp) -> f64 {
+        let earned = now.since(self.earned).as_secs_f64() * per_second;
+        self.earned = self.earned.max(now);
+        self.left = (self.left + earned).min(most);
+        self.left
+    }
+
+    /// Spends, on credit if need be.
+    pub fn spend(&mut self, tokens: f64) {
+        self.left -= tokens;
+    }
+}
+
 /// A token bucket with explicit time: allows `rate` bytes a second with bursts of a quarter second
 /// (at least 64 KiB, so that a block always fits).
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     rate: f64,
-    tokens: f64,
-    refilled: Timestamp,
+    tokens: Tokens,
 }
 
 impl TokenBucket {
     /// A full bucket that allows `rate` bytes a second; 0 is taken as 1.
     pub fn new(rate: u64, now: Timestamp) -> Self {
         let rate = rate.max(1) as f64;
-        Self { rate, tokens: Self::burst(rate), refilled: now }
+        Self { rate, tokens: Tokens::new(Self::burst(rate), now) }
     }
 
     fn burst(rate: f64) -> f64 {
@@ -27,10 +54,9 @@ impl TokenBucket {
     /// Takes `bytes` and returns how long the caller must wait before it uses them: the bucket may
     /// go into debt, so large requests are delayed and never starved.
     pub fn take(&mut self, bytes: u64, now: Timestamp) -> Duration {
-        let earned = now.since(self.refilled).as_secs_f64() * self.rate;
-        self.refilled = self.refilled.max(now);
-        self.tokens = (self.tokens + earned).min(Self::burst(self.rate)) - bytes as f64;
-        Duration::from_secs_f64((-self.tokens / self.rate).max(0.0))
+        let left = self.tokens.earn(self.rate, Self::burst(self.rate), now) - bytes as f64;
+        self.tokens.spend(bytes as f64);
+        Duration::from_secs_f64((-left / self.rate).max(0.0))
     }
 }
 

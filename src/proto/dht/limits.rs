@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::proto::rate::Tokens;
 use crate::proto::swarm::site;
 use crate::proto::time::Timestamp;
 
@@ -34,8 +35,7 @@ pub struct Allowance {
 #[derive(Clone, Debug)]
 pub struct Limiter {
     allowance: Allowance,
-    tokens: f64,
-    refilled: Timestamp,
+    tokens: Tokens,
     sites: BTreeMap<IpAddr, u16>,
     period_began: Timestamp,
 }
@@ -43,8 +43,8 @@ pub struct Limiter {
 impl Limiter {
     /// Nothing has happened yet.
     pub const fn new(allowance: Allowance, now: Timestamp) -> Self {
-        let tokens = allowance.burst as f64;
-        Self { allowance, tokens, refilled: now, sites: BTreeMap::new(), period_began: now }
+        let tokens = Tokens::new(allowance.burst as f64, now);
+        Self { allowance, tokens, sites: BTreeMap::new(), period_began: now }
     }
 
     /// Counts a datagram from or to `ip`, if it is allowed.
@@ -52,25 +52,22 @@ impl Limiter {
         if ip.is_loopback() {
             return true;
         }
-        self.refill(now);
-        if self.tokens < 1.0 || !self.site_may(ip, now) {
+        if self.left(now) < 1.0 || !self.site_may(ip, now) {
             return false;
         }
-        self.tokens -= 1.0;
+        self.tokens.spend(1.0);
         true
     }
 
     /// When the next datagram is allowed, as far as all together count.
     pub fn ready(&mut self, now: Timestamp) -> Timestamp {
-        self.refill(now);
-        let missing = (1.0 - self.tokens).max(0.0);
+        let missing = (1.0 - self.left(now)).max(0.0);
         now + Duration::from_secs_f64(missing / f64::from(self.allowance.per_second.max(1)))
     }
 
-    fn refill(&mut self, now: Timestamp) {
-        let earned = now.since(self.refilled).as_secs_f64() * f64::from(self.allowance.per_second);
-        self.tokens = (self.tokens + earned).min(f64::from(self.allowance.burst));
-        self.refilled = self.refilled.max(now);
+    fn left(&mut self, now: Timestamp) -> f64 {
+        let Allowance { per_second, burst, .. } = self.allowance;
+        self.tokens.earn(per_second.into(), burst.into(), now)
     }
 
     fn site_may(&mut self, ip: IpAddr, now: Timestamp) -> bool {

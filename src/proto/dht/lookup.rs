@@ -97,8 +97,8 @@ pub struct LookupOptions {
 enum State {
     New,
     Asked(Timestamp),
-    /// Asked for the second time.
-    Again(Timestamp),
+    /// Asked for the second time; when first, and when again.
+    Again(Timestamp, Timestamp),
     Answered,
     Failed,
 }
@@ -218,8 +218,12 @@ impl Lookup {
         }
         if let Some(at) = self.choose(now) {
             let candidate = self.candidates.get_mut(at)?;
-            let again = matches!(candidate.state, State::Asked(_));
-            candidate.state = if again { State::Again(now) } else { State::Asked(now) };
+            let first = match candidate.state {
+                State::Asked(at) => Some(at),
+                _ => None,
+            };
+            let again = first.is_some();
+            candidate.state = first.map_or(State::Asked(now), |at| State::Again(at, now));
             candidate.open = candidate.open.saturating_add(1);
             self.probes += usize::from(again);
             self.asked += 1;
@@ -247,7 +251,7 @@ impl Lookup {
 
     fn candidate_answered(&mut self, from: Contact, nodes: &[Contact], rtt: Duration) {
         let waits = |c: &&mut Candidate| {
-            c.contact == from && matches!(c.state, State::Asked(_) | State::Again(_))
+            c.contact == from && matches!(c.state, State::Asked(_) | State::Again(..))
         };
         let Some(candidate) = self.candidates.iter_mut().find(waits) else { return };
         candidate.state = State::Answered;
@@ -407,7 +411,12 @@ impl Lookup {
                 let near = answers.is_lossy() && self.near >= Some(candidate.distance);
                 if near { hope + (1.0 - hope) * answers.lost() } else { hope }
             }
-            State::Again(at) => answers.lost() * answers.later_than(now.since(at)),
+            // Either question may be answered yet: whoever is silent may only be slow.
+            State::Again(first, again) => {
+                let hope = answers.hope(candidate.trip, now.since(first));
+                let second = answers.lost() * answers.later_than(now.since(again));
+                hope + (1.0 - hope) * second
+            }
             State::Answered => 1.0,
             State::Failed => 0.0,
         }
@@ -438,7 +447,7 @@ impl Lookup {
                 State::Asked(asked) if self.is_worth_another(candidate, asked, now) => {
                     return Some(at);
                 }
-                State::Asked(_) | State::Again(_) => pending += worth,
+                State::Asked(_) | State::Again(..) => pending += worth,
                 State::Answered | State::Failed => {}
             }
             sum += worth;
@@ -452,7 +461,7 @@ impl Lookup {
         let limit = this.distance.farther_by(ALIKE_BITS);
         let others = self.candidates.get(farther).unwrap_or_default();
         let alike = others.iter().take_while(|c| c.distance <= limit);
-        let asked = alike.filter(|c| matches!(c.state, State::Asked(_) | State::Again(_)));
+        let asked = alike.filter(|c| matches!(c.state, State::Asked(_) | State::Again(..)));
         asked.map(|c| self.worth(c, now)).sum()
     }
 
@@ -468,7 +477,7 @@ impl Lookup {
             sum += worth;
             match candidate.state {
                 State::New => return f32::INFINITY,
-                State::Asked(_) | State::Again(_) => rest += worth,
+                State::Asked(_) | State::Again(..) => rest += worth,
                 State::Answered | State::Failed => {}
             }
         }

@@ -1,10 +1,11 @@
 //! The routing table of one address family (BEP 5; 32: each family has its own).
 //!
 //! A bucket holds the nodes that share so many leading bits with our own id; the last one all that
-//! share more, and is divided when it has k. The first ones hold more than k ([`Table::capacity`]), and
-//! when one is full its nodes are spread over its range: as many slots as it holds nodes, one node in
-//! each, so that a lookup begins one bit closer than at random ones. Only nodes that have answered take a place: a datagram
-//! that came in may have anybody's address on it. Who finds no place waits as a replacement.
+//! share more, and is divided when it has k. The first ones hold more than k ([`Table::capacity`]),
+//! and when one is full its nodes are spread over its range: as many slots as it holds nodes, one
+//! node in each, so that a lookup begins one bit closer than at random ones. Only nodes that have
+//! answered take a place: a datagram that came in may have anybody's address on it. Who finds no
+//! place waits as a replacement.
 
 use std::time::Duration;
 

@@ -59,7 +59,7 @@ const TURNOVER: Duration = Duration::from_secs(30);
 const ATTEMPTS_PER_SECOND: f64 = 30.0;
 
 /// ... this many at once.
-const ATTEMPTS_AT_ONCE: f64 = MAX_PEERS as f64;
+pub(super) const ATTEMPTS_AT_ONCE: f64 = MAX_PEERS as f64;
 
 /// The same of a complete torrent, which needs nobody: when a crowd becomes complete, nearly all that
 /// its members know of are complete too, and everybody would find that out about everybody.
@@ -79,34 +79,6 @@ pub enum Second {
     Refused,
     /// It is closed if the first proves to be alive, and replaces it if not.
     Waits,
-}
-
-/// How many attempts to connect may be made now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attempts {
-    left: f64,
-    earned: Timestamp,
-}
-
-impl Attempts {
-    /// As many as may be made at once.
-    pub const FULL: Self = Self { left: ATTEMPTS_AT_ONCE, earned: Timestamp::ZERO };
-
-    /// Whole attempts that may be made now, by a torrent that is complete or not.
-    fn earn(&mut self, complete: bool, now: Timestamp) -> usize {
-        let (per_second, most) = match complete {
-            true => (OFFERS_PER_SECOND, OFFERS_AT_ONCE),
-            false => (ATTEMPTS_PER_SECOND, ATTEMPTS_AT_ONCE),
-        };
-        let earned = now.since(self.earned).as_secs_f64() * per_second;
-        self.earned = self.earned.max(now);
-        self.left = (self.left + earned).min(most);
-        self.left as usize
-    }
-
-    fn spend(&mut self) {
-        self.left -= 1.0;
-    }
 }
 
 impl Torrent {
@@ -344,18 +316,19 @@ impl Torrent {
     /// Connects to more peers. A complete torrent does so only to serve them.
     pub(super) fn plan_connections(&mut self, now: Timestamp) {
         let complete = !self.wants_peers();
-        let attempts = self.may_open();
-        let mut now_at_most = self.attempts.earn(complete, now);
-        if attempts == 0 || now_at_most == 0 || (complete && !self.options.upload) {
+        let (per_second, at_once) = match complete {
+            true => (OFFERS_PER_SECOND, OFFERS_AT_ONCE),
+            false => (ATTEMPTS_PER_SECOND, ATTEMPTS_AT_ONCE),
+        };
+        let (attempts, most) = (self.may_open(), self.attempts.earn(per_second, at_once, now));
+        if attempts == 0 || most < 1.0 || (complete && !self.options.upload) {
             return;
         }
         let search = Search { attempts, ..self.search() };
-        while now_at_most > 0
-            && self.has_room()
-            && let Some(addr) = self.list.next_to_connect(&search, now)
-        {
-            now_at_most -= 1;
-            self.attempts.spend();
+        for _ in 0..most as usize {
+            let found = self.has_room().then(|| self.list.next_to_connect(&search, now)).flatten();
+            let Some(addr) = found else { return };
+            self.attempts.spend(1.0);
             self.outputs.push_back(Output::Connect(addr));
         }
     }

@@ -39,6 +39,7 @@ use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::Info;
 use crate::proto::peer::{Disconnect, PeerSession};
+use crate::proto::rate::Tokens;
 use crate::proto::swarm::{ExternalAddress, PeerKey, PeerList};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::metadata::MetadataFetch;
@@ -151,7 +152,7 @@ pub struct Torrent {
     /// Connections that there may be.
     limit: usize,
     /// Attempts to connect that may be made.
-    attempts: connections::Attempts,
+    attempts: Tokens,
     /// Somebody who came was refused for want of room.
     refused: bool,
     fetch: Option<MetadataFetch>,
@@ -182,7 +183,7 @@ impl Torrent {
             external: ExternalAddress::default(),
             changes: exchange::Changes::default(),
             limit: MAX_PEERS,
-            attempts: connections::Attempts::FULL,
+            attempts: Tokens::new(connections::ATTEMPTS_AT_ONCE, Timestamp::ZERO),
             refused: false,
             fetch: Some(MetadataFetch::new(info_hash, seed)),
             active: None,

@@ -1,5 +1,8 @@
 //! Whom to ask for what: readers first, then the background.
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
 use std::time::Duration;
 

@@ -128,7 +128,7 @@ fn lookups_end_well_also_with_loss_and_churn() {
 #[test]
 fn when_nobody_is_dead_nothing_is_missed_and_it_is_quicker() {
     let report = run(&DhtPlan { dead: 0.0, ..plan(5_000) });
-    assert!(report.recall > 0.95, "{report}");
+    assert!(report.recall > 0.97, "{report}");
     assert!(report.done_ms.p50 < run(&plan(5_000)).done_ms.p50, "{report}");
 }
 

@@ -128,7 +128,7 @@ impl Lookup {
         let answers = &self.options.answers;
         let hope = |side: &Side| match side.state {
             State::New => f32::INFINITY,
-            State::Asked(at) | State::Again(at) => answers.hope(None, now.since(at)),
+            State::Asked(at) | State::Again(at, _) => answers.hope(None, now.since(at)),
             State::Answered | State::Failed => 0.0,
         };
         self.sides.iter().map(hope).sum()

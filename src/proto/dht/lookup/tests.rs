@@ -80,6 +80,35 @@ fn whoever_is_silent_frees_its_place_and_may_still_answer() {
 }
 
 #[test]
+fn who_is_asked_again_may_still_answer_the_first_question() {
+    let expected = Some(TARGET.distance(&node(0x100).id));
+    let start: Vec<_> = (0..8).map(|i| (node(0x40 + i), None)).collect();
+    let options = LookupOptions { expected, ..LookupOptions::default() };
+    let mut lookup = Lookup::new(TARGET, &start, options, ms(0));
+    let begun = asked(&mut lookup, ms(0));
+    assert_eq!(begun.len(), 8);
+    begun[4..].iter().for_each(|to| lookup.answered(first(*to), &[], RTT, ms(80)));
+    let late = first(begun[0]);
+    let mut now = 80;
+    let again = loop {
+        let asks: Vec<_> = std::iter::from_fn(|| lookup.next(ms(now))).collect();
+        if let Some(ask) = asks.into_iter().find(|ask| ask.to == late.to) {
+            break ask;
+        }
+        now += 10;
+        lookup.handle_timeout(ms(now));
+        assert!(now < 2_000, "{lookup:?}");
+    };
+    assert_eq!(again, Ask { again: true, ..late });
+    let candidate = &lookup.candidates[0];
+    assert!(matches!(candidate.state, State::Again(at, _) if at == ms(0)));
+    let hope = lookup.options.answers.hope(None, Duration::from_millis(now));
+    assert!(lookup.worth(candidate, ms(now)) >= hope && hope > 0.0);
+    lookup.answered(late, &[], RTT, ms(now));
+    assert_eq!(lookup.closest_answering()[0], late.to);
+}
+
+#[test]
 fn it_ends_with_the_k_closest_that_answer() {
     let all: Vec<_> = (0..24).map(|i| node(0x100 + i)).collect();
     let mut lookup = lookup(&all[..8]);
