@@ -36,7 +36,7 @@ struct Swarm {
 fn swarm() -> Swarm {
     let geometry = Geometry::new(PIECES * PIECE_LENGTH, PIECE_LENGTH).expect("a torrent");
     let none = Bitfield::empty(geometry.piece_count());
-    let mut picker = Picker::new(geometry, &none, Priority::Normal);
+    let mut picker = Picker::new(geometry.clone(), &none, Priority::Normal);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let peers: Vec<_> = (0..PEERS)
         .map(|_| {
@@ -65,7 +65,7 @@ fn piece(swarm: &mut Swarm) -> PieceIndex {
 fn download(swarm: &mut Swarm, peer: usize) {
     let (key, holds) = (PeerKey(peer as u64), &swarm.peers[peer]);
     let Some(piece) = swarm.picker.pick_new(holds, &mut swarm.rng, |_| true) else { return };
-    while let Some(block) = swarm.picker.take_from(piece, key) {
+    while let Some(block) = swarm.picker.take_from(piece, 0..u32::MAX, key) {
         black_box(swarm.picker.arrived(block, key));
     }
     swarm.picker.verified(piece);

@@ -22,8 +22,9 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::layout::{EntryKind, Layout};
-use crate::proto::metainfo::{Info, InfoError, Magnet, Metainfo};
+use crate::proto::metainfo::{Info, InfoError, Magnet, Metainfo, PieceLayers};
 use crate::proto::swarm::PeerSource;
+use crate::proto::torrent::Trees;
 use crate::store::{StoreError, TorrentStore};
 
 /// DHT nodes that are taken from one .torrent file: it must not crowd out those of the user.
@@ -107,12 +108,12 @@ pub enum AddError {
         /// What is wrong.
         error: InfoError,
     },
-    /// It has no v1 half.
+    /// Data in place cannot be checked without the hashes of its pieces.
     #[error(
-        "{0}: BitTorrent v2 only, which cannot be mounted or seeded yet; use a v1 or hybrid torrent \
-         of the same files"
+        "{0}: the torrent file has no piece layers, without which the data cannot be checked; use the \
+         one that the torrent's maker gave out"
     )]
-    V2Only(String),
+    NoLayers(String),
     /// The info dictionary is that of the v1 hash but not of the v2 hash of the magnet link.
     #[error("{0}: the two info hashes of the magnet link are not of one torrent; do not trust it")]
     OtherV2Hash(String),
@@ -140,22 +141,22 @@ pub enum AddError {
     Stopping,
 }
 
-/// The v1 info hash, by which the torrent is known here and to peers.
-pub(super) fn info_hash(source: &Source) -> Result<InfoHash, AddError> {
-    let (hash, name) = match source {
-        Source::Metainfo(metainfo) => {
-            let info = &metainfo.info;
-            (info.info_hash_v1(), String::from_utf8_lossy(&info.name).into_owned())
-        }
-        Source::Magnet(magnet) => (magnet.info_hash_v1(), name_of(magnet)),
+/// The info hashes of a torrent: that by which it is known here, and where there are two halves the
+/// other, by which peers may know it too (BEP 52).
+pub(super) fn info_hashes(source: &Source) -> (InfoHash, Option<InfoHash>) {
+    let (hash, v2) = match source {
+        Source::Metainfo(metainfo) => (metainfo.info.info_hash, metainfo.info.info_hash_v2()),
+        Source::Magnet(magnet) => (magnet.info_hash, magnet.info_hash_v2),
     };
-    hash.ok_or(AddError::V2Only(name))
+    (hash, v2.map(|v2| v2.truncated()).filter(|v2| *v2 != hash))
 }
 
 /// A torrent on its way to being ready; dropping it on the way removes it again.
 pub(super) struct Starting<'a> {
     pub session: &'a Session,
     pub hash: InfoHash,
+    /// The torrent's other info hash, where it has two.
+    pub also: Option<InfoHash>,
     pub id: u64,
     pub cancel: CancellationToken,
     /// Ends what the DHT is asked and told.
@@ -186,10 +187,12 @@ impl Starting<'_> {
             None => {
                 // Whether it is private is known only when the metadata is here.
                 self.announce_locally(true);
-                let trackers = self.find_peers(&add, &commands, announce.clone());
-                (self.metadata(&add, &mut watcher, &trackers).await?, Some(trackers))
+                let swarms = self.find_peers(&add, &commands, announce.clone());
+                (self.metadata(&add, &mut watcher, &swarms).await?, Some(swarms))
             }
         };
+        let also_known = self.also;
+        self.know_hashes(&info);
         if info.private {
             self.announce_locally(false);
             self.dht.cancel();
@@ -197,10 +200,17 @@ impl Starting<'_> {
         let layout = Arc::new(Layout::new(&info));
         let wanted = wanted(&add, &info, &layout)?;
         let store = self.open_store(&add, &info, &layout).await?;
-        let activate = Command::Activate { info: info.clone(), store: store.clone(), wanted };
+        let layers = Arc::new(self.layers(&add.source, &info));
+        let activate =
+            Command::Activate { info: info.clone(), store: store.clone(), layers, wanted };
         commands.send(activate).map_err(|_| AddError::Stopping)?;
-        let trackers = match looking {
-            Some(trackers) => trackers,
+        let swarms = match looking {
+            Some(mut swarms) => {
+                if let Some(also) = self.also.filter(|_| also_known.is_none()) {
+                    swarms.push(self.find_swarm(also, &add, &commands, announce.clone()));
+                }
+                swarms
+            }
             None => {
                 // Peers and trackers are told what we have, so it has to be known first.
                 let ready = announce.wait_for(|stats| stats.left.is_some()).await;
@@ -212,9 +222,9 @@ impl Starting<'_> {
         let dht = self.session.shared.dht.clone().filter(|_| !info.private);
         self.done = true;
         let waiting = Arc::default();
-        let trackers = Arc::new(trackers);
+        let swarms = Arc::new(swarms);
         let inner =
-            Inner { info, layout, store, commands, waiting, progress: watcher, trackers, dht };
+            Inner { info, layout, store, commands, waiting, progress: watcher, swarms, dht };
         Ok(Torrent { inner: Arc::new(inner) })
     }
 
@@ -222,32 +232,63 @@ impl Starting<'_> {
         self.session.shared.set_local(&self.hash, self.id, yes);
     }
 
-    /// Asks trackers and the DHT, and whomever the user and the magnet name.
+    /// The torrent's two hashes, now that its description is known.
+    fn know_hashes(&mut self, info: &Info) {
+        let v2 = info.info_hash_v2().map(|v2| v2.truncated());
+        let mut both = [info.info_hash_v1(), v2].into_iter().flatten();
+        self.also = both.find(|hash| *hash != self.hash);
+        self.session.shared.set_also(&self.hash, self.id, self.also);
+    }
+
+    /// What is known of the piece layers.
+    fn layers(&self, source: &Source, info: &Info) -> PieceLayers {
+        match source {
+            Source::Metainfo(metainfo) if !metainfo.piece_layers.is_empty() => {
+                metainfo.piece_layers.clone()
+            }
+            _ => self.session.shared.store.layers(info),
+        }
+    }
+
+    /// Asks trackers and the DHT, for each swarm of the torrent, and whomever the user and the magnet
+    /// name.
     fn find_peers(
         &self,
         add: &AddTorrent,
         commands: &mpsc::UnboundedSender<Command>,
         stats: watch::Receiver<AnnounceStats>,
+    ) -> Vec<Trackers> {
+        let _ = commands.send(Command::Peers(add.peers.clone(), PeerSource::Manual));
+        if let Source::Magnet(magnet) = &add.source {
+            resolve_peers(magnet.peers.clone(), commands.clone());
+        }
+        let hashes = [Some(self.hash), self.also].into_iter().flatten();
+        hashes.map(|hash| self.find_swarm(hash, add, commands, stats.clone())).collect()
+    }
+
+    /// Asks trackers and the DHT for the peers that know the torrent by one of its hashes.
+    fn find_swarm(
+        &self,
+        hash: InfoHash,
+        add: &AddTorrent,
+        commands: &mpsc::UnboundedSender<Command>,
+        stats: watch::Receiver<AnnounceStats>,
     ) -> Trackers {
         let shared = &self.session.shared;
-        let _ = commands.send(Command::Peers(add.peers.clone(), PeerSource::Manual));
         let mut tiers = match &add.source {
             Source::Metainfo(metainfo) => metainfo.trackers.clone(),
-            Source::Magnet(magnet) => {
-                resolve_peers(magnet.peers.clone(), commands.clone());
-                magnet.trackers.iter().map(|t| vec![t.clone()]).collect()
-            }
+            Source::Magnet(magnet) => magnet.trackers.iter().map(|t| vec![t.clone()]).collect(),
         };
         tiers.extend(add.trackers.iter().map(|t| vec![t.clone()]));
         let config = TrackerConfig {
-            info_hash: self.hash,
+            info_hash: hash,
             peer_id: shared.peer_id,
             port: shared.port,
             tiers,
             key: rand::rng().random(),
         };
         if let Some(node) = shared.dht.clone() {
-            self.seek(node, &add.source, commands, stats.clone());
+            self.seek(node, hash, &add.source, commands, stats.clone());
         }
         let found = hand_over(commands.clone(), PeerSource::Tracker);
         Trackers::spawn(config, stats, found, self.cancel.clone())
@@ -258,6 +299,7 @@ impl Starting<'_> {
     fn seek(
         &self,
         node: Node,
+        hash: InfoHash,
         source: &Source,
         commands: &mpsc::UnboundedSender<Command>,
         stats: watch::Receiver<AnnounceStats>,
@@ -270,7 +312,7 @@ impl Starting<'_> {
         }
         let seeking = Seeking {
             node,
-            info_hash: self.hash,
+            info_hash: hash,
             port: self.session.shared.port,
             stats,
             found: hand_over(commands.clone(), PeerSource::Dht),
@@ -294,7 +336,7 @@ impl Starting<'_> {
         &self,
         add: &AddTorrent,
         watcher: &mut watch::Receiver<Progress>,
-        trackers: &Trackers,
+        swarms: &[Trackers],
     ) -> Result<Arc<Info>, AddError> {
         let Source::Magnet(magnet) = &add.source else { return Err(AddError::Stopping) };
         let begun = Instant::now();
@@ -329,7 +371,7 @@ impl Starting<'_> {
             Err(_) => Err(AddError::NoMetadata {
                 name: name_of(magnet),
                 seconds: add.metadata_timeout.as_secs(),
-                cause: self.no_metadata(&watcher.borrow(), add, magnet, trackers),
+                cause: self.no_metadata(&watcher.borrow(), add, magnet, swarms),
             }),
         }
     }
@@ -346,10 +388,11 @@ impl Starting<'_> {
         progress: &Progress,
         add: &AddTorrent,
         magnet: &Magnet,
-        trackers: &Trackers,
+        swarms: &[Trackers],
     ) -> String {
         let informants = self.informants(add, magnet);
-        let refusal = trackers.status().into_iter().find_map(|t| Some((t.url, t.error?)));
+        let status = swarms.iter().flat_map(Trackers::status);
+        let refusal = status.into_iter().find_map(|t| Some((t.url, t.error?)));
         match (progress.stats.peers, progress.stats.known_peers) {
             (0, 0) => match (informants.nobody(), refusal) {
                 (Some(nobody), _) if !names_peers(add, magnet) => {
@@ -380,11 +423,12 @@ impl Starting<'_> {
         let store = self.session.shared.store.clone();
         let (info, layout, data) = (info.clone(), layout.clone(), add.data.clone());
         let progress = add.progress.clone();
+        let layers = self.layers(&add.source, &info);
         let open = tokio::task::spawn_blocking(move || match data {
             DataPlace::Cache => Ok(store.torrent(info)?),
             DataPlace::InPlace(path) => {
                 let torrent = store.in_place(info.clone(), &layout, &path)?;
-                check_all(&torrent, &info, &layout, &progress)?;
+                check_all(&torrent, &layers, &layout, &progress)?;
                 Ok(torrent)
             }
         });
@@ -402,9 +446,6 @@ fn name_of(magnet: &Magnet) -> String {
 
 fn parse_info(magnet: &Magnet, raw: &[u8]) -> Result<Arc<Info>, AddError> {
     let info = Info::parse(raw).map_err(|error| AddError::Info { name: name_of(magnet), error })?;
-    if info.is_v2_only() {
-        return Err(AddError::V2Only(name_of(magnet)));
-    }
     if magnet.info_hash_v2.is_some_and(|hash| info.info_hash_v2() != Some(hash)) {
         return Err(AddError::OtherV2Hash(name_of(magnet)));
     }
@@ -414,14 +455,21 @@ fn parse_info(magnet: &Magnet, raw: &[u8]) -> Result<Arc<Info>, AddError> {
 /// Hashes all data in place, on all workers.
 fn check_all(
     store: &Arc<TorrentStore>,
-    info: &Info,
+    layers: &PieceLayers,
     layout: &Layout,
     progress: &watch::Sender<AddProgress>,
 ) -> Result<(), AddError> {
+    let info = store.info();
+    let mut trees = Trees::new(info);
+    trees.iter_mut().for_each(|trees| trees.know(layers));
     let (answers, answered) = std::sync::mpsc::channel::<(PieceIndex, bool)>();
     for piece in info.geometry.pieces() {
         let answers = answers.clone();
-        store.verify_at_rest(piece, move |good| {
+        let root = trees.as_mut().and_then(|trees| trees.piece_root(piece));
+        if root.is_none() && info.is_v2_only() {
+            return Err(AddError::NoLayers(String::from_utf8_lossy(&info.name).into_owned()));
+        }
+        store.verify_at_rest(piece, root, move |good| {
             let _ = answers.send((piece, good));
         });
     }

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
 use crate::proto::geometry::Block;
-use crate::proto::ids::PeerId;
+use crate::proto::ids::{InfoHash, PeerId};
 use crate::proto::rate::TokenBucket;
 use crate::proto::swarm::PeerKey;
 use crate::proto::wire::codec;
@@ -174,10 +174,26 @@ impl Drop for PeerLink {
     }
 }
 
-/// Connects and exchanges handshakes.
+/// Connects and exchanges handshakes. Whoever does not know the torrent by the hash of `greeting` is
+/// greeted with the other one, if it has two.
 pub(super) async fn connect(
     addr: SocketAddr,
     greeting: Handshake,
+    also: Option<InfoHash>,
+) -> Result<(TcpStream, Handshake), ConnectError> {
+    match (greet(addr, greeting, also).await, also) {
+        (Err(ConnectError::TurnedAway), Some(also)) => {
+            let again = Handshake { info_hash: also, ..greeting };
+            greet(addr, again, Some(greeting.info_hash)).await
+        }
+        (done, _) => done,
+    }
+}
+
+async fn greet(
+    addr: SocketAddr,
+    greeting: Handshake,
+    also: Option<InfoHash>,
 ) -> Result<(TcpStream, Handshake), ConnectError> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
         .await
@@ -190,7 +206,7 @@ pub(super) async fn connect(
             ConnectError::Io(_) => ConnectError::TurnedAway,
             other => other,
         })?;
-        if theirs.info_hash != greeting.info_hash {
+        if theirs.info_hash != greeting.info_hash && Some(theirs.info_hash) != also {
             return Err(ConnectError::WrongTorrent);
         }
         if theirs.peer_id == greeting.peer_id {

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::add::{AddError, AddTorrent, Starting, info_hash, wanted};
+use super::add::{AddError, AddTorrent, Starting, info_hashes, wanted};
 use super::clock::Clock;
 use super::dht::{Node, NodeConfig, public_routers};
 use super::task::{Command, Progress, Task};
@@ -118,6 +118,8 @@ pub(super) struct Shared {
 /// A torrent that runs.
 struct Entry {
     id: u64,
+    /// The torrent's other info hash, where it has two.
+    also: Option<InfoHash>,
     commands: mpsc::UnboundedSender<Command>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
@@ -147,7 +149,16 @@ impl Found {
 
 impl Shared {
     pub(super) fn find(&self, hash: &InfoHash) -> Option<Found> {
-        self.torrents().get(hash).map(|e| Found(e.commands.clone()))
+        let torrents = self.torrents();
+        let also = || torrents.values().find(|e| e.also == Some(*hash));
+        torrents.get(hash).or_else(also).map(|e| Found(e.commands.clone()))
+    }
+
+    /// Says by which other hash peers may know a torrent.
+    pub(super) fn set_also(&self, hash: &InfoHash, id: u64, also: Option<InfoHash>) {
+        if let Some(entry) = self.torrents().get_mut(hash).filter(|e| e.id == id) {
+            entry.also = also;
+        }
     }
 
     /// Removes a torrent that did not become ready, unless another one has taken its place.
@@ -168,7 +179,9 @@ impl Shared {
 
     /// The torrents that may be announced on the local network.
     pub(super) fn local_torrents(&self) -> BTreeSet<InfoHash> {
-        self.torrents().iter().filter(|(_, e)| e.local).map(|(hash, _)| *hash).collect()
+        let torrents = self.torrents();
+        let local = torrents.iter().filter(|(_, e)| e.local);
+        local.flat_map(|(hash, e)| [Some(*hash), e.also]).flatten().collect()
     }
 
     /// Divides the memory for incoming pieces among the torrents there are.
@@ -279,7 +292,8 @@ impl Session {
     /// Adds a torrent; returns once its metadata is known, its cache open and, for data in place,
     /// every byte checked. A torrent that runs already is given out again.
     pub async fn add(&self, add: AddTorrent) -> Result<Torrent, AddError> {
-        let hash = info_hash(&add.source)?;
+        let (hash, also) = info_hashes(&add.source);
+        let hash = self.key_of(hash, also);
         let _adding = self.shared.adding(hash).await;
         if let Some(torrent) = self.running(&hash) {
             let wanted = wanted(&add, torrent.info(), torrent.layout())?;
@@ -315,6 +329,7 @@ impl Session {
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Entry {
             id,
+            also,
             commands: commands.clone(),
             cancel: cancel.clone(),
             task: tokio::spawn(task.run()),
@@ -329,12 +344,24 @@ impl Session {
         self.shared.share_connections();
         let dht = cancel.child_token();
         let starting =
-            Starting { session: self, hash, id, cancel: cancel.clone(), dht, done: false };
+            Starting { session: self, hash, also, id, cancel: cancel.clone(), dht, done: false };
         let torrent = starting.start(add, commands, watcher, announce_rx).await?;
         if let Some(entry) = self.shared.torrents().get_mut(&hash).filter(|e| e.id == id) {
             entry.torrent = Some(torrent.clone());
         }
         Ok(torrent)
+    }
+
+    /// The hash by which a torrent with one of these hashes runs already, or else the first.
+    fn key_of(&self, hash: InfoHash, also: Option<InfoHash>) -> InfoHash {
+        let torrents = self.shared.torrents();
+        let is_it = |key: &InfoHash, entry: &Entry| {
+            Some(*key) == also || entry.also == Some(hash) || (also.is_some() && entry.also == also)
+        };
+        match torrents.contains_key(&hash) {
+            true => hash,
+            false => torrents.iter().find(|(k, e)| is_it(k, e)).map_or(hash, |(key, _)| *key),
+        }
     }
 
     fn running(&self, hash: &InfoHash) -> Option<Torrent> {
@@ -407,7 +434,9 @@ async fn end(entries: Vec<Entry>) {
     for entry in entries {
         let _ = entry.task.await;
         if let Some(torrent) = entry.torrent {
-            torrent.inner.trackers.join().await;
+            for trackers in torrent.inner.swarms.iter() {
+                trackers.join().await;
+            }
         }
     }
 }

@@ -22,15 +22,21 @@ use super::tracker::AnnounceStats;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::choker::Candidate;
 use crate::proto::geometry::PieceIndex;
-use crate::proto::metainfo::Info;
+use crate::proto::merkle::{Hash, Trusted};
+use crate::proto::metainfo::{Info, PieceLayers};
 use crate::proto::swarm::{PeerKey, PeerSource, Priority};
 use crate::proto::time::Timestamp;
 use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine};
+use crate::proto::wire::RawHashes;
 use crate::proto::wire::handshake::Handshake;
 use crate::store::{PieceBuffer, TorrentStore, Verdict, VerifiedRange};
 
 /// Events of connections that may wait for the torrent; a connection then waits in turn.
 const MAX_EVENTS: usize = 256;
+
+/// What is said of a hybrid torrent whose halves do not belong together.
+const CONTRADICTION: &str = "the v1 and v2 parts of the hybrid torrent describe different data, so \
+     neither can be trusted; get the torrent from somewhere else";
 
 /// What was learnt is published this often at most.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -53,6 +59,8 @@ pub(crate) enum Command {
     Activate {
         info: Arc<Info>,
         store: Arc<TorrentStore>,
+        /// Of a torrent with a v2 half, as far as they are known.
+        layers: Arc<PieceLayers>,
         wanted: Bitfield,
     },
     /// Memory for incoming pieces, in bytes.
@@ -90,7 +98,9 @@ enum Internal {
     Verdict(PieceIndex, Verdict),
     Written(PieceIndex, std::io::Result<()>),
     Checked(PieceIndex, bool),
-    Lost(PieceIndex),
+    Lost(PieceIndex, Option<u32>),
+    BlocksJudged { buffer: Arc<PieceBuffer>, good: Vec<u32>, bad: Vec<u32> },
+    BlocksHashed(PeerKey, PieceIndex, RawHashes, Option<Vec<Hash>>),
 }
 
 /// The task of one torrent.
@@ -235,7 +245,9 @@ impl Task {
             Command::Incoming(stream, addr, handshake) => {
                 self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: false });
             }
-            Command::Activate { info, store, wanted } => self.activate(info, store, wanted),
+            Command::Activate { info, store, layers, wanted } => {
+                self.activate(info, store, &layers, wanted);
+            }
             Command::Candidates(torrent, answer) => {
                 let _ = answer.send(self.machine.candidates(torrent, now));
             }
@@ -243,16 +255,24 @@ impl Task {
         }
     }
 
-    fn activate(&mut self, info: Arc<Info>, store: Arc<TorrentStore>, wanted: Bitfield) {
+    fn activate(
+        &mut self,
+        info: Arc<Info>,
+        store: Arc<TorrentStore>,
+        layers: &PieceLayers,
+        wanted: Bitfield,
+    ) {
         let now = self.shared.clock.now();
         let lost = self.internal.0.clone();
-        store.set_on_lost(Box::new(move |piece| drop(lost.send(Internal::Lost(piece)))));
+        let tell = move |piece, block| drop(lost.send(Internal::Lost(piece, block)));
+        store.set_on_lost(Box::new(tell));
         let mut at_rest = store.hinted();
         let checked: Vec<_> = info.geometry.pieces().filter(|p| store.is_at_rest(*p)).collect();
         for piece in &checked {
             at_rest.insert(*piece);
         }
         self.machine.activate(info, at_rest, &wanted, now);
+        self.machine.know_layers(layers);
         for piece in checked {
             self.machine.checked_at_rest(piece, true, now);
         }
@@ -309,19 +329,18 @@ impl Task {
                     _ => self.machine.connect_failed(addr, false, now),
                 }
             }
-            Internal::Verdict(piece, verdict) => {
-                self.buffers.remove(&piece);
-                match verdict {
-                    Verdict::Verified { range, block_digests } => {
-                        self.verified.insert(piece, range);
-                        self.machine.piece_verified(piece, block_digests.as_deref(), now);
-                    }
-                    Verdict::Mismatch { block_digests } => {
-                        tracing::info!(piece = piece.get(), "a piece failed its hash");
-                        self.machine.piece_failed(piece, block_digests, now);
-                    }
+            Internal::Verdict(piece, verdict) => match verdict {
+                Verdict::Verified { range, block_digests } => {
+                    self.buffers.remove(&piece);
+                    self.verified.insert(piece, range);
+                    self.machine.piece_verified(piece, block_digests.as_deref(), now);
                 }
-            }
+                Verdict::Mismatch { block_digests } => {
+                    tracing::info!(piece = piece.get(), "a piece failed its hash");
+                    self.machine.piece_failed(piece, block_digests, now);
+                }
+                Verdict::Contradiction => self.machine.contradicted(piece, now),
+            },
             Internal::Written(piece, Ok(())) => {
                 self.verified.remove(&piece);
                 self.progress.send_if_modified(|p| p.error.take().is_some());
@@ -336,9 +355,20 @@ impl Task {
                 self.machine.write_failed(piece, now);
             }
             Internal::Checked(piece, good) => self.machine.checked_at_rest(piece, good, now),
-            Internal::Lost(piece) => {
+            Internal::Lost(piece, Some(block)) => self.machine.block_lost(piece, block),
+            Internal::Lost(piece, None) => {
                 self.verified.remove(&piece);
                 self.machine.piece_lost(piece, now);
+            }
+            Internal::BlocksJudged { buffer, good, bad } => {
+                // Another buffer may have taken its place, with other blocks.
+                let piece = buffer.piece();
+                if self.buffers.get(&piece).is_some_and(|own| Arc::ptr_eq(own, &buffer)) {
+                    self.machine.blocks_judged(piece, &good, &bad, now);
+                }
+            }
+            Internal::BlocksHashed(key, piece, raw, hashes) => {
+                self.machine.blocks_hashed(key, piece, raw, hashes.as_deref(), now);
             }
         }
     }
@@ -372,8 +402,19 @@ impl Task {
             Output::Metadata(raw) => {
                 self.progress.send_modify(|p| p.metadata = Some(Arc::new(raw)));
             }
-            Output::Verify { piece, digests } => self.verify(piece, digests),
-            Output::CheckAtRest(piece) => self.check_at_rest(piece),
+            Output::Verify { piece, digests, root } => self.verify(piece, digests, root),
+            Output::VerifyBlocks(piece, blocks) => self.verify_blocks(piece, blocks),
+            Output::Refuse(piece, index) => {
+                self.buffers.get(&piece).iter().for_each(|buffer| buffer.refuse(index));
+            }
+            Output::CheckAtRest(piece, root) => self.check_at_rest(piece, root),
+            Output::HashBlocks(key, piece, raw) => self.hash_blocks(key, piece, raw),
+            Output::KeepLayer(file, hashes) => self.keep_layer(file, hashes),
+            Output::Contradiction => {
+                tracing::error!("{CONTRADICTION}");
+                self.progress.send_modify(|p| p.error = Some(CONTRADICTION.to_owned()));
+                self.published = None;
+            }
             Output::Write(piece) => self.write(piece),
             Output::Discard(piece) => {
                 if let Some(buffer) = self.buffers.remove(&piece) {
@@ -399,20 +440,47 @@ impl Task {
         }
     }
 
-    fn verify(&mut self, piece: PieceIndex, digests: bool) {
+    fn verify(&mut self, piece: PieceIndex, digests: bool, root: Option<Trusted>) {
         let store = self.store.borrow().clone();
         if let (Some(store), Some(buffer)) = (store, self.buffers.get(&piece)) {
             let answer = self.internal.0.clone();
-            store.verify(buffer.clone(), digests, move |verdict| {
+            store.verify(buffer.clone(), digests, root, move |verdict| {
                 let _ = answer.send(Internal::Verdict(piece, verdict));
             });
         }
     }
 
-    fn check_at_rest(&self, piece: PieceIndex) {
+    fn verify_blocks(&self, piece: PieceIndex, blocks: Vec<(u32, Trusted)>) {
+        let store = self.store.borrow().clone();
+        if let (Some(store), Some(buffer)) = (store, self.buffers.get(&piece)) {
+            let (answer, buffer) = (self.internal.0.clone(), buffer.clone());
+            store.verify_blocks(buffer.clone(), blocks, move |good, bad| {
+                let (good, bad) = (good.to_vec(), bad.to_vec());
+                let _ = answer.send(Internal::BlocksJudged { buffer, good, bad });
+            });
+        }
+    }
+
+    fn hash_blocks(&self, key: PeerKey, piece: PieceIndex, raw: RawHashes) {
         if let Some(store) = self.store.borrow().clone() {
             let answer = self.internal.0.clone();
-            store.verify_at_rest(piece, move |good| {
+            store.hash_blocks(piece, move |hashes| {
+                let _ = answer.send(Internal::BlocksHashed(key, piece, raw, hashes));
+            });
+        }
+    }
+
+    /// Keeps a piece layer with the torrent, so that after a restart nobody needs to be asked for it.
+    fn keep_layer(&self, file: usize, hashes: Vec<Hash>) {
+        if let Some(store) = self.store.borrow().clone() {
+            tokio::task::spawn_blocking(move || store.keep_layer(file, &hashes));
+        }
+    }
+
+    fn check_at_rest(&self, piece: PieceIndex, root: Option<Trusted>) {
+        if let Some(store) = self.store.borrow().clone() {
+            let answer = self.internal.0.clone();
+            store.verify_at_rest(piece, root, move |good| {
                 let _ = answer.send(Internal::Checked(piece, good));
             });
         }

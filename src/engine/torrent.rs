@@ -56,7 +56,8 @@ pub(super) struct Inner {
     pub commands: mpsc::UnboundedSender<Command>,
     pub waiting: Arc<AtomicUsize>,
     pub progress: watch::Receiver<Progress>,
-    pub trackers: Arc<Trackers>,
+    /// The trackers of each swarm: two for a hybrid torrent (BEP 52).
+    pub swarms: Arc<Vec<Trackers>>,
     /// `None` where the DHT is not asked.
     pub dht: Option<Node>,
 }
@@ -167,14 +168,14 @@ impl Torrent {
     pub fn status(&self) -> TorrentStatus {
         let progress = self.inner.progress.borrow().clone();
         let (info, store) = (&self.inner.info, &self.inner.store);
-        let geometry = info.geometry;
+        let geometry = &info.geometry;
         let verified = store.verified_bytes(None);
-        let overlap = progress.wanted.iter(&geometry).fold((0, 0), |(all, here), piece| {
+        let overlap = progress.wanted.iter(geometry).fold((0, 0), |(all, here), piece| {
             let length = u64::from(geometry.piece_len(piece));
             (all + length, here + if store.is_here(piece) { length } else { 0 })
         });
         let stats = progress.stats;
-        let trackers = self.inner.trackers.status();
+        let trackers = self.inner.swarms.first().map(Trackers::status).unwrap_or_default();
         let lacking = verified < geometry.total();
         let alone = lacking && stats.peers == 0 && stats.known_peers == 0;
         let dht = self.inner.dht.as_ref().map(Node::nodes);

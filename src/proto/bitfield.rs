@@ -100,11 +100,11 @@ impl Bitfield {
 
     /// The pieces of `geometry` in the set, in order.
     pub fn iter<'a>(&'a self, geometry: &Geometry) -> impl Iterator<Item = PieceIndex> + use<'a> {
-        let geometry = *geometry;
+        let count = geometry.piece_count();
         self.bytes.iter().enumerate().filter(|(_, b)| **b != 0).flat_map(move |(at, byte)| {
             (0..8u32)
                 .filter(move |bit| byte & (0x80 >> bit) != 0)
-                .filter_map(move |bit| geometry.piece(at as u32 * 8 + bit))
+                .filter_map(move |bit| PieceIndex::of(at as u32 * 8 + bit, count))
         })
     }
 

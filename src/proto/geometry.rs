@@ -4,6 +4,7 @@
 //! for the torrent it came from.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The unit in which payload is requested, in bytes (BEP 3: "all current implementations").
 pub const BLOCK_LEN: u32 = 16 * 1024;
@@ -23,6 +24,11 @@ impl PieceIndex {
     /// The index as the wire carries it.
     pub const fn get(self) -> u32 {
         self.0
+    }
+
+    /// The piece with this index in a torrent of `count` pieces.
+    pub(super) fn of(index: u32, count: u32) -> Option<Self> {
+        (index < count).then_some(Self(index))
     }
 
     /// The index for use with a table that has one entry a piece.
@@ -50,12 +56,14 @@ impl Block {
     }
 }
 
-/// How a torrent's bytes are cut up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a torrent's bytes are cut up. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
     total: u64,
     piece_length: u32,
     pieces: u32,
+    /// Pieces that end in padding, in order, and how many bytes of each come before it.
+    tails: Arc<[(PieceIndex, u32)]>,
 }
 
 /// Why a torrent's numbers make no sense.
@@ -79,9 +87,25 @@ impl Geometry {
         }
         let pieces = total.div_ceil(piece_length);
         match u32::try_from(pieces) {
-            Ok(n) if n <= MAX_PIECES => Ok(Self { total, piece_length: length, pieces: n }),
+            Ok(n) if n <= MAX_PIECES => {
+                Ok(Self { total, piece_length: length, pieces: n, tails: Arc::default() })
+            }
             _ => Err(GeometryError::TooManyPieces(pieces)),
         }
+    }
+
+    /// The same, where from each of `ends`, positions in ascending order, to the end of its piece
+    /// there is nothing but padding: zeros that nobody needs to be asked for (BEP 47, BEP 52).
+    #[must_use]
+    pub fn with_padding(mut self, ends: impl Iterator<Item = u64>) -> Self {
+        let length = u64::from(self.piece_length);
+        let tail = |end: u64| {
+            let piece = self.piece(u32::try_from(end / length).ok()?)?;
+            let before = (end % length) as u32;
+            (before > 0 && end < self.piece_range(piece).end).then_some((piece, before))
+        };
+        self.tails = ends.filter_map(tail).collect();
+        self
     }
 
     /// Bytes in all.
@@ -101,7 +125,7 @@ impl Geometry {
 
     /// The piece with this index, if there is one.
     pub fn piece(&self, index: u32) -> Option<PieceIndex> {
-        (index < self.pieces).then_some(PieceIndex(index))
+        PieceIndex::of(index, self.pieces)
     }
 
     /// All pieces in order.
@@ -111,13 +135,21 @@ impl Geometry {
         (0..self.pieces).map(PieceIndex)
     }
 
-    /// The length of one piece in bytes.
+    /// The length of one piece in bytes, without the padding that it ends in.
     pub fn piece_len(&self, piece: PieceIndex) -> u32 {
         let range = self.piece_range(piece);
-        (range.end - range.start) as u32
+        let tail = self.tails.binary_search_by_key(&piece, |(piece, _)| *piece);
+        let tail = tail.ok().and_then(|at| self.tails.get(at));
+        tail.map_or((range.end - range.start) as u32, |(_, length)| *length)
     }
 
-    /// Where a piece lies in the torrent, in bytes.
+    /// Zeros that a piece ends in, in bytes.
+    pub fn padding(&self, piece: PieceIndex) -> u32 {
+        let range = self.piece_range(piece);
+        (range.end - range.start) as u32 - self.piece_len(piece)
+    }
+
+    /// Where a piece lies in the torrent, in bytes, its padding included.
     pub fn piece_range(&self, piece: PieceIndex) -> Range<u64> {
         let start = u64::from(piece.0) * u64::from(self.piece_length);
         start.min(self.total)..(start + u64::from(self.piece_length)).min(self.total)
@@ -137,7 +169,7 @@ impl Geometry {
 
     /// The blocks of a piece in order.
     pub fn blocks(&self, piece: PieceIndex) -> impl Iterator<Item = Block> + use<> {
-        let this = *self;
+        let this = self.clone();
         (0..self.block_count(piece)).filter_map(move |i| this.block(piece, i))
     }
 
@@ -148,11 +180,12 @@ impl Geometry {
     }
 
     /// Whether three numbers from the wire name bytes that exist within one piece. Other clients
-    /// may ask us for ranges that are not our blocks.
+    /// may ask us for ranges that are not our blocks, and for padding.
     pub fn contains(&self, piece: u32, begin: u32, length: u32) -> Option<PieceIndex> {
         let piece = self.piece(piece)?;
-        let end = begin.checked_add(length)?;
-        (length > 0 && end <= self.piece_len(piece)).then_some(piece)
+        let end = u64::from(begin.checked_add(length)?);
+        let range = self.piece_range(piece);
+        (length > 0 && range.start + end <= range.end).then_some(piece)
     }
 
     /// The pieces that a range of the torrent's bytes touches; empty for an empty range. What lies
@@ -179,7 +212,9 @@ impl Geometry {
             return 0..0;
         }
         let block = u64::from(BLOCK_LEN);
-        ((start - at.start) / block) as u32..((end - at.start).div_ceil(block)) as u32
+        let count = self.block_count(piece);
+        let first = (((start - at.start) / block) as u32).min(count);
+        first..(((end - at.start).div_ceil(block)) as u32).min(count)
     }
 }
 
@@ -226,6 +261,29 @@ mod tests {
             }).collect();
             prop_assert_eq!(touched, if len == 0 { vec![] } else { naive });
         }
+    }
+
+    #[test]
+    fn padding_is_not_asked_for_but_can_be_sent() {
+        // Three pieces of two blocks; the first ends in padding from its 100th byte.
+        let g = Geometry::new(80_000, 32_768).unwrap().with_padding([0, 100, 65_536].into_iter());
+        let [first, second, last] = [0, 1, 2].map(|i| g.piece(i).unwrap());
+        assert_eq!([first, second, last].map(|p| g.piece_len(p)), [100, 32_768, 14_464]);
+        assert_eq!([first, second, last].map(|p| g.padding(p)), [32_668, 0, 0]);
+        assert_eq!(g.piece_range(first), 0..32_768);
+        assert_eq!(
+            g.blocks(first).collect::<Vec<_>>(),
+            [Block { piece: first, index: 0, length: 100 }]
+        );
+        assert_eq!(g.block_at(0, 0, 16_384), None);
+        assert_eq!(
+            (g.contains(0, 16_384, 16_384), g.contains(0, 16_384, 16_385)),
+            (Some(first), None)
+        );
+        assert_eq!(
+            (g.blocks_of(first, 50..20_000), g.blocks_of(first, 20_000..32_768)),
+            (0..1, 1..1)
+        );
     }
 
     #[test]

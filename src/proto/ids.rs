@@ -22,6 +22,11 @@ impl InfoHash {
         Self(Sha1::digest(info_bytes).into())
     }
 
+    /// Whether it is that of an info dictionary: its SHA-1, or the beginning of its SHA-256 (BEP 52).
+    pub fn is_of(&self, info_bytes: &[u8]) -> bool {
+        Self::of(info_bytes) == *self || InfoHashV2::of(info_bytes).truncated() == *self
+    }
+
     /// The twenty bytes, as handshakes and announces carry them.
     pub const fn as_bytes(&self) -> &[u8; 20] {
         &self.0

@@ -145,6 +145,9 @@ fn fingerprint(wire: &Wire, block: impl Fn(&RawBlock) -> u64) -> (u64, u64) {
             Message::Reject(raw) => (16, block(raw)),
             Message::AllowedFast(piece) => (17, u64::from(*piece)),
             Message::Extended(id, bytes) => (18, u64::from(*id) << 32 | bytes.len() as u64),
+            Message::HashRequest(raw) => (20, raw.index.into()),
+            Message::Hashes(raw, _) => (21, raw.index.into()),
+            Message::HashReject(raw) => (22, raw.index.into()),
             Message::Unknown(kind) => (19, u64::from(*kind)),
         },
     }

@@ -68,20 +68,26 @@ impl World {
             Output::Metadata(_) | Output::DhtNode(_) | Output::SeenAt { .. } => {}
             Output::Verify { piece, .. } => self.agenda.after(HASHING, What::Judged(id, piece)),
             Output::Write(piece) => self.agenda.after(WRITING, What::Written(id, piece)),
-            Output::CheckAtRest(piece) => {
+            Output::CheckAtRest(piece, _) => {
                 let now = self.agenda.now();
                 let node = self.node(id);
                 let here = node.disk.content[piece.index()].is_some();
                 node.machine.checked_at_rest(piece, here, now);
             }
             Output::Discard(piece) => {
-                let geometry = self.geometry;
+                let geometry = self.geometry.clone();
                 self.node(id).disk.discard(&geometry, piece);
             }
             Output::Reply(_, ReadEnd::Ready) if self.breaks(Rule::Reply) => {}
             Output::Reply(ticket, end) => self.replied(id, ticket, end),
             Output::WantsUnchoke => self.node(id).wants_unchoke = true,
             Output::Complete => self.complete(id),
+            // The simulated torrent has no v2 half.
+            Output::VerifyBlocks(..)
+            | Output::Refuse(..)
+            | Output::HashBlocks(..)
+            | Output::KeepLayer(..)
+            | Output::Contradiction => {}
         }
     }
 
@@ -101,8 +107,7 @@ impl World {
             return;
         }
         self.check_request(id, end, block);
-        let geometry = self.geometry;
-        let buffer = self.nodes[id as usize].disk.buffer(&geometry, block.piece);
+        let buffer = self.nodes[id as usize].disk.buffer(&self.geometry, block.piece);
         let times = &mut buffer.asked[block.index as usize];
         *times = times.saturating_add(1);
         let asked = (block, buffer.id);
@@ -223,7 +228,7 @@ impl World {
     }
 
     fn replied(&mut self, id: NodeId, ticket: Ticket, end: ReadEnd) {
-        let (now, geometry) = (self.agenda.now(), self.geometry);
+        let (now, geometry) = (self.agenda.now(), self.geometry.clone());
         let Some(program) = self.node(id).program.as_mut() else { return };
         let Some((_, range, since)) = program.waits.take().filter(|(t, ..)| *t == ticket) else {
             return;

@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Write};
 
 use super::event::{End, What, Wire};
 use crate::proto::time::Timestamp;
-use crate::proto::wire::{Message, RawBlock};
+use crate::proto::wire::{Message, RawBlock, RawHashes};
 
 /// Where the lines go.
 pub(super) struct Trace {
@@ -81,6 +81,16 @@ impl fmt::Display for Wire {
     }
 }
 
+/// A run of hashes as layer, index, length and layers of proof.
+struct NamedHashes<'a>(&'a RawHashes);
+
+impl fmt::Display for NamedHashes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RawHashes { layer, index, length, proof_layers, .. } = self.0;
+        write!(f, "{layer}/{index}+{length}^{proof_layers}")
+    }
+}
+
 /// A block as piece, offset and length.
 struct Named<'a>(&'a RawBlock);
 
@@ -112,6 +122,11 @@ impl fmt::Display for Said<'_> {
             Message::Reject(raw) => write!(f, "reject {}", Named(raw)),
             Message::AllowedFast(piece) => write!(f, "allowed-fast {piece}"),
             Message::Extended(id, bytes) => write!(f, "extended {id} {} bytes", bytes.len()),
+            Message::HashRequest(raw) => write!(f, "hash-request {}", NamedHashes(raw)),
+            Message::Hashes(raw, hashes) => {
+                write!(f, "{} hashes {}", hashes.len(), NamedHashes(raw))
+            }
+            Message::HashReject(raw) => write!(f, "hash-reject {}", NamedHashes(raw)),
             Message::Unknown(kind) => write!(f, "unknown {kind}"),
         }
     }

@@ -94,9 +94,9 @@ fn info(geometry: Geometry) -> Info {
         info_hash: InfoHash::new([7; 20]),
         raw: vec![b'x'; 40 + 20 * geometry.piece_count() as usize],
         name: b"sim".to_vec(),
+        files: vec![FileEntry::new(vec![b"sim".to_vec()], geometry.total())],
         geometry,
         piece_hashes: Vec::new(),
-        files: vec![FileEntry::new(vec![b"sim".to_vec()], geometry.total())],
         single_file: true,
         v2: None,
         private: false,
@@ -106,7 +106,7 @@ fn info(geometry: Geometry) -> Info {
 impl World {
     pub fn new(plan: Plan) -> Result<Self, GeometryError> {
         let geometry = Geometry::new(plan.total, plan.piece_length)?;
-        let info = Arc::new(info(geometry));
+        let info = Arc::new(info(geometry.clone()));
         let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
         let nodes: Vec<_> = plan
             .nodes
@@ -234,7 +234,7 @@ impl World {
     // ---- nodes come and go
 
     fn join(&mut self, id: NodeId) {
-        let (now, info, geometry) = (self.agenda.now(), self.info.clone(), self.geometry);
+        let (now, info, geometry) = (self.agenda.now(), self.info.clone(), self.geometry.clone());
         let count = geometry.piece_count();
         let node = self.node(id);
         node.present = true;
@@ -494,7 +494,7 @@ impl World {
     // ---- the gate and the disk
 
     fn judged(&mut self, id: NodeId, piece: PieceIndex) {
-        let (now, geometry) = (self.agenda.now(), self.geometry);
+        let (now, geometry) = (self.agenda.now(), self.geometry.clone());
         let (gate, keep) = (!self.breaks(Rule::Gate), !self.breaks(Rule::Keep));
         let node = self.node(id);
         let Some(buffer) = node.disk.discard(&geometry, piece) else { return };

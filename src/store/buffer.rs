@@ -2,8 +2,15 @@
 //!
 //! At full speed a buffer lives a few milliseconds. Freshly allocated ones would cost a page fault
 //! every 4 KiB, so what is dropped goes to a bounded free list that all torrents of a store share.
+//!
+//! Of a long piece often only some blocks are fetched ([BEP 52]). Its buffer is a mapping of its own, of
+//! which only what is written takes memory.
+//!
+//! [BEP 52]: https://www.bittorrent.org/beps/bep_0052.html
 
 use std::sync::{Arc, Mutex};
+
+use memmap2::MmapMut;
 
 use super::lock;
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
@@ -14,6 +21,9 @@ const FREE_BYTES: usize = 32 << 20;
 /// The most buffers kept for reuse: small pieces must not make a long list to search.
 const FREE_BUFFERS: usize = 256;
 
+/// The shortest buffer, in bytes, that is a mapping of its own.
+const SPARSE: usize = 4 << 20;
+
 /// The free list.
 #[derive(Default)]
 pub(super) struct BufferPool {
@@ -23,13 +33,18 @@ pub(super) struct BufferPool {
 impl BufferPool {
     /// `length` bytes of arbitrary content.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> PooledBytes {
+        if length >= SPARSE
+            && let Ok(bytes) = MmapMut::map_anon(length)
+        {
+            return PooledBytes { bytes: Bytes::Mapped(bytes), length, pool: self.clone() };
+        }
         let mut free = lock(&self.free);
         // Not one much too large: that would hold memory that nobody counts.
         let found = free.iter().rposition(|b| b.len() >= length && b.len() / 2 <= length);
         let found = found.map(|i| free.remove(i));
         drop(free);
         let bytes = found.unwrap_or_else(|| vec![0; length].into());
-        PooledBytes { bytes, length, pool: self.clone() }
+        PooledBytes { bytes: Bytes::Allocated(bytes), length, pool: self.clone() }
     }
 
     fn give_back(&self, bytes: Box<[u8]>) {
@@ -48,24 +63,39 @@ impl BufferPool {
 
 /// Bytes that go back to their pool when dropped.
 pub(super) struct PooledBytes {
-    bytes: Box<[u8]>,
+    bytes: Bytes,
     length: usize,
     pool: Arc<BufferPool>,
 }
 
+enum Bytes {
+    Allocated(Box<[u8]>),
+    Mapped(MmapMut),
+}
+
 impl PooledBytes {
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        let bytes: &[u8] = match &self.bytes {
+            Bytes::Allocated(bytes) => bytes,
+            Bytes::Mapped(bytes) => bytes,
+        };
+        &bytes[..self.length]
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.length]
+        let bytes: &mut [u8] = match &mut self.bytes {
+            Bytes::Allocated(bytes) => bytes,
+            Bytes::Mapped(bytes) => bytes,
+        };
+        &mut bytes[..self.length]
     }
 }
 
 impl Drop for PooledBytes {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.bytes));
+        if let Bytes::Allocated(bytes) = &mut self.bytes {
+            self.pool.give_back(std::mem::take(bytes));
+        }
     }
 }
 
@@ -115,16 +145,54 @@ impl PieceBuffer {
         }
     }
 
+    /// A copy of a block that is here.
+    pub(super) fn copy_block(&self, index: u32, pool: &Arc<BufferPool>) -> Option<PooledBytes> {
+        let block = self.geometry.block(self.piece, index)?;
+        let filling = lock(&self.filling);
+        let filling = filling.as_ref().filter(|f| f.arrived.get(index as usize) == Some(&true))?;
+        let begin = block.begin() as usize;
+        let bytes = filling.data.bytes().get(begin..begin + block.length as usize)?;
+        let mut copy = pool.take(bytes.len());
+        copy.bytes_mut().copy_from_slice(bytes);
+        Some(copy)
+    }
+
+    /// A block that is here is wrong: another copy may take its place.
+    pub fn refuse(&self, index: u32) {
+        if let Some(filling) = lock(&self.filling).as_mut()
+            && let Some(arrived) = filling.arrived.get_mut(index as usize)
+        {
+            *arrived = false;
+        }
+    }
+
     /// Closes the buffer and drops its bytes: the piece was given up, and late blocks are refused.
     pub fn discard(&self) {
-        drop(self.close());
+        drop(lock(&self.filling).take());
     }
 
     /// Closes the buffer and takes its bytes; `None` when it was closed before or blocks are
-    /// missing (what lies in their place is older data).
-    pub(super) fn close(&self) -> Option<PooledBytes> {
-        let filling = lock(&self.filling).take()?;
-        filling.arrived.iter().all(|&a| a).then_some(filling.data)
+    /// missing (what lies in their place is older data) that `fill` does not have either.
+    pub(super) fn close(
+        &self,
+        mut fill: impl FnMut(Block, &mut [u8]) -> bool,
+    ) -> Option<PooledBytes> {
+        let Filling { mut data, arrived } = lock(&self.filling).take()?;
+        for block in self.geometry.blocks(self.piece) {
+            let begin = block.begin() as usize;
+            let here = arrived.get(block.index as usize) == Some(&true);
+            let into = data.bytes_mut().get_mut(begin..begin + block.length as usize)?;
+            if !here && !fill(block, into) {
+                return None;
+            }
+        }
+        Some(data)
+    }
+
+    /// Opens the buffer again with all bytes of its piece, some of which are wrong.
+    pub(super) fn reopen(&self, data: PooledBytes) {
+        let arrived = vec![true; self.geometry.block_count(self.piece) as usize].into();
+        *lock(&self.filling) = Some(Filling { data, arrived });
     }
 }
 
@@ -140,19 +208,19 @@ mod tests {
     fn the_first_copy_of_a_block_wins() {
         let (g, pool) = (geometry(), Arc::default());
         let piece = g.piece(1).unwrap();
-        let buffer = PieceBuffer::new(piece, g, &pool);
+        let buffer = PieceBuffer::new(piece, g.clone(), &pool);
         for block in g.blocks(piece) {
             assert!(buffer.put(block, &vec![1; block.length as usize]));
             assert!(!buffer.put(block, &vec![2; block.length as usize]));
         }
-        let data = buffer.close().unwrap();
+        let data = buffer.close(|_, _| false).unwrap();
         assert_eq!(data.bytes(), vec![1; 40_000]);
     }
 
     #[test]
     fn what_does_not_belong_is_refused() {
         let (g, pool) = (geometry(), Arc::default());
-        let buffer = PieceBuffer::new(g.piece(1).unwrap(), g, &pool);
+        let buffer = PieceBuffer::new(g.piece(1).unwrap(), g.clone(), &pool);
         let block = g.block(buffer.piece(), 0).unwrap();
         assert!(!buffer.put(g.block(g.piece(0).unwrap(), 0).unwrap(), &[0; 16_384]));
         assert!(!buffer.put(block, &[0; 16_383]));
@@ -164,11 +232,11 @@ mod tests {
     #[test]
     fn a_closed_buffer_takes_no_late_block() {
         let (g, pool) = (geometry(), Arc::default());
-        let buffer = PieceBuffer::new(g.piece(2).unwrap(), g, &pool);
+        let buffer = PieceBuffer::new(g.piece(2).unwrap(), g.clone(), &pool);
         let mut blocks = g.blocks(buffer.piece());
         let first = blocks.next().unwrap();
         assert!(buffer.put(first, &vec![1; first.length as usize]));
-        assert!(buffer.close().is_none(), "a block was missing");
+        assert!(buffer.close(|_, _| false).is_none(), "a block was missing");
         let late = blocks.next().unwrap();
         assert!(!buffer.put(late, &vec![1; late.length as usize]));
     }

@@ -13,6 +13,7 @@
 //! are at rest, a hint) and `files/N`, one sparse file per file of the torrent. There is no tokio
 //! here: work is done by threads, completion is a callback.
 
+mod blocks;
 mod buffer;
 mod files;
 mod gate;
@@ -27,7 +28,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -43,8 +44,9 @@ pub use torrent::TorrentStore;
 
 use crate::proto::geometry::PieceIndex;
 use crate::proto::ids::InfoHash;
-use crate::proto::metainfo::Info;
+use crate::proto::merkle::Hash;
 use crate::proto::metainfo::layout::Layout;
+use crate::proto::metainfo::{Info, PieceLayers};
 use buffer::BufferPool;
 use files::{Files, Place, create_dir, open_own};
 use index::Index;
@@ -57,6 +59,9 @@ const MAX_UNWRITTEN: u64 = 32 << 20;
 
 /// The largest info dictionary read back, in bytes: what is accepted from peers.
 const MAX_INFO: u64 = 32 << 20;
+
+/// The directory of a torrent's piece layers, one file each, named by the number of the file.
+const LAYERS: &str = "layers";
 
 /// Why a cache or a torrent in it cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +209,34 @@ impl Store {
         let file = File::open(self.torrent_dir(hash).join("info")).ok()?;
         let mut raw = Vec::new();
         file.take(MAX_INFO + 1).read_to_end(&mut raw).ok()?;
-        (InfoHash::of(&raw) == *hash).then_some(raw)
+        hash.is_of(&raw).then_some(raw)
+    }
+
+    /// The piece layers that were learnt of a torrent (BEP 52), checked against its roots.
+    pub fn layers(&self, info: &Info) -> PieceLayers {
+        let dir = self.torrent_dir(&info.info_hash).join(LAYERS);
+        let roots = info.v2.iter().flat_map(|v2| v2.roots.iter().enumerate());
+        let named = fs::read_dir(&dir).into_iter().flatten().flatten();
+        let numbers: BTreeSet<usize> =
+            named.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let read = roots.filter(|(file, _)| numbers.contains(file)).filter_map(|(file, root)| {
+            let length = info.files.get(file)?.length.div_ceil(info.geometry.piece_length().into());
+            let mut bytes = Vec::new();
+            let open = File::open(dir.join(file.to_string())).ok()?;
+            open.take(32 * length + 1).read_to_end(&mut bytes).ok()?;
+            Some(((*root)?, bytes.as_chunks::<32>().0.to_vec()))
+        });
+        PieceLayers::checked(read.collect(), info).unwrap_or_default()
+    }
+
+    fn keep_layer(&self, info: &Info, file: usize, hashes: &[Hash]) -> io::Result<()> {
+        let dir = self.torrent_dir(&info.info_hash).join(LAYERS);
+        create_dir(&dir)?;
+        let (path, new) = (dir.join(file.to_string()), dir.join(format!("{file}.new")));
+        let mut file = open_own(&new)?;
+        file.set_len(0)?;
+        file.write_all(hashes.as_flattened())?;
+        fs::rename(&new, &path)
     }
 
     fn torrent_dir(&self, hash: &InfoHash) -> PathBuf {

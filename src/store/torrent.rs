@@ -5,19 +5,22 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::blocks::{Blocks, Place};
 use super::buffer::PieceBuffer;
 use super::files::{FileError, Files};
-use super::gate::{self, Verdict, VerifiedRange};
+use super::gate::{self, Judged, Verdict, VerifiedRange};
 use super::index::Index;
 use super::states::{State, States};
 use super::workers::Class;
 use super::{Store, lock};
 use crate::proto::bitfield::Bitfield;
-use crate::proto::geometry::PieceIndex;
+use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
+use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::Info;
 
-/// Told of pieces that were verified and are no longer, on any thread, with no lock held.
-type OnLost = Box<dyn Fn(PieceIndex) + Send + Sync>;
+/// Told of pieces, or of single blocks, that were verified and are no longer, on any thread, with no
+/// lock held.
+type OnLost = Box<dyn Fn(PieceIndex, Option<u32>) + Send + Sync>;
 
 /// The bytes of one torrent. All methods may be called from any thread; those that take a callback
 /// return at once and call it on a worker thread.
@@ -27,6 +30,8 @@ pub struct TorrentStore {
     states: States,
     /// Verified pieces that are not at rest (yet).
     pending: Mutex<HashMap<PieceIndex, VerifiedRange>>,
+    /// Verified blocks of other pieces.
+    blocks: Blocks,
     files: Files,
     /// None for the data of somebody else.
     index: Option<Index>,
@@ -43,13 +48,23 @@ impl TorrentStore {
         let all = || Bitfield::full(info.geometry.piece_count());
         let hinted = index.as_ref().map_or_else(all, Index::pieces);
         let states = States::new(&info.geometry, &hinted);
-        let (pending, on_lost) = (Mutex::default(), Mutex::default());
-        Self { store, info, states, pending, files, index, on_lost }
+        let (pending, blocks, on_lost) = (Mutex::default(), Blocks::default(), Mutex::default());
+        Self { store, info, states, pending, blocks, files, index, on_lost }
     }
 
     /// The torrent's info dictionary.
     pub fn info(&self) -> &Arc<Info> {
         &self.info
+    }
+
+    /// Keeps the piece layer of a file (BEP 52) with the torrent. A failure is logged: it costs asking
+    /// peers again after a restart.
+    pub fn keep_layer(&self, file: usize, hashes: &[Hash]) {
+        if !self.is_in_place()
+            && let Err(error) = self.store.keep_layer(&self.info, file, hashes)
+        {
+            tracing::warn!(%error, file, "cannot keep a piece layer in the cache");
+        }
     }
 
     /// Whether this is data of somebody else ([`Store::in_place`]), which is never written.
@@ -110,24 +125,24 @@ impl TorrentStore {
     /// buffer's memory is free again when the buffer, and the [`VerifiedRange`] that came of it,
     /// are dropped and the piece is at rest or lost.
     pub fn buffer(self: &Arc<Self>, piece: PieceIndex) -> Arc<PieceBuffer> {
-        Arc::new(PieceBuffer::new(piece, self.info.geometry, &self.store.buffers))
+        Arc::new(PieceBuffer::new(piece, self.info.geometry.clone(), &self.store.buffers))
     }
 
-    /// Closes `buffer` and checks its piece. If the hash matches, the piece can be read (from
-    /// memory) before `done` is called; the caller must then hand the range to [`Self::write`], or
-    /// it stays in memory. Block digests are made for a mismatch, and with `block_digests` always.
+    /// Closes `buffer` and checks its piece, by the `root` of its tree too (BEP 52) where that is
+    /// given. If the hash matches, the piece can be read (from memory) before `done` is called; the
+    /// caller must then hand the range to [`Self::write`], or it stays in memory. If it does not, and
+    /// there is a root, the buffer is open again: hashes of its blocks can tell which are wrong. Block
+    /// digests are made for a mismatch, and with `block_digests` always.
     pub fn verify(
         self: &Arc<Self>,
         buffer: Arc<PieceBuffer>,
         block_digests: bool,
+        root: Option<Trusted>,
         done: impl FnOnce(Verdict) + Send + 'static,
     ) {
         let this = self.clone();
         self.store.workers.submit(Class::Verify, move || {
-            let verdict = match buffer.close() {
-                Some(data) => gate::check(&this.info, buffer.piece(), data, block_digests),
-                None => Verdict::Mismatch { block_digests: Vec::new() },
-            };
+            let verdict = this.judge(&buffer, block_digests, root);
             drop(buffer);
             if let Verdict::Verified { range, .. } = &verdict {
                 this.hold(range);
@@ -138,17 +153,126 @@ impl TorrentStore {
         });
     }
 
-    /// Hashes a hinted piece as it is on disk: `true`, and it is verified; `false`, and the hint is
+    fn judge(&self, buffer: &PieceBuffer, digests: bool, root: Option<Trusted>) -> Verdict {
+        let piece = buffer.piece();
+        let verified = |block: Block, into: &mut [u8]| self.copy_block(piece, block.index, into);
+        let Some(data) = buffer.close(verified) else {
+            return Verdict::Mismatch { block_digests: Vec::new() };
+        };
+        match gate::check(&self.info, piece, root.as_ref(), data) {
+            Judged::Verified(range) => {
+                let block_digests = digests.then(|| gate::digests(range.bytes()));
+                Verdict::Verified { range, block_digests }
+            }
+            Judged::Mismatch(data) => {
+                let block_digests = gate::digests(data.bytes());
+                if root.is_some() {
+                    buffer.reopen(data);
+                }
+                Verdict::Mismatch { block_digests }
+            }
+            Judged::Contradiction => Verdict::Contradiction,
+        }
+    }
+
+    /// Checks blocks of a piece that is not whole, each by its hash (BEP 52), and calls `done` with the
+    /// numbers of those that are good and of those that are not. The good ones can be read then, and
+    /// are written; of blocks that are not in the buffer nothing is said.
+    pub fn verify_blocks(
+        self: &Arc<Self>,
+        buffer: Arc<PieceBuffer>,
+        blocks: Vec<(u32, Trusted)>,
+        done: impl FnOnce(&[u32], &[u32]) + Send + 'static,
+    ) {
+        let this = self.clone();
+        self.store.workers.submit(Class::Verify, move || {
+            let (mut good, mut bad) = (Vec::new(), Vec::new());
+            let (piece, mut ranges) = (buffer.piece(), Vec::new());
+            for (index, hash) in blocks {
+                let Some(data) = buffer.copy_block(index, &this.store.buffers) else { continue };
+                match gate::check_block(&this.info, piece, index * BLOCK_LEN, &hash, data) {
+                    Some(range) => {
+                        this.blocks.hold(&range);
+                        ranges.push(range);
+                        good.push(index);
+                    }
+                    None => bad.push(index),
+                }
+            }
+            drop(buffer);
+            done(&good, &bad);
+            let writing = this.clone();
+            this.store.workers.submit(Class::Write, move || writing.write_blocks(&ranges));
+        });
+    }
+
+    fn write_blocks(&self, ranges: &[VerifiedRange]) {
+        for range in ranges {
+            let start = self.info.geometry.piece_range(range.piece()).start;
+            let lost = match self.files.write(start + u64::from(range.begin()), range.bytes()) {
+                Ok(()) => {
+                    self.blocks.at_rest(range);
+                    None
+                }
+                Err(_) => self.blocks.keep_unwritten(range),
+            };
+            if let Some((piece, index)) = lost {
+                self.tell_lost(piece, Some(index));
+            }
+        }
+    }
+
+    /// Copies a verified block from wherever it is.
+    fn copy_block(&self, piece: PieceIndex, index: u32, into: &mut [u8]) -> bool {
+        match self.blocks.find(piece, index) {
+            None => false,
+            Some(Place::Memory(range)) => {
+                let whole = range.bytes().len() == into.len();
+                if whole {
+                    into.copy_from_slice(range.bytes());
+                }
+                whole
+            }
+            Some(Place::Disk) => {
+                let start = self.info.geometry.piece_range(piece).start;
+                let read = self.files.read(start + u64::from(index * BLOCK_LEN), into);
+                if read.is_err() {
+                    for index in self.blocks.forget(piece) {
+                        self.tell_lost(piece, Some(index));
+                    }
+                }
+                read.is_ok()
+            }
+        }
+    }
+
+    /// The hashes of the blocks of a verified piece (BEP 52), for a peer; `None` if it is not here.
+    pub fn hash_blocks(
+        self: &Arc<Self>,
+        piece: PieceIndex,
+        done: impl FnOnce(Option<Vec<Hash>>) + Send + 'static,
+    ) {
+        let this = self.clone();
+        self.store.workers.submit(Class::Check, move || {
+            let mut data = this.store.buffers.take(this.info.geometry.piece_len(piece) as usize);
+            let read = this.read_block(piece, 0, data.bytes_mut());
+            drop(this);
+            done(matches!(read, Ok(true)).then(|| gate::block_hashes(data.bytes())));
+        });
+    }
+
+    /// Hashes a hinted piece as it is on disk, by the `root` of its tree too where that is given: `true`, and it is verified; `false`, and the hint is
     /// gone. The queue takes any number, but ask for a few at a time: what is urgent cannot
     /// overtake.
     pub fn verify_at_rest(
         self: &Arc<Self>,
         piece: PieceIndex,
+        root: Option<Trusted>,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
         let this = self.clone();
         self.store.workers.submit(Class::Check, move || {
-            let verified = this.is_verified(piece) || this.check_at_rest(piece);
+            let verified = this.is_verified(piece) || this.check_at_rest(piece, root);
             drop(this);
             done(verified);
         });
@@ -191,7 +315,9 @@ impl TorrentStore {
         let start = entry.offset + offset;
         let range = start..start + length as u64;
         let pieces = self.pieces_of(range.clone());
-        let _pins = self.states.pin(pieces.clone())?;
+        let Some(_pins) = self.states.pin(pieces.clone()) else {
+            return self.read_blocks(range, f);
+        };
         if pieces.len() == 1
             && let Some(held) = self.held(pieces.start)
         {
@@ -211,6 +337,35 @@ impl TorrentStore {
         let read = self.read_verified(start, bytes.bytes_mut());
         let read = read.map_err(|e| self.forget(range, e)).ok()?;
         read.then(|| f(bytes.bytes()))
+    }
+
+    /// Calls `f` with a range of the torrent of which some pieces are not whole, if their blocks are
+    /// verified.
+    fn read_blocks<R>(&self, range: Range<u64>, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let mut bytes = self.store.buffers.take((range.end - range.start) as usize);
+        let mut block = self.store.buffers.take(BLOCK_LEN as usize);
+        for piece in self.info.geometry.pieces_of(range.clone()) {
+            let at = self.info.geometry.piece_range(piece);
+            let part = overlap(at.clone(), &range);
+            let span = (part.start - range.start) as usize..(part.end - range.start) as usize;
+            let into = bytes.bytes_mut().get_mut(span)?;
+            if self.read_block(piece, (part.start - at.start) as u32, into).ok()? {
+                continue;
+            }
+            for index in self.info.geometry.blocks_of(piece, part.clone()) {
+                let own = self.info.geometry.block(piece, index)?;
+                let data = block.bytes_mut().get_mut(..own.length as usize)?;
+                if !self.copy_block(piece, index, data) {
+                    return None;
+                }
+                let start = at.start + u64::from(own.begin());
+                let shared = overlap(start..start + u64::from(own.length), &part);
+                let from = (shared.start - start) as usize..(shared.end - start) as usize;
+                let to = (shared.start - part.start) as usize..(shared.end - part.start) as usize;
+                into.get_mut(to)?.copy_from_slice(data.get(from)?);
+            }
+        }
+        Some(f(bytes.bytes()))
     }
 
     /// Fills `out` with bytes of a piece from `begin`, for an upload. `false`: the piece is not
@@ -244,7 +399,11 @@ impl TorrentStore {
             let held = lock(&self.pending).get(&piece).cloned();
             if let Some(held) = held {
                 let from = (part.start - at.start) as usize;
-                into.copy_from_slice(&held.bytes()[from..from + into.len()]);
+                let here = held.bytes().get(from..).unwrap_or_default();
+                let here = &here[..here.len().min(into.len())];
+                let (bytes, padding) = into.split_at_mut(here.len());
+                bytes.copy_from_slice(here);
+                padding.fill(0);
             } else if self.states.get(piece) == State::AtRest {
                 self.files.read(part.start, into)?;
             } else {
@@ -261,6 +420,8 @@ impl TorrentStore {
         if !self.states.hold(range) {
             pending.remove(&range.piece());
         }
+        drop(pending);
+        self.blocks.forget(range.piece());
     }
 
     fn put_at_rest(self: &Arc<Self>, range: &VerifiedRange) -> io::Result<()> {
@@ -282,13 +443,13 @@ impl TorrentStore {
         Ok(())
     }
 
-    fn check_at_rest(&self, piece: PieceIndex) -> bool {
-        let range = self.info.geometry.piece_range(piece);
-        let mut data = self.store.buffers.take((range.end - range.start) as usize);
-        match self.files.read(range.start, data.bytes_mut()) {
+    fn check_at_rest(&self, piece: PieceIndex, root: Option<Trusted>) -> bool {
+        let start = self.info.geometry.piece_range(piece).start;
+        let mut data = self.store.buffers.take(self.info.geometry.piece_len(piece) as usize);
+        match self.files.read(start, data.bytes_mut()) {
             Ok(()) => {
-                if let Verdict::Verified { range, .. } = gate::check(&self.info, piece, data, false)
-                {
+                let judged = gate::check(&self.info, piece, root.as_ref(), data);
+                if let Judged::Verified(range) = judged {
                     self.states.at_rest(&range);
                     self.list(piece, true);
                     return true;
@@ -312,7 +473,7 @@ impl TorrentStore {
         drop(pending);
         drop(out);
         if lost {
-            self.tell_lost(piece);
+            self.tell_lost(piece, None);
         }
     }
 
@@ -330,7 +491,7 @@ impl TorrentStore {
                 self.list(piece, false);
             }
             if lost == Some(State::AtRest) {
-                self.tell_lost(piece);
+                self.tell_lost(piece, None);
             }
         }
         error
@@ -342,10 +503,10 @@ impl TorrentStore {
         }
     }
 
-    fn tell_lost(&self, piece: PieceIndex) {
+    fn tell_lost(&self, piece: PieceIndex, block: Option<u32>) {
         let on_lost = lock(&self.on_lost).clone();
         if let Some(on_lost) = on_lost {
-            on_lost(piece);
+            on_lost(piece, block);
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{Internal, Task};
 use crate::engine::peer::{self, Connection, Lines, PeerLink};
+use crate::proto::ids::InfoHash;
 use crate::proto::peer::PeerSession;
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
@@ -39,15 +40,31 @@ impl Task {
             info_hash: self.machine.info_hash(),
             peer_id: self.shared.peer_id,
         };
+        let also = self.other_hash();
         let (answer, cancel) = (self.internal.0.clone(), self.cancel.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = cancel.cancelled() => {}
-                made = peer::connect(addr, greeting) => {
+                made = peer::connect(addr, greeting, also) => {
                     let _ = answer.send(Internal::Connected(addr, made));
                 }
             }
         });
+    }
+
+    /// The torrent's other info hash, where there are two: peers may know it by that (BEP 52).
+    fn other_hash(&self) -> Option<InfoHash> {
+        let info = self.machine.info()?;
+        let v2 = info.info_hash_v2().map(|v2| v2.truncated());
+        let mut both = [info.info_hash_v1(), v2].into_iter().flatten();
+        both.find(|hash| *hash != self.machine.info_hash())
+    }
+
+    /// The hash with which a peer is answered: that of the v2 half to one that speaks v2 and came by
+    /// the other (BEP 52 "upgrade path").
+    fn answering_hash(&self, theirs: &Handshake) -> InfoHash {
+        let v2 = self.machine.info().and_then(|info| info.info_hash_v2()).map(|v2| v2.truncated());
+        v2.filter(|_| theirs.reserved.v2()).unwrap_or(theirs.info_hash)
     }
 
     /// A connection stands. It counts as a second one to a peer that is connected if id and address
@@ -150,7 +167,7 @@ impl Task {
         let key = PeerKey(self.last_key);
         let greeting = (!outgoing).then(|| Handshake {
             reserved: self.machine.reserved(),
-            info_hash: theirs.info_hash,
+            info_hash: self.answering_hash(&theirs),
             peer_id: self.shared.peer_id,
         });
         let (peer_id, ip) = (theirs.peer_id, addr.ip());
@@ -168,6 +185,7 @@ impl Task {
         let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
         let mut session = PeerSession::new(addr, outgoing, fast, extended, now);
         session.dht = theirs.reserved.dht();
+        session.v2 = theirs.reserved.v2();
         self.machine.peer_connected(key, session, now);
     }
 }

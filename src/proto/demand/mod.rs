@@ -29,11 +29,14 @@ struct Wait {
     urgent: bool,
 }
 
-/// A piece somebody wants, in the order of a [`Demand::order`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A piece somebody wants, or part of one, in the order of a [`Demand::order`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// The piece.
     pub piece: PieceIndex,
+    /// The blocks of it that are of use before the others are here: all, if they can only be verified
+    /// together.
+    pub blocks: Range<u32>,
     /// Since when a reader waits for it; `None` when it is only read ahead.
     pub waiting_since: Option<Timestamp>,
 }
@@ -91,24 +94,25 @@ impl Demand {
         self.waits.is_empty() && self.windows.is_empty()
     }
 
-    /// Ends the reads whose pieces all satisfy `here`, of those that touch `piece`.
+    /// Ends the reads whose range satisfies `here`, of those that touch `piece`.
     pub fn satisfied(
         &mut self,
         geometry: &Geometry,
         piece: PieceIndex,
-        here: impl Fn(PieceIndex) -> bool,
+        here: impl Fn(&Range<u64>) -> bool,
     ) -> Vec<Ticket> {
         let at = geometry.piece_range(piece);
-        self.end(|w| {
-            w.range.start < at.end
-                && at.start < w.range.end
-                && geometry.pieces_of(w.range.clone()).all(&here)
-        })
+        self.end(|w| w.range.start < at.end && at.start < w.range.end && here(&w.range))
     }
 
     /// Ends the reads whose time is over.
     pub fn expired(&mut self, now: Timestamp) -> Vec<Ticket> {
         self.end(|w| w.expires <= now)
+    }
+
+    /// Ends all reads.
+    pub fn end_all(&mut self) -> Vec<Ticket> {
+        self.end(|_| true)
     }
 
     fn end(&mut self, over: impl Fn(&Wait) -> bool) -> Vec<Ticket> {
@@ -126,27 +130,41 @@ impl Demand {
 
     /// The pieces that are wanted and satisfy `missing`, each once: first what readers wait for,
     /// the longest wait first; then what is read ahead, the nearest pieces of all handles first;
-    /// then reads whose reader is probably gone.
-    pub fn order(&self, geometry: &Geometry, missing: impl Fn(PieceIndex) -> bool) -> Vec<Wanted> {
+    /// then reads whose reader is probably gone. `by_blocks`: blocks can be verified alone, so that of
+    /// each piece those are wanted that somebody wants, each once.
+    pub fn order(
+        &self,
+        geometry: &Geometry,
+        by_blocks: bool,
+        missing: impl Fn(PieceIndex) -> bool,
+    ) -> Vec<Wanted> {
         let mut waits: Vec<_> = self.waits.values().filter(|w| w.urgent).collect();
         waits.sort_by_key(|w| w.since);
         let mut order = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
-        let mut add = |piece, waiting_since| {
-            if missing(piece) && seen.insert(piece) {
-                order.push(Wanted { piece, waiting_since });
+        let mut add = |piece, range: &Range<u64>, waiting_since| {
+            let blocks = match by_blocks {
+                true => geometry.blocks_of(piece, range.clone()),
+                false => 0..geometry.block_count(piece),
+            };
+            if missing(piece)
+                && !blocks.is_empty()
+                && seen.insert((piece, blocks.start, blocks.end))
+            {
+                order.push(Wanted { piece, blocks, waiting_since });
             }
         };
+        let pieces_of = |range: &Range<u64>| geometry.pieces_of(range.clone());
         for wait in waits {
-            geometry.pieces_of(wait.range.clone()).for_each(|p| add(p, Some(wait.since)));
+            pieces_of(&wait.range).for_each(|p| add(p, &wait.range, Some(wait.since)));
         }
-        let mut windows: Vec<_> =
-            self.windows.values().map(|r| geometry.pieces_of(r.clone())).collect();
+        let mut windows: Vec<_> = self.windows.values().map(|r| (pieces_of(r), r)).collect();
         while !windows.is_empty() {
-            windows.retain_mut(|pieces| pieces.next().map(|p| add(p, None)).is_some());
+            windows
+                .retain_mut(|(pieces, range)| pieces.next().map(|p| add(p, range, None)).is_some());
         }
         for wait in self.waits.values().filter(|w| !w.urgent) {
-            geometry.pieces_of(wait.range.clone()).for_each(|p| add(p, None));
+            pieces_of(&wait.range).for_each(|p| add(p, &wait.range, None));
         }
         order
     }
@@ -167,7 +185,7 @@ mod tests {
     }
 
     fn order(demand: &Demand) -> Vec<u32> {
-        demand.order(&geometry(), |_| true).iter().map(|w| w.piece.get()).collect()
+        demand.order(&geometry(), false, |_| true).iter().map(|w| w.piece.get()).collect()
     }
 
     #[test]
@@ -189,7 +207,7 @@ mod tests {
         assert_eq!(order(&d), [1, 0]);
         assert_eq!(d.waiting(), 2);
         let piece = geometry().piece(0).unwrap();
-        assert_eq!(d.satisfied(&geometry(), piece, |p| p == piece), [Ticket(1)]);
+        assert_eq!(d.satisfied(&geometry(), piece, |r| r.start < MIB), [Ticket(1)]);
     }
 
     #[test]
@@ -198,8 +216,19 @@ mod tests {
         let g = geometry();
         d.wait(Ticket(1), HandleId(1), MIB - 1..MIB + 1, at(1), at(9));
         let (first, second) = (g.piece(0).unwrap(), g.piece(1).unwrap());
-        assert_eq!(d.satisfied(&g, first, |p| p == first), []);
+        assert_eq!(d.satisfied(&g, first, |_| false), []);
         assert_eq!(d.satisfied(&g, second, |_| true), [Ticket(1)]);
+    }
+
+    #[test]
+    fn where_blocks_count_alone_only_those_are_wanted_that_somebody_wants() {
+        let mut d = Demand::default();
+        d.wait(Ticket(1), HandleId(1), MIB - 1..MIB + 1, at(1), at(9));
+        d.wait(Ticket(2), HandleId(1), MIB..MIB + 4096, at(2), at(9));
+        d.read_ahead(HandleId(1), MIB + 40_000..MIB + 60_000);
+        let order = d.order(&geometry(), true, |_| true);
+        let wanted: Vec<_> = order.iter().map(|w| (w.piece.get(), w.blocks.clone())).collect();
+        assert_eq!(wanted, [(0, 63..64), (1, 0..1), (1, 2..4)]);
     }
 
     #[test]

@@ -8,12 +8,14 @@
 //! [`Tree`] keeps layers and answers for them, [`HashRange::check`] believes nothing that does not
 //! lead to a hash already trusted.
 
+mod known;
 mod range;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-pub use range::{HashRange, MAX_HASHES, RangeError};
+pub use known::{Known, Trusted};
+pub use range::{HashRange, MAX_HASHES, MAX_MESSAGE_HASHES, RangeError};
 pub use tree::Tree;
 
 use sha2::{Digest, Sha256};

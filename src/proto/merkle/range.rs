@@ -1,10 +1,14 @@
 //! Runs of hashes with their proof, as peers ask for them and send them.
 
 use super::{Hash, MAX_HEIGHT, Shape, parent};
+use crate::proto::wire::RawHashes;
 
 /// The most hashes of the lowest layer in one range (BEP 52: "SHOULD NOT be greater than 512"): half of
 /// a piece of 16 MiB. What others ask for may be so much; we never ask for more.
 pub const MAX_HASHES: u32 = 512;
+
+/// The most hashes that one message carries: a range of [`MAX_HASHES`] and its proof.
+pub const MAX_MESSAGE_HASHES: usize = MAX_HASHES as usize + MAX_HEIGHT as usize;
 
 /// Why numbers do not name hashes of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +43,7 @@ pub enum RangeError {
 ///
 /// The hashes are a whole subtree, so that one uncle a layer leads from its root up. Layers within the
 /// subtree are counted too, but have no uncle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HashRange {
     layer: u32,
     index: u64,
@@ -62,6 +66,17 @@ impl HashRange {
         Ok(Self { layer, index: index.into(), length, proof_layers })
     }
 
+    /// The range that a message names.
+    pub fn of(raw: &RawHashes) -> Result<Self, RangeError> {
+        Self::new(raw.layer, raw.index, raw.length, raw.proof_layers)
+    }
+
+    /// How a message names it in the tree with this root.
+    pub fn raw(self, root: Hash) -> RawHashes {
+        let Self { layer, index, length, proof_layers } = self;
+        RawHashes { root, layer, index: index as u32, length, proof_layers }
+    }
+
     /// The layer of its hashes, 0 for those of blocks.
     pub const fn layer(self) -> u32 {
         self.layer
@@ -70,6 +85,11 @@ impl HashRange {
     /// The number of its first hash in the layer.
     pub const fn index(self) -> u64 {
         self.index
+    }
+
+    /// The number of the hash behind its last.
+    pub const fn end(self) -> u64 {
+        self.index + self.length as u64
     }
 
     /// How many hashes, a power of two from 2 to [`MAX_HASHES`].
@@ -100,6 +120,12 @@ impl HashRange {
         (self.subtree()..top).map(move |layer| (layer, (self.index >> (layer - self.layer)) ^ 1))
     }
 
+    /// Layer and index of everything that a message about it carries, in its order.
+    pub fn nodes(self) -> impl Iterator<Item = (u32, u64)> {
+        let own = self.index..self.index + u64::from(self.length);
+        own.map(move |index| (self.layer, index)).chain(self.uncles())
+    }
+
     /// How many hashes a message about it carries.
     pub fn count(self) -> usize {
         self.length as usize + (self.top().0 - self.subtree()) as usize
@@ -113,18 +139,26 @@ impl HashRange {
     }
 
     /// Checks hashes and uncles that a peer sent against the trusted hash of [`Self::top`], and
-    /// gives those of the range itself.
-    pub fn check<'a>(self, trusted: &Hash, hashes: &'a [Hash]) -> Result<&'a [Hash], RangeError> {
+    /// gives what follows from them: the nodes from the root of the range's subtree up to there.
+    pub fn check(
+        self,
+        trusted: &Hash,
+        hashes: &[Hash],
+    ) -> Result<Vec<((u32, u64), Hash)>, RangeError> {
         let (found, expected) = (hashes.len(), self.count());
         let bad = RangeError::Count { found, expected };
         let (own, uncles) = hashes.split_at_checked(self.length as usize).ok_or(bad)?;
         if found != expected {
             return Err(bad);
         }
-        let bottom = super::subtree_root(own, self.layer, self.subtree() - self.layer);
-        let top = self.uncles().zip(uncles).fold(bottom, |hash, ((_, index), uncle)| {
-            if index.is_multiple_of(2) { parent(uncle, &hash) } else { parent(&hash, uncle) }
-        });
-        if top == *trusted { Ok(own) } else { Err(RangeError::Mismatch) }
+        let up = self.subtree() - self.layer;
+        let mut hash = super::subtree_root(own, self.layer, up);
+        let mut path = vec![((self.subtree(), self.index >> up), hash)];
+        for ((layer, index), uncle) in self.uncles().zip(uncles) {
+            let right = index.is_multiple_of(2);
+            hash = if right { parent(uncle, &hash) } else { parent(&hash, uncle) };
+            path.push(((layer + 1, index / 2), hash));
+        }
+        if hash == *trusted { Ok(path) } else { Err(RangeError::Mismatch) }
     }
 }

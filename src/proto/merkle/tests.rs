@@ -1,3 +1,4 @@
+use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
@@ -73,7 +74,7 @@ fn what_is_not_here_is_not_answered() {
     assert_eq!(tree.answer(HashRange::new(0, 0, 2, 0).unwrap()), Err(RangeError::Unknown));
     assert_eq!((tree.hash(0, 0), tree.hash(1, 4), tree.hash(4, 0)), (None, None, None));
     assert_eq!(Tree::new(shape(8), 1, leaves(3)), None);
-    assert_eq!(Tree::new(shape(8), 4, vec![]), None);
+    assert_eq!(Tree::new(shape(8), 4, Vec::new()), None);
 }
 
 prop_compose! {
@@ -132,9 +133,56 @@ proptest! {
         let trusted = layers[layer as usize][index as usize];
         let start = range.index() as usize;
         let expected = &layers[range.layer() as usize][start..start + range.length() as usize];
-        prop_assert_eq!(range.check(&trusted, &answer), Ok(expected));
+        for ((layer, index), hash) in range.check(&trusted, &answer).unwrap() {
+            prop_assert_eq!(hash, layers[layer as usize][index as usize]);
+        }
+        prop_assert_eq!(&answer[..expected.len()], expected);
         let log = range.length().trailing_zeros();
         prop_assert_eq!(answer.len() - expected.len(), (range.proof_layers() + 1).saturating_sub(log) as usize);
+    }
+
+    #[test]
+    fn whatever_is_lacking_is_learnt(
+        blocks in 1usize..200,
+        piece in 0u32..5,
+        wanted in vec((any::<prop::sample::Index>(), 1u64..40), 1..12),
+        with_pieces: bool,
+    ) {
+        let (shape, piece_length) = (shape(blocks), BLOCK_LEN << piece);
+        let tree = Tree::new(shape, 0, leaves(blocks)).unwrap();
+        let mut known = Known::new(shape, tree.root(), piece_length);
+        let base = known.base();
+        if with_pieces {
+            let layer: Vec<_> = (0..shape.layer_len(base)).map(|i| tree.hash(base, i).unwrap()).collect();
+            known = known.with_pieces(&layer);
+        }
+        for (at, length) in wanted {
+            let first = at.index(blocks) as u64;
+            let mut asked = 0;
+            while let Some(range) = known.lacking(0, first, first + length) {
+                prop_assert_eq!(range.fits(shape), Ok(()));
+                let mut wrong = tree.answer(range).unwrap();
+                wrong[0][0] ^= 1;
+                prop_assert_eq!(known.learn(range, &wrong), Err(RangeError::Mismatch));
+                known.learn(range, &tree.answer(range).unwrap()).unwrap();
+                asked += 1;
+                prop_assert!(asked <= 2 * length);
+            }
+            for index in first..(first + length).min(blocks as u64) {
+                prop_assert_eq!(known.hash(0, index), tree.hash(0, index));
+            }
+        }
+        while let Some(range) = known.lacking(base, 0, u64::MAX) {
+            known.learn(range, &tree.answer(range).unwrap()).unwrap();
+        }
+        prop_assert_eq!(known.piece_layer().is_some(), with_pieces || base < shape.height());
+        (0..shape.layer_len(base)).for_each(|piece| known.forget_below(piece));
+        for layer in 0..=shape.height() {
+            for index in 0..shape.layer_len(layer) {
+                let expected = tree.hash(layer, index).filter(|_| layer >= base);
+                prop_assert_eq!(known.hash(layer, index), expected);
+            }
+        }
     }
 
     #[test]

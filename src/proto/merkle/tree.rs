@@ -34,6 +34,11 @@ impl Tree {
         self.shape
     }
 
+    /// All hashes of its lowest layer that cover something of the file.
+    pub fn lowest(&self) -> &[Hash] {
+        self.layers.first().map_or(&[], Vec::as_slice)
+    }
+
     /// The root.
     pub fn root(&self) -> Hash {
         self.hash(self.shape.height(), 0).unwrap_or_default()

@@ -131,7 +131,9 @@ impl Info {
                     v2_only(tree, length)?
                 } else {
                     let v1 = v1(dict, &name, piece_length)?;
-                    Part { roots: Some(tree.matched(&v1.files, length)?), ..v1 }
+                    let roots = Some(tree.matched(&v1.files, length)?);
+                    let geometry = v1.geometry.with_padding(ends(&v1.files));
+                    Part { roots, geometry, ..v1 }
                 }
             }
         };
@@ -158,6 +160,12 @@ impl Info {
     /// Whether there is no v1 half.
     pub fn is_v2_only(&self) -> bool {
         self.v2.as_ref().is_some_and(|v2| v2.info_hash.truncated() == self.info_hash)
+    }
+
+    /// The number of the file that has the byte at `offset` of the torrent.
+    pub fn file_at(&self, offset: u64) -> Option<usize> {
+        let file = self.files.partition_point(|f| f.offset + f.length <= offset);
+        self.files.get(file).filter(|f| f.offset <= offset).map(|_| file)
     }
 
     /// Root and length of each file that is longer than a piece, so that it has a piece layer.
@@ -193,7 +201,14 @@ fn v2_only(tree: FileTree, piece_length: u32) -> Result<Part, InfoError> {
     let FileTree { files, roots, .. } = tree.aligned(piece_length)?;
     let geometry = Geometry::new(total_length(&files)?, piece_length.into())?;
     let files = with_offsets(files);
+    let geometry = geometry.with_padding(ends(&files));
     Ok(Part { geometry, piece_hashes: Vec::new(), files, single_file, roots: Some(roots) })
+}
+
+/// Where the files end that have bytes. With a v2 half each begins with a piece, so that what follows
+/// it in its last piece is padding.
+fn ends(files: &[FileEntry]) -> impl Iterator<Item = u64> {
+    files.iter().filter(|f| !f.pad && f.length > 0).map(|f| f.offset + f.length)
 }
 
 /// The files of the v2 half, if there is one.

@@ -25,8 +25,9 @@ impl PieceLayers {
         Self::checked(read, info)
     }
 
-    /// Checks layers that came from anywhere.
-    pub(super) fn checked(layers: BTreeMap<Hash, Vec<Hash>>, info: &Info) -> Option<Self> {
+    /// Layers from anywhere, by the roots of their files; `None` if one is not what its root says, or
+    /// that of no file.
+    pub fn checked(layers: BTreeMap<Hash, Vec<Hash>>, info: &Info) -> Option<Self> {
         let piece_length = info.geometry.piece_length();
         let base = Shape::piece_layer(piece_length);
         // The height follows from the number of hashes, because there are more than one.

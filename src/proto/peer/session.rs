@@ -98,6 +98,9 @@ pub enum Disconnect {
     /// Neither has anything for the other.
     #[error("both sides have everything")]
     BothSeeds,
+    /// The torrent contradicts itself, and is given up.
+    #[error("the torrent contradicts itself")]
+    Contradiction,
     /// A second connection to the same peer, or to ourselves.
     #[error("connected already")]
     Duplicate,
@@ -123,6 +126,12 @@ pub struct PeerSession {
     pub outgoing: bool,
     /// Where the peer listens: `addr` when we connected, else what it says (BEP 10 `p`).
     pub listen_addr: Option<SocketAddr>,
+    /// It speaks BitTorrent v2 (BEP 52).
+    pub v2: bool,
+    /// When it last refused hashes, or did not answer.
+    pub hashes_refused: Option<Timestamp>,
+    /// Pieces that are being hashed for it.
+    pub hash_reads: u32,
     /// Both sides speak the fast extension (BEP 6).
     pub fast: bool,
     /// Both sides speak the extension protocol (BEP 10).
@@ -219,6 +228,9 @@ impl PeerSession {
             addr,
             outgoing,
             listen_addr: outgoing.then_some(addr),
+            v2: false,
+            hashes_refused: None,
+            hash_reads: 0,
             fast,
             extended,
             dht: false,

@@ -10,6 +10,7 @@
 //! rarest; when nothing is free any more, the last blocks are asked of several peers (endgame).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use rand::{Rng, RngExt};
 
@@ -83,7 +84,30 @@ struct Slot {
 #[derive(Clone, Debug, Default)]
 struct BlockSlot {
     requesters: Vec<PeerKey>,
+    /// Who sent it, while its bytes are in memory.
     from: Option<PeerKey>,
+    trust: Trust,
+}
+
+impl BlockSlot {
+    fn is_here(&self) -> bool {
+        self.from.is_some() || self.trust == Trust::Proven
+    }
+
+    fn is_free(&self) -> bool {
+        !self.is_here() && self.requesters.is_empty()
+    }
+}
+
+/// What is known of one block beside its piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Trust {
+    #[default]
+    Unknown,
+    /// The gate has it.
+    Checking,
+    /// It has the hash that the tree of its file says, and stays even if the piece is given up.
+    Proven,
 }
 
 /// A piece some of whose blocks were asked for.
@@ -99,6 +123,14 @@ struct Partial {
 impl Partial {
     fn is_open_to(&self, peer: PeerKey) -> bool {
         self.free > 0 && self.sole_source.is_none_or(|only| only == peer)
+    }
+
+    /// The first free one of some blocks.
+    fn first_free(&self, blocks: Range<u32>) -> Option<usize> {
+        let end = (blocks.end as usize).min(self.blocks.len());
+        let slots = self.blocks.get(blocks.start as usize..end)?;
+        let at = slots.iter().position(BlockSlot::is_free)?;
+        Some(blocks.start as usize + at)
     }
 }
 
@@ -124,7 +156,7 @@ impl Picker {
     pub fn new(geometry: Geometry, have: &Bitfield, priority: Priority) -> Self {
         let slot = Slot { state: State::Missing, priority, availability: 0, position: 0 };
         let mut picker = Self {
-            geometry,
+            geometry: geometry.clone(),
             slots: vec![slot; geometry.piece_count() as usize],
             buckets: [Vec::new(), Vec::new()],
             seeds: 0,
@@ -284,14 +316,19 @@ impl Picker {
 
     // ---- picking
 
-    /// Marks a free block of `piece` as asked of `peer`; begins the piece if need be. `None` when
-    /// no block of it is free for this peer.
-    pub fn take_from(&mut self, piece: PieceIndex, peer: PeerKey) -> Option<Block> {
+    /// Marks a free one of some `blocks` of `piece` as asked of `peer`; begins the piece if need be.
+    /// `None` when none is free for this peer.
+    pub fn take_from(
+        &mut self,
+        piece: PieceIndex,
+        blocks: Range<u32>,
+        peer: PeerKey,
+    ) -> Option<Block> {
         if self.slots[piece.index()].state == State::Missing {
             self.begin(piece, peer);
         }
         let partial = self.partials.get_mut(&piece).filter(|p| p.is_open_to(peer))?;
-        let at = partial.blocks.iter().position(|b| b.from.is_none() && b.requesters.is_empty())?;
+        let at = partial.first_free(blocks)?;
         partial.blocks[at].requesters.push(peer);
         partial.free -= 1;
         if partial.free == 0 {
@@ -300,11 +337,15 @@ impl Picker {
         self.geometry.block(piece, at as u32)
     }
 
-    /// Whether `piece` has a block that `peer` may be asked for now.
-    pub fn is_open_to(&self, piece: PieceIndex, peer: PeerKey) -> bool {
+    /// Whether some `blocks` of `piece` have one that `peer` may be asked for now.
+    pub fn is_open_to(&self, piece: PieceIndex, blocks: &Range<u32>, peer: PeerKey) -> bool {
+        let any_of_all = |p: &Partial| blocks.len() >= p.blocks.len();
+        let open = |p: &Partial| {
+            p.is_open_to(peer) && (any_of_all(p) || p.first_free(blocks.clone()).is_some())
+        };
         match self.slots[piece.index()].state {
             State::Missing => true,
-            State::Partial => self.partials.get(&piece).is_some_and(|p| p.is_open_to(peer)),
+            State::Partial => self.partials.get(&piece).is_some_and(open),
             State::Verifying | State::Have => false,
         }
     }
@@ -375,17 +416,19 @@ impl Picker {
     pub fn take_duplicate(
         &mut self,
         piece: PieceIndex,
+        blocks: &Range<u32>,
         peer: PeerKey,
         worth: impl Fn(Block, &[PeerKey]) -> bool,
     ) -> Option<Block> {
-        let geometry = self.geometry;
+        let geometry = &self.geometry;
         let partial = self.partials.get_mut(&piece)?;
         if partial.sole_source.is_some_and(|only| only != peer) {
             return None;
         }
         partial.blocks.iter_mut().enumerate().find_map(|(at, slot)| {
             let asked = &slot.requesters;
-            if slot.from.is_some()
+            if slot.is_here()
+                || !blocks.contains(&(at as u32))
                 || asked.is_empty()
                 || asked.len() >= MAX_REQUESTERS
                 || asked.contains(&peer)
@@ -431,7 +474,7 @@ impl Picker {
     pub fn arrived(&mut self, block: Block, peer: PeerKey) -> Option<(Vec<PeerKey>, bool)> {
         let partial = self.partials.get_mut(&block.piece)?;
         let slot = partial.blocks.get_mut(block.index as usize)?;
-        if slot.from.is_some() {
+        if slot.is_here() {
             return None;
         }
         slot.from = Some(peer);
@@ -457,25 +500,100 @@ impl Picker {
         let Some(slot) = partial.blocks.get_mut(block.index as usize) else { return };
         let Some(at) = slot.requesters.iter().position(|&p| p == peer) else { return };
         slot.requesters.swap_remove(at);
-        if slot.requesters.is_empty() && slot.from.is_none() {
+        if slot.is_free() {
             partial.free += 1;
             self.open.insert(block.piece);
-            // Nothing of it is here and nobody is asked: it is as good as any other again.
-            let empty = partial.arrived == 0 && partial.free as usize == partial.blocks.len();
-            if empty || partial.sole_source == Some(peer) {
+            // Nothing of it is in memory and nobody is asked: it is as good as any other again.
+            let held = |b: &BlockSlot| b.from.is_some() || !b.requesters.is_empty();
+            if !partial.blocks.iter().any(held) || partial.sole_source == Some(peer) {
                 self.abandon(block.piece);
             }
         }
         self.epoch += 1;
     }
 
-    /// Forgets a begun piece: its blocks were lost or are not worth the memory.
+    /// Forgets a begun piece but for its proven blocks: the others were lost or are not worth the
+    /// memory.
     pub fn abandon(&mut self, piece: PieceIndex) {
-        if self.partials.remove(&piece).is_some() {
-            self.open.remove(&piece);
-            self.set_state(piece, State::Missing);
-            self.epoch += 1;
+        let Some(mut partial) = self.partials.remove(&piece) else { return };
+        self.open.remove(&piece);
+        self.epoch += 1;
+        let proven = |b: &&BlockSlot| b.trust == Trust::Proven;
+        partial.arrived = partial.blocks.iter().filter(proven).count() as u32;
+        if partial.arrived == 0 {
+            return self.set_state(piece, State::Missing);
         }
+        for slot in &mut partial.blocks {
+            let trust = if slot.trust == Trust::Proven { Trust::Proven } else { Trust::Unknown };
+            *slot = BlockSlot { trust, ..BlockSlot::default() };
+        }
+        partial.free = partial.blocks.len() as u32 - partial.arrived;
+        partial.sole_source = None;
+        self.partials.insert(piece, partial);
+        self.set_state(piece, State::Partial);
+        self.open.insert(piece);
+    }
+
+    /// Whether a begun piece has blocks in memory, or on their way there.
+    pub fn is_in_memory(&self, piece: PieceIndex) -> bool {
+        let held = |b: &BlockSlot| b.from.is_some() || !b.requesters.is_empty();
+        self.partials.get(&piece).is_some_and(|p| p.blocks.iter().any(held))
+    }
+
+    // ---- blocks that are verified alone (BEP 52)
+
+    /// Whether all of these blocks of a begun piece are proven.
+    pub fn are_proven(&self, piece: PieceIndex, blocks: Range<u32>) -> bool {
+        let partial = self.partials.get(&piece);
+        let slots = partial.and_then(|p| p.blocks.get(blocks.start as usize..blocks.end as usize));
+        slots.is_some_and(|slots| slots.iter().all(|b| b.trust == Trust::Proven))
+    }
+
+    /// The blocks of a begun piece that are in memory, not known to be good, and not at the gate.
+    pub fn unproven(&self, piece: PieceIndex) -> Vec<u32> {
+        let unproven = |b: &BlockSlot| b.from.is_some() && b.trust == Trust::Unknown;
+        let partial = self.partials.get(&piece).filter(|_| self.is_partial(piece));
+        let slots = partial.into_iter().flat_map(|p| (0..).zip(&p.blocks));
+        slots.filter(|(_, b)| unproven(b)).map(|(index, _)| index).collect()
+    }
+
+    /// The gate has `block`.
+    pub fn checking(&mut self, piece: PieceIndex, index: u32) {
+        if let Some(slot) = self.slot(piece, index).filter(|b| b.trust == Trust::Unknown) {
+            slot.trust = Trust::Checking;
+        }
+    }
+
+    /// The gate let a block through, if it still counts as at the gate.
+    pub fn proven(&mut self, piece: PieceIndex, index: u32) -> bool {
+        let slot = self.slot(piece, index).filter(|b| b.trust == Trust::Checking);
+        slot.map(|b| b.trust = Trust::Proven).is_some()
+    }
+
+    /// The gate refused a block, or its bytes are gone. Returns who sent it.
+    pub fn refused(&mut self, piece: PieceIndex, index: u32) -> Option<PeerKey> {
+        let slot = self.slot(piece, index).filter(|b| b.is_here())?;
+        let from = slot.from;
+        *slot = BlockSlot::default();
+        let partial = self.partials.get_mut(&piece)?;
+        partial.arrived -= 1;
+        partial.free += 1;
+        self.open.insert(piece);
+        self.epoch += 1;
+        from
+    }
+
+    /// The gate refused a piece of whose blocks it can be said which are wrong: they are still here.
+    pub fn reopen(&mut self, piece: PieceIndex) {
+        let Some(partial) = self.partials.get_mut(&piece) else { return };
+        for slot in partial.blocks.iter_mut().filter(|b| b.trust == Trust::Checking) {
+            slot.trust = Trust::Unknown;
+        }
+        self.set_state(piece, State::Partial);
+    }
+
+    fn slot(&mut self, piece: PieceIndex, index: u32) -> Option<&mut BlockSlot> {
+        self.partials.get_mut(&piece)?.blocks.get_mut(index as usize)
     }
 
     /// Begun pieces nobody is being asked for, fewest blocks first: what to give up when memory is

@@ -1,12 +1,14 @@
 //! What a torrent knows once its metadata is here.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Output;
+use super::hashes::Trees;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::demand::{Demand, Wanted};
-use crate::proto::geometry::{Block, Geometry, PieceIndex};
+use crate::proto::geometry::{BLOCK_LEN, Block, Geometry, PieceIndex};
 use crate::proto::metainfo::Info;
 use crate::proto::swarm::{Blame, HandOut, PeerKey, Picker, Priority};
 use crate::proto::time::Timestamp;
@@ -30,8 +32,9 @@ pub(super) struct Active {
     pub checking: BTreeSet<PieceIndex>,
     /// Where the background check of hinted pieces has got to.
     pub next_check: u32,
-    /// Pieces whose bytes are in memory: partial, verifying, or waiting for the disk.
-    pub buffered: BTreeSet<PieceIndex>,
+    /// Pieces whose bytes are in memory, partial, verifying, or waiting for the disk; and how many
+    /// bytes of each count.
+    pub buffered: BTreeMap<PieceIndex, u32>,
     pub buffered_bytes: u64,
     /// Counts how often memory became free.
     pub memory_epoch: u64,
@@ -45,6 +48,10 @@ pub(super) struct Active {
     pub retry_write: Timestamp,
     /// Payload asked for a second time because a reader waited for a slow peer.
     pub hedged_bytes: u64,
+    /// The hash trees of the files, where there is a v2 half.
+    pub trees: Option<Trees>,
+    /// Whether there is somebody to ask for the hashes by which a block is verified alone.
+    pub by_blocks: bool,
 }
 
 impl Active {
@@ -56,7 +63,7 @@ impl Active {
     /// The pieces readers want that have to be fetched or checked, in order.
     pub fn ordered(&mut self) -> Arc<[Wanted]> {
         let (demand, geometry, readable) = (&self.demand, &self.geometry, &self.readable);
-        let order = || demand.order(geometry, |p| !readable.contains(p)).into();
+        let order = || demand.order(geometry, self.by_blocks, |p| !readable.contains(p)).into();
         self.order.get_or_insert_with(order).clone()
     }
 
@@ -66,17 +73,33 @@ impl Active {
         self.picker.priority(piece) == Priority::None && !self.order.as_ref().is_some_and(demanded)
     }
 
-    /// Counts the memory of a piece that is begun.
-    pub fn buffer_begun(&mut self, piece: PieceIndex) {
-        if self.buffered.insert(piece) {
-            self.buffered_bytes += u64::from(self.geometry.piece_len(piece));
-        }
+    /// Whether all of `range` is verified.
+    pub fn is_here(&self, range: &Range<u64>) -> bool {
+        self.geometry.pieces_of(range.clone()).all(|piece| {
+            let blocks = || self.geometry.blocks_of(piece, range.clone());
+            self.readable.contains(piece) || self.picker.are_proven(piece, blocks())
+        })
+    }
+
+    /// What the memory of `piece` will count for, with one more of some `blocks` that are wanted: that
+    /// block alone if they are not all, or else the piece, as it has to be finished.
+    pub fn buffer_with(&self, piece: PieceIndex, blocks: &Range<u32>) -> u32 {
+        let length = self.geometry.piece_len(piece);
+        let held = self.buffered.get(&piece).copied().unwrap_or(0);
+        let part = blocks.len() < self.geometry.block_count(piece) as usize;
+        if part { (held + BLOCK_LEN).min(length) } else { length }
+    }
+
+    /// Counts the memory of a piece that is begun, in bytes.
+    pub fn buffer_begun(&mut self, piece: PieceIndex, bytes: u32) {
+        let held = self.buffered.insert(piece, bytes).unwrap_or(0);
+        self.buffered_bytes += u64::from(bytes) - u64::from(held);
     }
 
     /// The memory of a piece is free again.
     pub fn buffer_gone(&mut self, piece: PieceIndex) {
-        if self.buffered.remove(&piece) {
-            self.buffered_bytes -= u64::from(self.geometry.piece_len(piece));
+        if let Some(bytes) = self.buffered.remove(&piece) {
+            self.buffered_bytes -= u64::from(bytes);
             self.memory_epoch += 1;
         }
     }
@@ -99,9 +122,9 @@ impl Active {
     }
 
     fn drop_abandoned(&mut self, piece: PieceIndex, outputs: &mut VecDeque<Output>) {
-        if self.buffered.contains(&piece)
+        if self.buffered.contains_key(&piece)
             && self.picker.is_wanting(piece)
-            && !self.picker.is_partial(piece)
+            && !self.picker.is_in_memory(piece)
         {
             self.buffer_gone(piece);
             outputs.push_back(Output::Discard(piece));

@@ -34,7 +34,7 @@ impl Lone {
     /// A machine that wants `wanted` of a torrent with `pieces` pieces of `blocks` blocks.
     pub fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
         let info = info(pieces, blocks * BLOCK_LEN);
-        let geometry = info.geometry;
+        let geometry = &info.geometry;
         let options = Options {
             on_demand: false,
             upload: true,
@@ -431,7 +431,7 @@ fn pieces_of_a_former_run_are_checked_a_few_at_a_time() {
         let done = outputs.iter().any(|o| matches!(o, Output::Complete));
         let checks: Vec<_> = outputs
             .iter()
-            .filter_map(|o| if let Output::CheckAtRest(p) = o { Some(*p) } else { None })
+            .filter_map(|o| if let Output::CheckAtRest(p, _) = o { Some(*p) } else { None })
             .collect();
         assert!(checks.len() <= 4, "{}", checks.len());
         checked += checks.len();

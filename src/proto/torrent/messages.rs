@@ -95,6 +95,15 @@ impl Torrent {
             }
             Message::Reject(raw) => self.rejected(key, raw, now),
             Message::AllowedFast(index) => self.allowed_fast(key, index),
+            Message::HashRequest(raw) => {
+                self.hashes_requested(key, raw, now);
+                Ok(())
+            }
+            Message::Hashes(raw, hashes) => self.hashes(key, raw, &hashes, now),
+            Message::HashReject(raw) => {
+                self.hashes_rejected(key, raw, now);
+                Ok(())
+            }
             Message::Extended(id, payload) => self.extended(key, id, payload, now),
         };
         if let Err(reason) = done {

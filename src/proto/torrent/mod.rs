@@ -15,6 +15,7 @@ mod connections;
 mod dht;
 mod exchange;
 mod first_copies;
+mod hashes;
 #[cfg(test)]
 mod hostile;
 mod messages;
@@ -37,16 +38,18 @@ use rand_chacha::ChaCha8Rng;
 use self::active::Active;
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::ids::InfoHash;
+use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::Info;
 use crate::proto::peer::{Disconnect, PeerSession};
 use crate::proto::rate::Tokens;
 use crate::proto::swarm::{ExternalAddress, PeerKey, PeerList};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::metadata::MetadataFetch;
-use crate::proto::wire::{Message, RawBlock};
+use crate::proto::wire::{Message, RawBlock, RawHashes};
 
 pub use crate::proto::demand::{HandleId, Ticket};
 pub use connections::{MAX_PEERS, Second};
+pub use hashes::Trees;
 pub use stats::Stats;
 
 /// Silence after which a connection is closed (BEP 3: keep-alives come every two minutes).
@@ -96,9 +99,24 @@ pub enum Output {
         piece: PieceIndex,
         /// Whether block digests are wanted.
         digests: bool,
+        /// The root of its tree, where there is a v2 half and it is known.
+        root: Option<Trusted>,
     },
-    /// Hash a hinted piece that is at rest.
-    CheckAtRest(PieceIndex),
+    /// Have the gate judge these blocks of a piece that is not whole, each by its hash; answer with
+    /// [`Torrent::blocks_judged`].
+    VerifyBlocks(PieceIndex, Vec<(u32, Trusted)>),
+    /// A block in the piece's buffer is wrong: another copy may take its place.
+    Refuse(PieceIndex, u32),
+    /// Hash a hinted piece that is at rest; with the root of its tree, where there is a v2 half and it
+    /// is known.
+    CheckAtRest(PieceIndex, Option<Trusted>),
+    /// Hash the blocks of a piece that is here, for a peer that asked for these hashes; answer with
+    /// [`Torrent::blocks_hashed`].
+    HashBlocks(PeerKey, PieceIndex, RawHashes),
+    /// The piece layer of a file is known now.
+    KeepLayer(usize, Vec<Hash>),
+    /// The v1 and the v2 half of the torrent contradict each other: nothing more is fetched or served.
+    Contradiction,
     /// Write a verified piece to the cache; again, if that failed before.
     Write(PieceIndex),
     /// Drop the buffer of a piece that was begun.
@@ -235,7 +253,7 @@ impl Torrent {
             self.outputs.push_back(Output::Reply(ticket, ReadEnd::Aborted));
             return;
         };
-        if active.geometry.pieces_of(range.clone()).all(|p| active.readable.contains(p)) {
+        if active.is_here(&range) {
             self.outputs.push_back(Output::Reply(ticket, ReadEnd::Ready));
             return;
         }
@@ -279,6 +297,7 @@ impl Torrent {
             self.hedge(now);
         }
         self.poll_metadata(now);
+        self.look_for_hashes();
         self.plan_requests(now);
         if std::mem::take(&mut self.look_for_peers) {
             self.plan_connections(now);
@@ -317,6 +336,7 @@ impl Torrent {
             self.check_stall(key, now);
             self.forgive_refusals(key, now);
         }
+        self.ask_hashes_again(now);
         self.tell_of_peers(now);
         self.free_suspicious();
         self.pass_turns_on();

@@ -1,10 +1,11 @@
 //! What becomes of blocks and pieces: arrival, the gate's verdict, the disk, and completion.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::active::Active;
+use super::hashes::Trees;
 use super::{Output, ReadEnd, Torrent};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::demand::Demand;
@@ -28,25 +29,26 @@ impl Torrent {
         wanted: &Bitfield,
         now: Timestamp,
     ) {
-        let geometry = info.geometry;
-        let mut picker = Picker::new(geometry, &hinted, Priority::None);
+        let geometry = info.geometry.clone();
+        let mut picker = Picker::new(geometry.clone(), &hinted, Priority::None);
         for piece in wanted.iter(&geometry) {
             picker.set_priority(piece, Priority::Normal);
         }
+        let trees = Trees::new(&info);
         self.fetch = None;
         self.active = Some(Active {
             info,
-            geometry,
             picker,
             demand: Demand::default(),
             blame: Blame::default(),
             readable: Bitfield::empty(geometry.piece_count()),
+            geometry,
             announced: hinted,
             unfinished: wanted.clone(),
             hand_out: None,
             checking: BTreeSet::new(),
             next_check: 0,
-            buffered: BTreeSet::new(),
+            buffered: BTreeMap::new(),
             buffered_bytes: 0,
             memory_epoch: 0,
             order: None,
@@ -54,6 +56,8 @@ impl Torrent {
             unwritten: BTreeSet::new(),
             retry_write: Timestamp::ZERO,
             hedged_bytes: 0,
+            trees,
+            by_blocks: false,
         });
         self.keep_to_privacy();
         let keys: Vec<_> = self.peers.keys().copied().collect();
@@ -120,9 +124,9 @@ impl Torrent {
             }
             return;
         };
-        if whole {
-            let digests = active.blame.wants_digests(block.piece);
-            self.outputs.push_back(Output::Verify { piece: block.piece, digests });
+        match whole {
+            true => self.verify(block.piece, now),
+            false => self.check_blocks(block.piece),
         }
         for other in others {
             if let Some(peer) = self.peers.get_mut(&other)
@@ -131,6 +135,29 @@ impl Torrent {
                 peer.note_cancelled();
                 self.outputs.push_back(Output::Cancel(other, block));
             }
+        }
+    }
+
+    /// Has the gate judge a piece that is whole, as soon as what it is judged by is known.
+    pub(super) fn verify(&mut self, piece: PieceIndex, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let root = active.trees.as_mut().and_then(|trees| trees.piece_root(piece));
+        if root.is_none() && active.info.is_v2_only() {
+            return self.wait_for_root(piece, now);
+        }
+        let digests = active.blame.wants_digests(piece);
+        self.outputs.push_back(Output::Verify { piece, digests, root });
+    }
+
+    /// Has a piece at rest hashed, as soon as what it is judged by is known.
+    pub(super) fn check_at_rest(&mut self, piece: PieceIndex, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let root = active.trees.as_mut().and_then(|trees| trees.piece_root(piece));
+        if root.is_none() && active.info.is_v2_only() {
+            return self.wait_for_root(piece, now);
+        }
+        if active.checking.insert(piece) {
+            self.outputs.push_back(Output::CheckAtRest(piece, root));
         }
     }
 
@@ -160,6 +187,9 @@ impl Torrent {
             }
         }
         active.picker.verified(piece);
+        if let Some(trees) = &mut active.trees {
+            trees.verified(piece);
+        }
         self.outputs.push_back(Output::Write(piece));
         self.became_readable(piece);
         for key in guilty {
@@ -170,18 +200,36 @@ impl Torrent {
     fn became_readable(&mut self, piece: PieceIndex) {
         let Some(active) = &mut self.active else { return };
         active.readable.insert(piece);
-        let readable = &active.readable;
-        let ended = active.demand.satisfied(&active.geometry, piece, |p| readable.contains(p));
+        self.reply_to_readers(piece);
+    }
+
+    /// Answers those who waited for something of `piece` and have all that they want now.
+    pub(super) fn reply_to_readers(&mut self, piece: PieceIndex) {
+        let Some(active) = &mut self.active else { return };
+        let mut demand = std::mem::take(&mut active.demand);
+        let ended = demand.satisfied(&active.geometry, piece, |range| active.is_here(range));
+        active.demand = demand;
         active.demand_changed();
         self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Ready)));
     }
 
-    /// The gate refused `piece`: whoever is proven to have sent bad data is banned, and it is asked
-    /// of others, one at a time.
+    /// The gate refused `piece`. With a v2 half it is found out which of its blocks are wrong; else, or
+    /// if nobody can say, whoever is proven to have sent bad data is banned, and it is asked of others,
+    /// one at a time.
     pub fn piece_failed(&mut self, piece: PieceIndex, digests: Vec<Digest>, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
-        let sources = active.picker.sources(piece);
         self.totals.failed_pieces += 1;
+        active.picker.reopen(piece);
+        if !self.find_bad_blocks(piece, now) {
+            self.fetch_again(piece, digests, now);
+        }
+    }
+
+    /// Gives up a piece that the gate refused.
+    pub(super) fn fetch_again(&mut self, piece: PieceIndex, digests: Vec<Digest>, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let sources = active.picker.sources(piece);
+        self.outputs.push_back(Output::Discard(piece));
         self.totals.wasted += u64::from(active.geometry.piece_len(piece));
         active.picker.failed(piece);
         active.buffer_gone(piece);
@@ -225,6 +273,21 @@ impl Torrent {
             active.retry_write = now + DISK_PAUSE;
             self.outputs.push_back(Output::Write(*piece));
         }
+    }
+
+    /// The gate says that the halves of a hybrid torrent contradict each other at `piece`: neither can
+    /// be trusted.
+    pub fn contradicted(&mut self, piece: PieceIndex, now: Timestamp) {
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.disconnect(key, Disconnect::Contradiction, now);
+        }
+        self.piece_lost(piece, now);
+        let Some(mut active) = self.active.take() else { return };
+        let ended = active.demand.end_all();
+        self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Aborted)));
+        self.limit = 0;
+        self.outputs.push_back(Output::Contradiction);
     }
 
     /// A hinted piece was hashed.

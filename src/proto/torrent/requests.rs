@@ -4,6 +4,7 @@
 mod tests;
 
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::{Output, Torrent};
@@ -50,7 +51,8 @@ impl Torrent {
         let Some(active) = &mut self.active else { return };
         let order = active.ordered();
         let epoch = active.epoch();
-        self.check_hinted(&order);
+        self.check_hinted(&order, now);
+        self.prove_wanted(&order, now);
         self.ask_for_waiting(&order, now);
         let askable = self.askable();
         let mut keys: Vec<_> = askable
@@ -90,24 +92,23 @@ impl Torrent {
 
     /// Has hinted pieces hashed: first those that readers want, then the rest a few at a time (on
     /// demand only those that are wanted in the background all the same).
-    fn check_hinted(&mut self, order: &[Wanted]) {
+    fn check_hinted(&mut self, order: &[Wanted], now: Timestamp) {
         let on_demand = self.options.on_demand;
-        let Some(active) = &mut self.active else { return };
         for wanted in order {
-            if active.picker.has(wanted.piece) && active.checking.insert(wanted.piece) {
-                self.outputs.push_back(Output::CheckAtRest(wanted.piece));
+            if self.active.as_ref().is_some_and(|a| a.picker.has(wanted.piece)) {
+                self.check_at_rest(wanted.piece, now);
             }
         }
-        while active.checking.len() < BACKGROUND_CHECKS
+        while let Some(active) = &mut self.active
+            && active.checking.len() < BACKGROUND_CHECKS
             && let Some(piece) = active.geometry.piece(active.next_check)
         {
             active.next_check += 1;
             if active.announced.contains(piece)
                 && !active.readable.contains(piece)
                 && (!on_demand || active.unfinished.contains(piece))
-                && active.checking.insert(piece)
             {
-                self.outputs.push_back(Output::CheckAtRest(piece));
+                self.check_at_rest(piece, now);
             }
         }
     }
@@ -116,15 +117,15 @@ impl Torrent {
     /// first.
     fn ask_for_waiting(&mut self, order: &[Wanted], now: Timestamp) {
         for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
-            while let Some(key) = self.fastest_for(wanted.piece) {
-                if !self.ask(key, wanted.piece, true, now) {
+            while let Some(key) = self.fastest_for(wanted.piece, &wanted.blocks) {
+                if !self.ask(key, wanted.piece, &wanted.blocks, true, now) {
                     break;
                 }
             }
         }
     }
 
-    fn fastest_for(&self, piece: PieceIndex) -> Option<PeerKey> {
+    fn fastest_for(&self, piece: PieceIndex, blocks: &Range<u32>) -> Option<PeerKey> {
         let active = self.active.as_ref()?;
         if !active.picker.is_wanting(piece) {
             return None;
@@ -135,7 +136,7 @@ impl Torrent {
             stalled(p) == only_stalled
                 && p.window.has_room_for_readers()
                 && p.serves(piece)
-                && active.picker.is_open_to(piece, *k)
+                && active.picker.is_open_to(piece, blocks, *k)
         };
         let able = self.peers.iter().filter(|(k, p)| fits(k, p));
         let suspicious = active.picker.is_suspicious(piece);
@@ -174,7 +175,9 @@ impl Torrent {
             let (picker, geometry) = (&active.picker, &active.geometry);
             // Readers are not made to wait for those who do not answer.
             let answers = !peer.window.is_stalled();
-            let open = |p| answers && picker.is_open_to(p, key) && peer.serves(p);
+            let open = |w: &Wanted| {
+                answers && picker.is_open_to(w.piece, &w.blocks, key) && peer.serves(w.piece)
+            };
             // In a crowd a seed is not asked for what others are given and will pass on.
             let theirs = crowd && peer.is_suggesting(now);
             let ours = |w: &Wanted| !theirs || w.waiting_since.is_some() || peer.suggests(w.piece);
@@ -182,16 +185,17 @@ impl Torrent {
             let wanting = order.iter().filter(|w| picker.is_wanting(w.piece));
             let in_time = wanting.clone().find(|w| {
                 let busy = Duration::from_secs_f64(before as f64 / rate);
-                before += u64::from(geometry.piece_len(w.piece));
-                open(w.piece) && ours(w) && self.is_in_time(peer, w.piece, busy)
+                before += u64::from(geometry.piece_len(w.piece))
+                    .min(w.blocks.len() as u64 * u64::from(BLOCK_LEN));
+                open(w) && ours(w) && self.is_in_time(peer, w.piece, busy)
             });
             let last = || {
                 let mut back = wanting.rev();
-                back.find(|w| w.waiting_since.is_none() && open(w.piece) && ours(w))
+                back.find(|w| w.waiting_since.is_none() && open(w) && ours(w))
             };
-            let demanded = in_time.or_else(last).map(|w| w.piece);
-            if let Some(piece) = demanded
-                && self.ask(key, piece, true, now)
+            let demanded = in_time.or_else(last).cloned();
+            if let Some(Wanted { piece, blocks, .. }) = demanded
+                && self.ask(key, piece, &blocks, true, now)
             {
                 continue;
             }
@@ -222,9 +226,11 @@ impl Torrent {
         };
         let picker = &active.picker;
         if peer.is_suggesting(now) && !picker.wants_something_first() {
-            let wanted = |p| picker.is_open_to(p, key) && picker.priority(p) > Priority::None;
+            let all = |p| 0..active.geometry.block_count(p);
+            let open = |p| picker.is_open_to(p, &all(p), key);
+            let wanted = |p| open(p) && picker.priority(p) > Priority::None;
             let suggested = peer.suggestion(|p| wanted(p) && peer.serves(p) && allowed(p));
-            return suggested.is_some_and(|piece| self.ask(key, piece, false, now));
+            return suggested.is_some_and(|piece| self.ask_any(key, piece, now));
         }
         let begun = picker.pick_partial(key, holds, allowed);
         let new = match begun {
@@ -246,8 +252,8 @@ impl Torrent {
             .or_else(|| picker.pick_new(holds, &mut self.rng, careless));
         match piece {
             Some(piece) => {
-                self.ask(key, piece, false, now)
-                    || begun.is_some_and(|begun| self.ask(key, begun, false, now))
+                self.ask_any(key, piece, now)
+                    || begun.is_some_and(|begun| self.ask_any(key, begun, now))
                     || self.duplicate_any(key, SLOW, now)
             }
             None => self.endgame(key, now),
@@ -262,7 +268,7 @@ impl Torrent {
     fn duplicate_any(&mut self, key: PeerKey, patience: Duration, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
         let pieces: Vec<_> = active.picker.partial_pieces().collect();
-        pieces.into_iter().any(|piece| self.duplicate(key, piece, patience, now))
+        pieces.into_iter().any(|piece| self.duplicate(key, piece, &(0..u32::MAX), patience, now))
     }
 
     /// Asks other peers for blocks that readers wait for and that whoever was asked is slow to
@@ -274,13 +280,14 @@ impl Torrent {
             while let Some(active) = &self.active
                 && active.hedged_bytes <= HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE
             {
-                let piece = wanted.piece;
+                let (piece, blocks) = (wanted.piece, &wanted.blocks);
                 let able = self.peers.iter().filter(|(_, p)| {
                     p.window.has_room_for_readers() && !p.window.is_stalled() && p.serves(piece)
                 });
                 let mut keys: Vec<_> = able.map(|(k, p)| (p.window.expected_delay(), *k)).collect();
                 keys.sort_unstable();
-                if !keys.into_iter().any(|(_, key)| self.duplicate(key, piece, HEDGE_AFTER, now)) {
+                let mut keys = keys.into_iter();
+                if !keys.any(|(_, key)| self.duplicate(key, piece, blocks, HEDGE_AFTER, now)) {
                     break;
                 }
                 if let Some(active) = &mut self.active {
@@ -290,7 +297,7 @@ impl Torrent {
         }
     }
 
-    /// Asks for a block of `piece` a second time, if whoever was asked first is stalled, or has had
+    /// Asks for one of some blocks of `piece` a second time, if whoever was asked first is stalled, or has had
     /// it for longer than `patience` and twice what this peer would need. In endgame, without any
     /// patience, also longer than twice what whoever was asked should need: when it is our downlink
     /// that is slow, a second copy makes everything slower.
@@ -298,6 +305,7 @@ impl Torrent {
         &mut self,
         key: PeerKey,
         piece: PieceIndex,
+        blocks: &Range<u32>,
         patience: Duration,
         now: Timestamp,
     ) -> bool {
@@ -310,7 +318,7 @@ impl Torrent {
         let endgame = patience.is_zero();
         let patience = patience.max(peer.window.expected_delay() * 2);
         let peers = &self.peers;
-        let block = active.picker.take_duplicate(piece, key, |block, asked| {
+        let block = active.picker.take_duplicate(piece, blocks, key, |block, asked| {
             asked.iter().all(|k| {
                 let Some(window) = peers.get(k).map(|p| &p.window) else { return true };
                 let due = if endgame { window.expected_delay() * 2 } else { Duration::ZERO };
@@ -323,15 +331,34 @@ impl Torrent {
         true
     }
 
-    /// Asks `key` for a free block of `piece`, beginning the piece if there is memory for it.
-    fn ask(&mut self, key: PeerKey, piece: PieceIndex, demanded: bool, now: Timestamp) -> bool {
-        if !self.has_memory_for(piece, demanded) {
+    /// Asks `key` for any free block of `piece` in the background.
+    fn ask_any(&mut self, key: PeerKey, piece: PieceIndex, now: Timestamp) -> bool {
+        let count = self.active.as_ref().map_or(0, |a| a.geometry.block_count(piece));
+        self.ask(key, piece, &(0..count), false, now)
+    }
+
+    /// Asks `key` for a free one of some `blocks` of `piece`, if there is memory for it.
+    fn ask(
+        &mut self,
+        key: PeerKey,
+        piece: PieceIndex,
+        blocks: &Range<u32>,
+        demanded: bool,
+        now: Timestamp,
+    ) -> bool {
+        let Some(active) = &self.active else { return false };
+        let bytes = active.buffer_with(piece, blocks);
+        if !self.has_memory_for(piece, bytes, demanded) {
             return false;
         }
         let Some(active) = &mut self.active else { return false };
-        let Some(block) = active.picker.take_from(piece, key) else { return false };
-        active.buffer_begun(piece);
+        let begun = !active.picker.is_missing(piece);
+        let Some(block) = active.picker.take_from(piece, blocks.clone(), key) else { return false };
+        active.buffer_begun(piece, bytes);
         self.request(key, block, now);
+        if !begun {
+            self.prove_piece(piece, now);
+        }
         true
     }
 
@@ -343,18 +370,19 @@ impl Torrent {
         }
     }
 
-    /// Whether `piece` may take memory. Readers may use the reserve. When memory is short, begun
+    /// Whether `piece` may take memory, `bytes` with what it has. Readers may use the reserve. When memory is short, begun
     /// pieces that nobody is being asked for are given up: any for a reader; for the background
     /// those that nobody wants any more, and those that nobody would send us now.
-    fn has_memory_for(&mut self, piece: PieceIndex, demanded: bool) -> bool {
+    fn has_memory_for(&mut self, piece: PieceIndex, bytes: u32, demanded: bool) -> bool {
         let budget = self.options.buffer_budget;
         let Some(active) = &mut self.active else { return false };
-        let length = u64::from(active.geometry.piece_len(piece));
+        let held = active.buffered.get(&piece).copied().unwrap_or(0);
+        let more = u64::from(bytes.saturating_sub(held));
         let piece_length = u64::from(active.geometry.piece_length());
         let budget = budget.max((3 * piece_length).min(FEW_PIECES)).max(2 * piece_length);
         let usable = if demanded { budget } else { budget - budget / READER_RESERVE };
         let usable = usable.max(piece_length);
-        if active.buffered.contains(&piece) || active.buffered_bytes + length <= usable {
+        if more == 0 || active.buffered_bytes + more <= usable {
             return true;
         }
         for idle in active.picker.idle_partials() {
@@ -362,7 +390,7 @@ impl Torrent {
             if idle != piece && (demanded || useless) {
                 active.abandon(idle, &mut self.outputs);
             }
-            if active.buffered_bytes + length <= usable {
+            if active.buffered_bytes + more <= usable {
                 return true;
             }
         }

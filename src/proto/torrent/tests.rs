@@ -243,7 +243,7 @@ impl World {
                 }
             }
             Output::Write(piece) => me.machine.piece_written(piece, now),
-            Output::CheckAtRest(piece) => {
+            Output::CheckAtRest(piece, _) => {
                 if me.at_rest_is_good {
                     me.readable.insert(piece);
                 }
@@ -256,6 +256,11 @@ impl World {
                 me.machine.set_unchoked(&keys, now);
             }
             Output::Complete => me.complete = true,
+            Output::VerifyBlocks(..)
+            | Output::Refuse(..)
+            | Output::HashBlocks(..)
+            | Output::KeepLayer(..)
+            | Output::Contradiction => panic!("there is no v2 half"),
         }
     }
 
@@ -291,7 +296,8 @@ impl World {
                 let block = self.info.geometry.block_at(raw.piece, raw.begin, raw.length).unwrap();
                 if n.requested.remove(&(key, block)) {
                     let blocks = n.blocks.entry(block.piece).or_default();
-                    let wanted = n.machine.active.as_ref().unwrap().buffered.contains(&block.piece);
+                    let wanted =
+                        n.machine.active.as_ref().unwrap().buffered.contains_key(&block.piece);
                     let kept = wanted && !blocks.contains_key(&block.index);
                     if kept {
                         blocks.insert(block.index, good);
@@ -339,7 +345,7 @@ impl World {
     /// A sequential read of everything, a piece at a time and two at once, all of it announced as
     /// read ahead; the longest wait. `meanwhile` is called before each piece.
     fn read_all(&mut self, node: usize, mut meanwhile: impl FnMut(&mut Self, u32)) -> Duration {
-        let (geometry, mut longest) = (self.info.geometry, Duration::ZERO);
+        let (geometry, mut longest) = (self.info.geometry.clone(), Duration::ZERO);
         self.nodes[node].machine.read_ahead(HandleId(1), 0..geometry.total());
         for piece in geometry.pieces() {
             meanwhile(self, piece.get());

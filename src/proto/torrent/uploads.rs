@@ -200,12 +200,7 @@ impl Torrent {
                     peer.uploading += 1;
                     self.outputs.push_back(Output::Upload(key, raw));
                 }
-                Some(piece) => {
-                    if active.checking.insert(piece) {
-                        self.outputs.push_back(Output::CheckAtRest(piece));
-                    }
-                    return;
-                }
+                Some(piece) => return self.check_at_rest(piece, now),
                 None => {
                     peer.uploads.pop_front();
                     self.reject(key, raw, now);

@@ -5,8 +5,9 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Message, RawBlock, WireError};
+use super::{Message, RawBlock, RawHashes, WireError};
 use crate::proto::geometry::MAX_PIECES;
+use crate::proto::merkle::{Hash, MAX_MESSAGE_HASHES};
 
 /// The longest block of payload taken, in bytes. Ours are 16 KiB; nobody is known to send more
 /// than 128 KiB.
@@ -19,6 +20,9 @@ pub const MAX_EXTENDED_LEN: u32 = 64 * 1024;
 /// The longest frame taken, in bytes without the length prefix: the bitfield of the largest
 /// torrent. Messages of unknown types may be as long.
 pub const MAX_FRAME_LEN: u32 = 1 + MAX_PIECES.div_ceil(8);
+
+/// What of a message names hashes of a tree, in bytes (BEP 52).
+const HASH_RANGE_LEN: u32 = 32 + 4 * 4;
 
 /// Message types, as the wire numbers them.
 mod id {
@@ -38,6 +42,9 @@ mod id {
     pub const REJECT: u8 = 16;
     pub const ALLOWED_FAST: u8 = 17;
     pub const EXTENDED: u8 = 20;
+    pub const HASH_REQUEST: u8 = 21;
+    pub const HASHES: u8 = 22;
+    pub const HASH_REJECT: u8 = 23;
 }
 
 /// One frame from a peer.
@@ -138,6 +145,8 @@ fn check_length(id: u8, length: u32) -> Result<bool, WireError> {
         BITFIELD => (1, MAX_FRAME_LEN),
         PIECE => (9, 9 + MAX_BLOCK_LEN),
         EXTENDED => (2, 2 + MAX_EXTENDED_LEN),
+        HASH_REQUEST | HASH_REJECT => (1 + HASH_RANGE_LEN, 1 + HASH_RANGE_LEN),
+        HASHES => (1 + HASH_RANGE_LEN, 1 + HASH_RANGE_LEN + 32 * MAX_MESSAGE_HASHES as u32),
         _ if length > MAX_FRAME_LEN => return Err(WireError::TooLong { id, length }),
         _ => return Ok(false),
     };
@@ -175,6 +184,13 @@ fn frame(id: u8, mut payload: Bytes) -> Option<Frame> {
         REJECT => Message::Reject(raw_block(payload)?),
         ALLOWED_FAST => Message::AllowedFast(payload.try_get_u32().ok()?),
         EXTENDED => Message::Extended(payload.try_get_u8().ok()?, payload),
+        HASH_REQUEST => Message::HashRequest(raw_hashes(&mut payload)?),
+        HASHES => {
+            let range = raw_hashes(&mut payload)?;
+            let (hashes, []) = payload.as_chunks::<32>() else { return None };
+            Message::Hashes(range, hashes.to_vec())
+        }
+        HASH_REJECT => Message::HashReject(raw_hashes(&mut payload)?),
         other => Message::Unknown(other),
     };
     Some(Frame::Message(message))
@@ -185,6 +201,18 @@ fn raw_block(mut payload: Bytes) -> Option<RawBlock> {
         piece: payload.try_get_u32().ok()?,
         begin: payload.try_get_u32().ok()?,
         length: payload.try_get_u32().ok()?,
+    })
+}
+
+fn raw_hashes(payload: &mut Bytes) -> Option<RawHashes> {
+    let mut root = Hash::default();
+    payload.try_copy_to_slice(&mut root).ok()?;
+    Some(RawHashes {
+        root,
+        layer: payload.try_get_u32().ok()?,
+        index: payload.try_get_u32().ok()?,
+        length: payload.try_get_u32().ok()?,
+        proof_layers: payload.try_get_u32().ok()?,
     })
 }
 
@@ -212,6 +240,9 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
             out.put_u8(*extension);
             out.put_slice(payload);
         }
+        Message::HashRequest(range) => put_hashes(out, HASH_REQUEST, range, &[]),
+        Message::Hashes(range, hashes) => put_hashes(out, HASHES, range, hashes),
+        Message::HashReject(range) => put_hashes(out, HASH_REJECT, range, &[]),
         Message::Unknown(id) => put(out, *id, &[]),
     }
 }
@@ -243,6 +274,16 @@ fn put_block(out: &mut BytesMut, id: u8, block: &RawBlock) {
     out.put_u32(block.length);
 }
 
+fn put_hashes(out: &mut BytesMut, id: u8, range: &RawHashes, hashes: &[Hash]) {
+    put_header(out, id, HASH_RANGE_LEN as usize + size_of_val(hashes));
+    out.put_slice(&range.root);
+    out.put_u32(range.layer);
+    out.put_u32(range.index);
+    out.put_u32(range.length);
+    out.put_u32(range.proof_layers);
+    out.put_slice(hashes.as_flattened());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +296,18 @@ mod tests {
             begin,
             length,
         })
+    }
+
+    fn raw_hashes() -> impl Strategy<Value = RawHashes> {
+        any::<([u8; 32], u32, u32, u32, u32)>().prop_map(
+            |(root, layer, index, length, proof_layers)| RawHashes {
+                root,
+                layer,
+                index,
+                length,
+                proof_layers,
+            },
+        )
     }
 
     fn payload(most: usize) -> impl Strategy<Value = Bytes> {
@@ -279,7 +332,11 @@ mod tests {
             raw().prop_map(Message::Reject),
             any::<u32>().prop_map(Message::AllowedFast),
             (any::<u8>(), payload(300)).prop_map(|(id, p)| Message::Extended(id, p)),
-            prop_oneof![10u8..13, 18u8..20, 21u8..].prop_map(Message::Unknown),
+            raw_hashes().prop_map(Message::HashRequest),
+            raw_hashes().prop_map(Message::HashReject),
+            (raw_hashes(), vec(any::<[u8; 32]>(), 0..20))
+                .prop_map(|(range, hashes)| Message::Hashes(range, hashes)),
+            prop_oneof![10u8..13, 18u8..20, 24u8..].prop_map(Message::Unknown),
         ]
     }
 
@@ -427,9 +484,9 @@ mod tests {
 
     #[test]
     fn an_unknown_message_is_reported_and_its_payload_skipped() {
-        let mut buf = prefix(1_000, 21);
+        let mut buf = prefix(1_000, 24);
         let mut decoder = Decoder::new();
-        let unknown = Some(Frame::Message(Message::Unknown(21)));
+        let unknown = Some(Frame::Message(Message::Unknown(24)));
         assert_eq!(decoder.decode(&mut buf), Ok(unknown));
         for _ in 0..9 {
             buf.put_slice(&[7; 100]);

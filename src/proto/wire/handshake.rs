@@ -19,9 +19,9 @@ impl Reserved {
         Self(bytes)
     }
 
-    /// What we speak: the fast extension and the extension protocol.
+    /// What we speak: the fast extension, the extension protocol and BitTorrent v2.
     pub const fn ours() -> Self {
-        Self([0, 0, 0, 0, 0, 0x10, 0, 0x04])
+        Self([0, 0, 0, 0, 0, 0x10, 0, 0x14])
     }
 
     /// The same, and the DHT (BEP 5).
@@ -44,6 +44,11 @@ impl Reserved {
     /// The extension protocol (BEP 10).
     pub const fn extended(self) -> bool {
         self.0[5] & 0x10 != 0
+    }
+
+    /// BitTorrent v2 (BEP 52 "upgrade path"): the fourth of the last byte's bits from the top.
+    pub const fn v2(self) -> bool {
+        self.0[7] & 0x10 != 0
     }
 
     /// The DHT (BEP 5).
@@ -136,15 +141,15 @@ mod tests {
         .encode();
         assert_eq!(
             bytes.escape_ascii().to_string(),
-            "\\x13BitTorrent protocol\\x00\\x00\\x00\\x00\\x00\\x10\\x00\\x04\
+            "\\x13BitTorrent protocol\\x00\\x00\\x00\\x00\\x00\\x10\\x00\\x14\
              iiiiiiiiiiiiiiiiiiiipppppppppppppppppppp"
         );
     }
 
     #[test]
-    fn we_speak_fast_and_extended_and_no_dht() {
+    fn we_speak_fast_extended_and_v2_and_no_dht() {
         let ours = Reserved::ours();
-        assert!(ours.fast() && ours.extended() && !ours.dht());
+        assert!(ours.fast() && ours.extended() && ours.v2() && !ours.dht());
         assert!(Reserved::new([0, 0, 0, 0, 0, 0, 0, 1]).dht());
         assert!(!ours.dht() && ours.with_dht().dht() && ours.with_dht().fast());
     }

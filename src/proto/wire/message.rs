@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::proto::geometry::Block;
+use crate::proto::merkle::Hash;
 
 /// Three numbers from the wire that claim to name a block; nothing has been checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,22 @@ impl From<Block> for RawBlock {
     fn from(b: Block) -> Self {
         Self { piece: b.piece.get(), begin: b.begin(), length: b.length }
     }
+}
+
+/// Which hashes of which file's tree are meant, as the wire says it (BEP 52 "hash request"); nothing
+/// has been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RawHashes {
+    /// The root of the file's tree.
+    pub root: Hash,
+    /// The layer of the hashes, 0 for those of blocks ("base layer").
+    pub layer: u32,
+    /// The number of the first in its layer.
+    pub index: u32,
+    /// How many.
+    pub length: u32,
+    /// How many layers above theirs the proof covers.
+    pub proof_layers: u32,
 }
 
 /// A message without payload; blocks of payload travel as [`super::Frame::Piece`].
@@ -56,6 +73,12 @@ pub enum Message {
     AllowedFast(u32),
     /// A message of the extension protocol (BEP 10): its number, 0 for the handshake, and payload.
     Extended(u8, Bytes),
+    /// Asks for hashes of a file's tree and their proof (BEP 52).
+    HashRequest(RawHashes),
+    /// Hashes that were asked for, then the proof, lowest first (BEP 52).
+    Hashes(RawHashes, Vec<Hash>),
+    /// A request for hashes will not be answered (BEP 52).
+    HashReject(RawHashes),
     /// A message of a type we do not know, which BEP 3 lets us ignore.
     Unknown(u8),
 }

@@ -328,7 +328,7 @@ impl MetadataFetch {
         let from: BTreeSet<u64> = pieces.values().map(|r| r.from).collect();
         let mut info = Vec::with_capacity(key.0 as usize);
         pieces.into_values().for_each(|r| info.extend_from_slice(&r.data));
-        if InfoHash::of(&info) == self.info_hash {
+        if self.info_hash.is_of(&info) {
             self.peers.clear();
             self.assemblies.clear();
             self.outputs.push_back(MetadataOutput::Done(info));

@@ -16,4 +16,4 @@ pub mod pex;
 pub use codec::{Decoder, Frame};
 pub use error::WireError;
 pub use handshake::{Handshake, Reserved};
-pub use message::{Message, RawBlock};
+pub use message::{Message, RawBlock, RawHashes};

@@ -89,7 +89,7 @@ fn a_restart_keeps_what_was_written_as_hints() {
     let torrent = open(dir.path(), &sample);
     assert_eq!(hinted(&torrent), [1, 4]);
     assert!(!torrent.is_verified(sample.piece(1)), "not before it is hashed again");
-    assert!(wait(|done| torrent.verify_at_rest(sample.piece(1), done)));
+    assert!(wait(|done| torrent.verify_at_rest(sample.piece(1), None, done)));
     assert_eq!(hinted(&torrent), [4]);
     assert_eq!(
         torrent.read_file(0, 20_000, 9, <[u8]>::to_vec).unwrap(),
@@ -107,7 +107,7 @@ fn rot_at_rest_is_found_and_its_hint_is_gone() {
     let file = fs::File::options().write(true).open(file_path(dir.path(), &sample, 0)).unwrap();
     file.write_all_at(b"rot", 17_000).unwrap();
     let torrent = open(dir.path(), &sample);
-    let check = |p| wait(|done| torrent.verify_at_rest(sample.piece(p), done));
+    let check = |p| wait(|done| torrent.verify_at_rest(sample.piece(p), None, done));
     assert_eq!([check(0), check(1), check(2)], [true, false, true]);
     assert_eq!(torrent.read_file(0, 17_000, 3, <[u8]>::to_vec), None);
     drop(torrent);
@@ -130,7 +130,7 @@ fn a_daemon_that_was_killed_finds_what_it_had() {
         let after = open(killed.path(), &sample);
         assert_eq!(hinted(&after), (0..=piece).collect::<Vec<_>>());
         for p in 0..=piece {
-            assert!(wait(|done| after.verify_at_rest(sample.piece(p), done)));
+            assert!(wait(|done| after.verify_at_rest(sample.piece(p), None, done)));
         }
     }
 }
@@ -319,7 +319,7 @@ fn on_a_full_disk_pieces_stay_in_memory_until_newer_ones_push_them_out() {
     drop(torrent);
     let torrent = open(disk.0.path(), &sample);
     assert_eq!(hinted(&torrent), [0]);
-    assert!(wait(|done| torrent.verify_at_rest(sample.piece(0), done)));
+    assert!(wait(|done| torrent.verify_at_rest(sample.piece(0), None, done)));
 }
 
 #[test]

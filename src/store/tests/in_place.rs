@@ -27,7 +27,10 @@ fn lay_out(dir: &Path, sample: &Sample) {
 
 fn check_all(torrent: &Arc<TorrentStore>) -> Vec<u32> {
     let pieces = torrent.info().geometry.pieces();
-    pieces.filter(|&p| wait(|done| torrent.verify_at_rest(p, done))).map(PieceIndex::get).collect()
+    pieces
+        .filter(|&p| wait(|done| torrent.verify_at_rest(p, None, done)))
+        .map(PieceIndex::get)
+        .collect()
 }
 
 struct Seed {
@@ -99,7 +102,7 @@ fn a_file_that_changes_loses_its_verified_pieces_and_no_others() {
         assert_eq!(s.torrent.read_file(0, 200, 10, |_| ()), None);
         assert_eq!(*lost.lock().unwrap(), [0, 1]);
         assert!(!s.torrent.read_block(s.sample.piece(1), 0, &mut [0; 10]).unwrap());
-        assert!(!wait(|done| s.torrent.verify_at_rest(s.sample.piece(0), done)));
+        assert!(!wait(|done| s.torrent.verify_at_rest(s.sample.piece(0), None, done)));
         assert_eq!(read_all(&s.torrent, 3).unwrap(), s.sample.file(3));
     }
 }

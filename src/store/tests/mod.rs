@@ -101,7 +101,7 @@ pub(super) fn offer(torrent: &Arc<TorrentStore>, piece: PieceIndex, data: &[u8])
         let at = block.begin() as usize;
         assert!(buffer.put(block, &data[at..at + block.length as usize]));
     }
-    wait(|done| torrent.verify(buffer, false, done))
+    wait(|done| torrent.verify(buffer, false, None, done))
 }
 
 /// Puts the true bytes of a piece and has them verified.
@@ -109,7 +109,7 @@ pub(super) fn verify(torrent: &Arc<TorrentStore>, sample: &Sample, piece: u32) -
     let piece = sample.piece(piece);
     match offer(torrent, piece, sample.bytes(piece)) {
         Verdict::Verified { range, .. } => range,
-        Verdict::Mismatch { .. } => panic!("the true bytes of {piece:?} were refused"),
+        _ => panic!("the true bytes of {piece:?} were refused"),
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn store_piece(torrent: &Arc<TorrentStore>, sample: &Sample, piece: u
 pub(super) fn lost_pieces(torrent: &TorrentStore) -> Arc<Mutex<Vec<u32>>> {
     let lost = Arc::<Mutex<Vec<u32>>>::default();
     let to = lost.clone();
-    torrent.set_on_lost(Box::new(move |p| to.lock().unwrap().push(p.get())));
+    torrent.set_on_lost(Box::new(move |p, _| to.lock().unwrap().push(p.get())));
     lost
 }
 
@@ -150,7 +150,7 @@ fn nothing_is_readable_before_it_is_verified() {
     assert!(!torrent.is_verified(piece));
     assert_eq!(torrent.read_file(0, 0, 1, <[u8]>::to_vec), None);
     assert!(!torrent.read_block(piece, 0, &mut [0]).unwrap());
-    wait(|done| torrent.verify(buffer, false, done));
+    wait(|done| torrent.verify(buffer, false, None, done));
     assert_eq!(torrent.read_file(0, 0, 1, <[u8]>::to_vec).unwrap(), [sample.data[0]]);
 }
 
@@ -197,7 +197,7 @@ fn digests_of_right_blocks_are_made_when_asked_for() {
         let at = block.begin() as usize;
         assert!(buffer.put(block, &sample.data[at..at + block.length as usize]));
     }
-    match wait(|done| torrent.verify(buffer, true, done)) {
+    match wait(|done| torrent.verify(buffer, true, None, done)) {
         Verdict::Verified { block_digests: Some(digests), .. } => assert_eq!(digests.len(), 2),
         other => panic!("{other:?}"),
     }
@@ -211,7 +211,7 @@ fn a_piece_with_missing_blocks_blames_nobody() {
     let buffer = torrent.buffer(sample.piece(0));
     let mut blocks = sample.info.geometry.blocks(sample.piece(0));
     assert!(buffer.put(blocks.next().unwrap(), &sample.data[..16_384]));
-    let verdict = wait(|done| torrent.verify(buffer.clone(), false, done));
+    let verdict = wait(|done| torrent.verify(buffer.clone(), false, None, done));
     assert!(matches!(verdict, Verdict::Mismatch { block_digests } if block_digests.is_empty()));
     assert!(!buffer.put(blocks.next().unwrap(), &sample.data[16_384..32_768]), "it is closed");
 }

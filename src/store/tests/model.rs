@@ -96,14 +96,14 @@ impl World {
 
     /// Closes and opens the cache: what was at rest is hinted, and verified again when hashed.
     fn restart(&mut self) {
-        let geometry = self.sample.info.geometry;
+        let geometry = &self.sample.info.geometry;
         let other = TempDir::new().unwrap();
         self.torrent = open(other.path(), &self.sample);
         self.torrent = open(self.dir.path(), &self.sample);
         assert!(self.torrent.hinted().iter(&geometry).eq(self.at_rest.iter().copied()));
         for piece in geometry.pieces() {
             assert!(!self.torrent.is_verified(piece));
-            let found = wait(|done| self.torrent.verify_at_rest(piece, done));
+            let found = wait(|done| self.torrent.verify_at_rest(piece, None, done));
             // A piece of nothing but padding needs no disk.
             let padding = self.sample.bytes(piece).iter().all(|&b| b == 0);
             assert_eq!(found, padding || self.at_rest.contains(&piece));

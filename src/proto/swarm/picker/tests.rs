@@ -7,6 +7,9 @@ use crate::proto::geometry::BLOCK_LEN;
 
 const PIECES: u32 = 12;
 
+/// Any block.
+const ALL: Range<u32> = 0..u32::MAX;
+
 fn geometry() -> Geometry {
     Geometry::new(u64::from(PIECES * 2 * BLOCK_LEN) - 100, (2 * BLOCK_LEN).into()).unwrap()
 }
@@ -65,11 +68,11 @@ proptest! {
                     peers.push(new);
                 }
                 1 => if let Some(old) = peers.pop() { picker.peer_left(&old) },
-                2 | 3 => if let Some(block) = picker.take_from(piece, peer) { asked.push((block, peer)) },
+                2 | 3 => if let Some(block) = picker.take_from(piece, ALL, peer) { asked.push((block, peer)) },
                 4 => if let Some(p) = picker.pick_new(&Holds::All, &mut rng, |_| true) {
-                    asked.extend(picker.take_from(p, peer).map(|b| (b, peer)));
+                    asked.extend(picker.take_from(p, ALL, peer).map(|b| (b, peer)));
                 },
-                5 => if let Some(block) = picker.take_duplicate(piece, peer, |_, _| true) { asked.push((block, peer)) },
+                5 => if let Some(block) = picker.take_duplicate(piece, &ALL, peer, |_, _| true) { asked.push((block, peer)) },
                 6 | 7 => if let Some((block, peer)) = asked.pop() { picker.arrived(block, peer); },
                 8 => if let Some((block, peer)) = asked.pop() { picker.released(block, peer) },
                 9 => if picker.slots[piece.index()].state == State::Verifying { picker.verified(piece) },
@@ -116,15 +119,15 @@ fn a_piece_that_failed_is_asked_of_one_peer_only() {
     let mut picker = picker();
     let piece = geometry().piece(3).unwrap();
     for peer in [PeerKey(1), PeerKey(2)] {
-        let block = picker.take_from(piece, peer).unwrap();
+        let block = picker.take_from(piece, ALL, peer).unwrap();
         picker.arrived(block, peer);
     }
     assert_eq!(picker.sources(piece), [PeerKey(1), PeerKey(2)]);
     picker.failed(piece);
-    assert!(picker.take_from(piece, PeerKey(5)).is_some());
-    assert!(picker.take_from(piece, PeerKey(6)).is_none());
-    assert!(!picker.is_open_to(piece, PeerKey(6)));
-    assert!(picker.take_from(piece, PeerKey(5)).is_some());
+    assert!(picker.take_from(piece, ALL, PeerKey(5)).is_some());
+    assert!(picker.take_from(piece, ALL, PeerKey(6)).is_none());
+    assert!(!picker.is_open_to(piece, &ALL, PeerKey(6)));
+    assert!(picker.take_from(piece, ALL, PeerKey(5)).is_some());
 }
 
 #[test]
@@ -132,20 +135,20 @@ fn when_the_only_source_leaves_another_may_take_its_place() {
     let mut picker = picker();
     let piece = geometry().piece(3).unwrap();
     picker.suspicious.insert(piece);
-    let block = picker.take_from(piece, PeerKey(1)).unwrap();
+    let block = picker.take_from(piece, ALL, PeerKey(1)).unwrap();
     picker.released(block, PeerKey(1));
-    assert!(picker.take_from(piece, PeerKey(2)).is_some());
+    assert!(picker.take_from(piece, ALL, PeerKey(2)).is_some());
 }
 
 #[test]
 fn in_endgame_a_block_is_asked_of_several_and_the_others_are_cancelled() {
     let mut picker = picker();
     for piece in geometry().pieces() {
-        while picker.take_from(piece, PeerKey(1)).is_some() {}
+        while picker.take_from(piece, ALL, PeerKey(1)).is_some() {}
     }
     assert!(picker.is_endgame());
     let piece = geometry().piece(0).unwrap();
-    let block = picker.take_duplicate(piece, PeerKey(2), |_, _| true).unwrap();
+    let block = picker.take_duplicate(piece, &ALL, PeerKey(2), |_, _| true).unwrap();
     assert_eq!(picker.arrived(block, PeerKey(2)), Some((vec![PeerKey(1)], false)));
 }
 
@@ -156,7 +159,7 @@ fn a_seed_may_have_rarer_pieces_than_the_begun_one_and_others_may_not() {
         picker.verified(geometry().piece(i).unwrap());
     }
     let begun = geometry().piece(5).unwrap();
-    picker.take_from(begun, PeerKey(1)).unwrap();
+    picker.take_from(begun, ALL, PeerKey(1)).unwrap();
     assert!(!picker.has_rarer(begun, &Holds::All));
     picker.peer_came(&holds(&[5]));
     assert!(picker.has_rarer(begun, &Holds::All));
@@ -168,16 +171,16 @@ fn a_piece_whose_requests_were_all_refused_is_as_good_as_any_other_again() {
     let mut picker = picker();
     let piece = geometry().piece(1).unwrap();
     let (first, second) = (PeerKey(1), PeerKey(2));
-    let refused = picker.take_from(piece, first).unwrap();
-    let came = picker.take_from(piece, second).unwrap();
+    let refused = picker.take_from(piece, ALL, first).unwrap();
+    let came = picker.take_from(piece, ALL, second).unwrap();
     picker.released(refused, first);
     assert!(picker.is_partial(piece));
     picker.arrived(came, second).unwrap();
-    let again = picker.take_from(piece, first).unwrap();
+    let again = picker.take_from(piece, ALL, first).unwrap();
     picker.released(again, first);
     assert!(picker.is_partial(piece), "a block of it is here");
     let other = geometry().piece(2).unwrap();
-    let refused = picker.take_from(other, first).unwrap();
+    let refused = picker.take_from(other, ALL, first).unwrap();
     picker.released(refused, first);
     assert!(picker.is_missing(other));
 }

@@ -1,0 +1,378 @@
+//! The hash trees of v2 torrents (BEP 52): what is known of them, asking peers for what is lacking,
+//! answering what peers ask, and blocks that are verified alone.
+
+mod trees;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::{Output, Torrent};
+use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+use crate::proto::merkle::{Hash, HashRange, MAX_HASHES, RangeError};
+use crate::proto::metainfo::PieceLayers;
+use crate::proto::peer::Disconnect;
+use crate::proto::swarm::PeerKey;
+use crate::proto::time::Timestamp;
+use crate::proto::wire::{Message, RawHashes};
+
+pub use trees::Trees;
+
+/// Questions for hashes that may be open at once, to all peers.
+const MAX_ASKED: usize = 64;
+
+/// A question is put to somebody else after this long at least.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A peer that refused hashes, or did not answer, is not asked again for this long.
+const REFUSAL: Duration = Duration::from_secs(30);
+
+/// Pieces that are hashed for one peer at a time, because it asked for hashes of their blocks.
+const MAX_READS: u32 = 4;
+
+/// The longest file of which a wanted piece of a few blocks is fetched whole at once: its hashes would
+/// cost as much as the piece.
+const FEW_BLOCKS: usize = 2;
+
+impl Torrent {
+    /// Piece layers that came with the torrent. They are checked again against the roots.
+    pub fn know_layers(&mut self, layers: &PieceLayers) {
+        if let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) {
+            trees.know(layers);
+        }
+    }
+
+    // ---- asking
+
+    /// Whether a peer can be asked for hashes now.
+    fn gives_hashes(&self, key: PeerKey, piece: PieceIndex) -> bool {
+        let holds = |p: &crate::proto::peer::PeerSession| {
+            p.holds.as_ref().is_some_and(|holds| holds.contains(piece))
+        };
+        self.peers.get(&key).is_some_and(|p| p.v2 && p.hashes_refused.is_none() && holds(p))
+    }
+
+    /// Looks whether there is anybody who can be asked for hashes at all.
+    pub(super) fn look_for_hashes(&mut self) {
+        let able = self.peers.values().any(|p| p.v2 && p.hashes_refused.is_none());
+        if let Some(active) = self.active.as_mut().filter(|a| a.trees.is_some())
+            && active.by_blocks != able
+        {
+            active.by_blocks = able;
+            active.demand_changed();
+        }
+    }
+
+    /// Asks for the hashes by which the blocks that readers want can be verified alone.
+    pub(super) fn prove_wanted(&mut self, order: &[crate::proto::demand::Wanted], now: Timestamp) {
+        if !self.active.as_ref().is_some_and(|a| a.by_blocks) {
+            return;
+        }
+        for wanted in order.iter().take(MAX_ASKED) {
+            let Some(active) = &self.active else { return };
+            let count = active.geometry.block_count(wanted.piece) as usize;
+            let part = wanted.blocks.len() < count && count > FEW_BLOCKS;
+            if part && active.picker.is_wanting(wanted.piece) {
+                self.prove_blocks(wanted.piece, wanted.blocks.clone(), now);
+            }
+        }
+    }
+
+    /// Asks for the hashes of some blocks of a piece, as far as they are not known.
+    fn prove_blocks(&mut self, piece: PieceIndex, blocks: Range<u32>, now: Timestamp) {
+        let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else { return };
+        let Some((file, known, at)) = trees.at(piece) else { return };
+        let first = at << known.base();
+        let of = first + u64::from(blocks.start)..first + u64::from(blocks.end);
+        self.ask_hashes(file, piece, 0, of, now);
+    }
+
+    /// Asks for the hash of a piece, and of those after it that will be wanted too.
+    pub(super) fn prove_piece(&mut self, piece: PieceIndex, now: Timestamp) {
+        let more = if self.options.on_demand { 1 } else { MAX_HASHES.into() };
+        let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else { return };
+        let Some((file, known, at)) = trees.at(piece) else { return };
+        let base = known.base();
+        if known.hash(base, at).is_none() {
+            self.ask_hashes(file, piece, base, at..at + more, now);
+        }
+    }
+
+    /// A piece cannot be judged before its hash is known, which is asked for.
+    pub(super) fn wait_for_root(&mut self, piece: PieceIndex, now: Timestamp) {
+        if let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) {
+            trees.unproven.insert(piece);
+        }
+        self.prove_piece(piece, now);
+    }
+
+    /// Asks for the hashes `of` a layer of a file that are not known and nobody was asked for, of a peer
+    /// that has `piece`.
+    fn ask_hashes(
+        &mut self,
+        file: usize,
+        piece: PieceIndex,
+        layer: u32,
+        of: Range<u64>,
+        now: Timestamp,
+    ) {
+        let mut first = of.start;
+        while let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut())
+            && trees.asked.len() < MAX_ASKED
+            && let Some(range) = trees.file(file).and_then(|k| k.lacking(layer, first, of.end))
+        {
+            first = range.end();
+            if trees.asked.contains_key(&(file, range)) {
+                continue;
+            }
+            let Some(root) = trees.root(file) else { return };
+            let able = self.peers.iter().filter(|(k, _)| self.gives_hashes(**k, piece));
+            let fastest = able.min_by_key(|(k, p)| (p.window.expected_delay(), **k));
+            let Some(key) = fastest.map(|(k, _)| *k) else { return };
+            if let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) {
+                trees.asked.insert((file, range), (key, now));
+            }
+            self.send(key, Message::HashRequest(range.raw(root)), now);
+        }
+    }
+
+    /// Puts questions to others that were not answered in time, or whose peer has gone, and asks again
+    /// for what pieces wait for.
+    pub(super) fn ask_hashes_again(&mut self, now: Timestamp) {
+        for peer in self.peers.values_mut() {
+            peer.hashes_refused = peer.hashes_refused.filter(|at| now.since(*at) < REFUSAL);
+        }
+        let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else { return };
+        let peers = &mut self.peers;
+        trees.asked.retain(|_, (key, since)| {
+            let Some(peer) = peers.get_mut(key) else { return false };
+            let in_time = now.since(*since) < PATIENCE.max(4 * peer.window.expected_delay());
+            if !in_time {
+                peer.hashes_refused = Some(now);
+            }
+            in_time
+        });
+        let unproven: Vec<_> = trees.unproven.iter().copied().collect();
+        let broken: Vec<_> = trees.broken.iter().copied().collect();
+        self.look_for_hashes();
+        for piece in unproven {
+            self.prove_piece(piece, now);
+        }
+        for piece in broken {
+            self.find_bad_blocks(piece, now);
+        }
+    }
+
+    /// A peer sent hashes.
+    pub(super) fn hashes(
+        &mut self,
+        key: PeerKey,
+        raw: RawHashes,
+        hashes: &[Hash],
+        now: Timestamp,
+    ) -> Result<(), Disconnect> {
+        let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else {
+            return Ok(());
+        };
+        // Late answers are as good as any if nobody else was faster; others nobody asked for.
+        let Some((file, range)) = trees.answered(key, &raw) else { return Ok(()) };
+        let Some(known) = trees.file(file) else { return Ok(()) };
+        let whole = known.piece_layer().is_some();
+        match known.learn(range, hashes) {
+            Ok(()) => {}
+            Err(RangeError::Unknown) => return Ok(()),
+            Err(_) => {
+                self.ban(key, now);
+                return Ok(());
+            }
+        }
+        if !whole && let Some(layer) = known.piece_layer() {
+            self.outputs.push_back(Output::KeepLayer(file, layer.to_vec()));
+        }
+        let shift = known.base().saturating_sub(range.layer());
+        let (first, last) = (range.index(), range.end() - 1);
+        if shift > 0 {
+            for at in first >> shift..=last >> shift {
+                if let Some(piece) = self.piece_of(file, at) {
+                    self.check_blocks(piece);
+                }
+            }
+        }
+        self.go_on_with_proven(now);
+        Ok(())
+    }
+
+    fn piece_of(&mut self, file: usize, at: u64) -> Option<PieceIndex> {
+        let active = self.active.as_mut()?;
+        let length = u64::from(active.geometry.piece_length());
+        let first = active.info.files.get(file)?.offset / length;
+        active.geometry.piece(u32::try_from(first + at).ok()?)
+    }
+
+    /// Goes on with pieces that waited for their hash.
+    fn go_on_with_proven(&mut self, now: Timestamp) {
+        let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else { return };
+        let waiting: Vec<_> = trees.unproven.iter().copied().collect();
+        for piece in waiting {
+            let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else { return };
+            if trees.piece_root(piece).is_none() {
+                continue;
+            }
+            trees.unproven.remove(&piece);
+            let Some(active) = &self.active else { return };
+            match active.picker.has(piece) {
+                true => self.check_at_rest(piece, now),
+                false => self.verify(piece, now),
+            }
+        }
+    }
+
+    /// A peer refuses a question for hashes.
+    pub(super) fn hashes_rejected(&mut self, key: PeerKey, raw: RawHashes, now: Timestamp) {
+        let trees = self.active.as_mut().and_then(|a| a.trees.as_mut());
+        if trees.and_then(|t| t.answered(key, &raw)).is_some()
+            && let Some(peer) = self.peers.get_mut(&key)
+        {
+            peer.hashes_refused = Some(now);
+            self.ask_hashes_again(now);
+        }
+    }
+
+    // ---- answering
+
+    /// A peer asks for hashes. Those below the piece layer follow from the bytes of the piece, which
+    /// the engine hashes.
+    pub(super) fn hashes_requested(&mut self, key: PeerKey, raw: RawHashes, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let may = self.options.upload;
+        let found = active.trees.as_mut().filter(|_| may).and_then(|trees| {
+            let (range, file) = (HashRange::of(&raw).ok()?, trees.with_root(&raw.root)?);
+            let known = trees.file(file)?;
+            Some((range, file, known.base(), known.answer(range)))
+        });
+        match found {
+            Some((_, _, _, Ok(hashes))) => self.send(key, Message::Hashes(raw, hashes), now),
+            Some((range, file, base, Err(RangeError::Unknown))) if range.layer() < base => {
+                let at = range.index() >> (base - range.layer());
+                let within = range.end() <= (at + 1) << (base - range.layer());
+                let piece = self.piece_of(file, at).filter(|_| within);
+                let here = piece
+                    .filter(|p| self.active.as_ref().is_some_and(|a| a.announced.contains(*p)));
+                let peer = self.peers.get_mut(&key).filter(|p| p.hash_reads < MAX_READS);
+                let (Some(piece), Some(peer)) = (here, peer) else {
+                    return self.send(key, Message::HashReject(raw), now);
+                };
+                peer.hash_reads += 1;
+                self.outputs.push_back(Output::HashBlocks(key, piece, raw));
+            }
+            _ => self.send(key, Message::HashReject(raw), now),
+        }
+    }
+
+    /// The blocks of a piece were hashed for a peer; `None` if they could not be read.
+    pub fn blocks_hashed(
+        &mut self,
+        key: PeerKey,
+        piece: PieceIndex,
+        raw: RawHashes,
+        blocks: Option<&[Hash]>,
+        now: Timestamp,
+    ) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.hash_reads = peer.hash_reads.saturating_sub(1);
+        let trees = self.active.as_mut().and_then(|a| a.trees.as_mut());
+        let answer =
+            trees.zip(blocks).and_then(|(trees, blocks)| trees.answer(piece, &raw, blocks));
+        let message = match answer {
+            Some(hashes) => Message::Hashes(raw, hashes),
+            None => Message::HashReject(raw),
+        };
+        self.send(key, message, now);
+    }
+
+    // ---- blocks that are verified alone
+
+    /// Has the blocks of a begun piece that came, and whose hashes are known, judged.
+    pub(super) fn check_blocks(&mut self, piece: PieceIndex) {
+        let Some(active) = &mut self.active else { return };
+        let Some(trees) = &mut active.trees else { return };
+        let unproven = active.picker.unproven(piece);
+        let of = |index| trees.block(piece, index).map(|hash| (index, hash));
+        let blocks: Vec<_> = unproven.into_iter().filter_map(of).collect();
+        if blocks.is_empty() {
+            return;
+        }
+        for (index, _) in &blocks {
+            active.picker.checking(piece, *index);
+        }
+        self.outputs.push_back(Output::VerifyBlocks(piece, blocks));
+    }
+
+    /// The gate has judged blocks of a begun piece.
+    pub fn blocks_judged(&mut self, piece: PieceIndex, good: &[u32], bad: &[u32], now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        for index in good {
+            active.picker.proven(piece, *index);
+        }
+        let mut liars = Vec::new();
+        for index in bad {
+            liars.extend(active.picker.refused(piece, *index));
+            self.totals.wasted += u64::from(BLOCK_LEN);
+            self.outputs.push_back(Output::Refuse(piece, *index));
+        }
+        active.demand_changed();
+        let broken = active.trees.as_mut().is_some_and(|trees| trees.broken.contains(&piece));
+        self.reply_to_readers(piece);
+        if broken {
+            self.bad_blocks_found(piece, bad.is_empty(), now);
+        }
+        for key in liars {
+            self.ban(key, now);
+        }
+    }
+
+    /// The store no longer has a block that was proven.
+    pub fn block_lost(&mut self, piece: PieceIndex, index: u32) {
+        if let Some(active) = &mut self.active {
+            active.picker.refused(piece, index);
+            active.demand_changed();
+        }
+    }
+
+    /// The gate refused a piece whose root is known: asks for the hashes of its blocks, which say who
+    /// sent what is wrong. `false` if there is nobody to ask.
+    pub(super) fn find_bad_blocks(&mut self, piece: PieceIndex, now: Timestamp) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        let Some(trees) = active.trees.as_mut() else { return false };
+        let count = active.geometry.block_count(piece);
+        if !active.by_blocks || count == 1 {
+            if trees.broken.remove(&piece) {
+                self.give_up_broken(piece, now);
+            }
+            return false;
+        }
+        trees.broken.insert(piece);
+        self.prove_blocks(piece, 0..count, now);
+        self.check_blocks(piece);
+        true
+    }
+
+    /// Some blocks of a piece that the gate had refused were judged.
+    fn bad_blocks_found(&mut self, piece: PieceIndex, none_bad: bool, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let all_good =
+            none_bad && active.picker.are_proven(piece, 0..active.geometry.block_count(piece));
+        if let Some(trees) = active.trees.as_mut().filter(|_| all_good || !none_bad) {
+            trees.broken.remove(&piece);
+        }
+        if all_good {
+            // Its blocks are what they should be, so what the gate saw were others: again.
+            self.give_up_broken(piece, now);
+        }
+    }
+
+    /// Nobody can say which blocks are wrong: all are fetched again, of one peer at a time.
+    fn give_up_broken(&mut self, piece: PieceIndex, now: Timestamp) {
+        let digests = Vec::new();
+        self.fetch_again(piece, digests, now);
+    }
+}

@@ -1,0 +1,80 @@
+//! Verified blocks of pieces that are not whole (BEP 52): what readers got before the rest came.
+//!
+//! They are written at once and are not in the index: after a restart they are fetched again, unless
+//! their piece became whole.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+
+use super::gate::VerifiedRange;
+use super::lock;
+use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+
+/// Blocks that the disk refused and that are kept in memory; the oldest is lost for the next one.
+const MAX_UNWRITTEN: usize = 256;
+
+/// Where a verified block is.
+pub(super) enum Place {
+    Memory(VerifiedRange),
+    Disk,
+}
+
+/// The blocks of one torrent.
+#[derive(Default)]
+pub(super) struct Blocks(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// By piece and number; `None` for those on disk.
+    blocks: BTreeMap<(PieceIndex, u32), Option<VerifiedRange>>,
+    unwritten: VecDeque<(PieceIndex, u32)>,
+}
+
+fn key(range: &VerifiedRange) -> (PieceIndex, u32) {
+    (range.piece(), range.begin() / BLOCK_LEN)
+}
+
+impl Blocks {
+    /// A block is verified, and in memory.
+    pub(super) fn hold(&self, range: &VerifiedRange) {
+        lock(&self.0).blocks.insert(key(range), Some(range.clone()));
+    }
+
+    /// A block is on disk, exactly these bytes.
+    pub(super) fn at_rest(&self, range: &VerifiedRange) {
+        // Not if its piece became whole meanwhile.
+        if let Some(block) = lock(&self.0).blocks.get_mut(&key(range)) {
+            *block = None;
+        }
+    }
+
+    /// A block cannot be written. Returns the one that is lost for it.
+    pub(super) fn keep_unwritten(&self, range: &VerifiedRange) -> Option<(PieceIndex, u32)> {
+        let mut state = lock(&self.0);
+        state.unwritten.push_back(key(range));
+        if state.unwritten.len() <= MAX_UNWRITTEN {
+            return None;
+        }
+        let oldest = state.unwritten.pop_front()?;
+        let held = state.blocks.get(&oldest).is_some_and(Option::is_some);
+        held.then(|| state.blocks.remove(&oldest)).map(|_| oldest)
+    }
+
+    /// Where a block is, if it is verified.
+    pub(super) fn find(&self, piece: PieceIndex, index: u32) -> Option<Place> {
+        let state = lock(&self.0);
+        let place = state.blocks.get(&(piece, index))?.clone();
+        Some(place.map_or(Place::Disk, Place::Memory))
+    }
+
+    /// Forgets the blocks of a piece: it is whole, or they cannot be read. Returns which there were.
+    pub(super) fn forget(&self, piece: PieceIndex) -> Vec<u32> {
+        let mut state = lock(&self.0);
+        let of_piece = state.blocks.range((piece, 0)..=(piece, u32::MAX));
+        let indexes: Vec<_> = of_piece.map(|((_, index), _)| *index).collect();
+        for index in &indexes {
+            state.blocks.remove(&(piece, *index));
+        }
+        indexes
+    }
+}
