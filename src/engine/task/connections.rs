@@ -186,6 +186,7 @@ impl Task {
         let mut session = PeerSession::new(addr, outgoing, fast, extended, now);
         session.dht = theirs.reserved.dht();
         session.v2 = theirs.reserved.v2();
+        session.info_hash = Some(theirs.info_hash);
         self.machine.peer_connected(key, session, now);
     }
 }

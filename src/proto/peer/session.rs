@@ -9,6 +9,8 @@ use bytes::Bytes;
 use super::{Exchange, RequestWindow};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
+use crate::proto::ids::InfoHash;
+use crate::proto::metainfo::Info;
 use crate::proto::rate::Rate;
 use crate::proto::swarm::{Holds, MAX_SUGGESTED};
 use crate::proto::time::Timestamp;
@@ -126,8 +128,10 @@ pub struct PeerSession {
     pub outgoing: bool,
     /// Where the peer listens: `addr` when we connected, else what it says (BEP 10 `p`).
     pub listen_addr: Option<SocketAddr>,
-    /// It speaks BitTorrent v2 (BEP 52).
+    /// It says that it speaks BitTorrent v2 (BEP 52), ...
     pub v2: bool,
+    /// ... which whoever calls the torrent by its v2 hash does anyway: the hash of its handshake.
+    pub info_hash: Option<InfoHash>,
     /// When it last refused hashes, or did not answer.
     pub hashes_refused: Option<Timestamp>,
     /// Pieces that are being hashed for it.
@@ -216,6 +220,12 @@ pub struct PeerSession {
 }
 
 impl PeerSession {
+    /// Whether it can be asked for hashes of a torrent's trees (BEP 52).
+    pub fn gives_hashes(&self, info: &Info) -> bool {
+        let v2 = info.info_hash_v2().map(|hash| hash.truncated());
+        v2.is_some() && (self.v2 || self.info_hash == v2) && self.hashes_refused.is_none()
+    }
+
     /// A fresh connection: both sides choke and nobody is interested (BEP 3).
     pub fn new(
         addr: SocketAddr,
@@ -229,6 +239,7 @@ impl PeerSession {
             outgoing,
             listen_addr: outgoing.then_some(addr),
             v2: false,
+            info_hash: None,
             hashes_refused: None,
             hash_reads: 0,
             fast,

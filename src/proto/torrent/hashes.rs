@@ -45,18 +45,16 @@ impl Torrent {
 
     /// Whether a peer can be asked for hashes now.
     fn gives_hashes(&self, key: PeerKey, piece: PieceIndex) -> bool {
-        let holds = |p: &crate::proto::peer::PeerSession| {
-            p.holds.as_ref().is_some_and(|holds| holds.contains(piece))
-        };
-        self.peers.get(&key).is_some_and(|p| p.v2 && p.hashes_refused.is_none() && holds(p))
+        let (Some(active), Some(peer)) = (&self.active, self.peers.get(&key)) else { return false };
+        let holds = peer.holds.as_ref().is_some_and(|holds| holds.contains(piece));
+        holds && peer.gives_hashes(&active.info)
     }
 
     /// Looks whether there is anybody who can be asked for hashes at all.
     pub(super) fn look_for_hashes(&mut self) {
-        let able = self.peers.values().any(|p| p.v2 && p.hashes_refused.is_none());
-        if let Some(active) = self.active.as_mut().filter(|a| a.trees.is_some())
-            && active.by_blocks != able
-        {
+        let Some(active) = self.active.as_mut().filter(|a| a.trees.is_some()) else { return };
+        let able = self.peers.values().any(|p| p.gives_hashes(&active.info));
+        if active.by_blocks != able {
             active.by_blocks = able;
             active.demand_changed();
         }
