@@ -176,7 +176,7 @@ impl Torrent {
         });
         let stats = progress.stats;
         let trackers = self.inner.swarms.first().map(Trackers::status).unwrap_or_default();
-        let lacking = verified < geometry.total();
+        let lacking = verified < geometry.payload();
         let alone = lacking && stats.peers == 0 && stats.known_peers == 0;
         let dht = self.inner.dht.as_ref().map(Node::nodes);
         let informants = Informants { trackers: !trackers.is_empty(), dht };
@@ -190,7 +190,7 @@ impl Torrent {
         TorrentStatus {
             info_hash: info.info_hash.to_string(),
             name: String::from_utf8_lossy(&info.name).into_owned(),
-            total: geometry.total(),
+            total: geometry.payload(),
             verified,
             wanted: overlap.0,
             wanted_verified: overlap.1,

@@ -252,7 +252,7 @@ impl Fs {
 
     /// What `statfs` says.
     pub fn statfs(&self) -> StatFs {
-        let total = self.content.info().geometry.total();
+        let total = self.content.info().geometry.payload();
         StatFs { blocks: total.div_ceil(BLOCK_SIZE.into()), files: self.tree.len() as u64 }
     }
 

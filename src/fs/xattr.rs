@@ -44,7 +44,7 @@ pub enum Of {
 pub fn get(content: &dyn Content, of: Of, name: &[u8], size: u32) -> Result<Answer, Errno> {
     let info = content.info();
     let (file, total) = match of {
-        Of::Torrent => (None, info.geometry.total()),
+        Of::Torrent => (None, info.geometry.payload()),
         Of::File(file) => (Some(file), info.files.get(file).map_or(0, |file| file.length)),
         Of::Nothing => return Err(Errno::ENODATA),
     };

@@ -62,6 +62,8 @@ pub struct Geometry {
     total: u64,
     piece_length: u32,
     pieces: u32,
+    /// Bytes that are not padding at the end of a piece.
+    payload: u64,
     /// Pieces that end in padding, in order, and how many bytes of each come before it.
     tails: Arc<[(PieceIndex, u32)]>,
 }
@@ -88,7 +90,8 @@ impl Geometry {
         let pieces = total.div_ceil(piece_length);
         match u32::try_from(pieces) {
             Ok(n) if n <= MAX_PIECES => {
-                Ok(Self { total, piece_length: length, pieces: n, tails: Arc::default() })
+                let tails = Arc::default();
+                Ok(Self { total, piece_length: length, pieces: n, payload: total, tails })
             }
             _ => Err(GeometryError::TooManyPieces(pieces)),
         }
@@ -105,10 +108,17 @@ impl Geometry {
             (before > 0 && end < self.piece_range(piece).end).then_some((piece, before))
         };
         self.tails = ends.filter_map(tail).collect();
+        let padding = self.tails.iter().map(|(piece, _)| u64::from(self.padding(*piece)));
+        self.payload = self.total - padding.sum::<u64>();
         self
     }
 
-    /// Bytes in all.
+    /// Bytes in all, without the padding that pieces end in.
+    pub const fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    /// Bytes in all, padding included.
     pub const fn total(&self) -> u64 {
         self.total
     }

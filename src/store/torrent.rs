@@ -109,16 +109,20 @@ impl TorrentStore {
     /// the daemon or an earlier one. Takes time in proportion to the number of pieces (a million: a
     /// few milliseconds).
     pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
+        let geometry = &self.info.geometry;
         let range = match file {
-            None => 0..self.info.geometry.total(),
+            None => 0..geometry.total(),
             Some(file) => match self.info.files.get(file) {
                 Some(f) => f.offset..f.offset + f.length,
                 None => return 0,
             },
         };
-        let overlap = |piece| overlap(self.info.geometry.piece_range(piece), &range);
-        let pieces = self.info.geometry.pieces_of(range.clone());
-        pieces.filter(|&p| self.is_here(p)).map(|p| overlap(p).end - overlap(p).start).sum()
+        let length = |piece| {
+            let start = geometry.piece_range(piece).start;
+            let shared = overlap(start..start + u64::from(geometry.piece_len(piece)), &range);
+            shared.end - shared.start
+        };
+        geometry.pieces_of(range.clone()).filter(|&p| self.is_here(p)).map(length).sum()
     }
 
     /// A buffer for an incoming piece. How many there are at a time is the caller's budget; a

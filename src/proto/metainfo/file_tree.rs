@@ -67,9 +67,10 @@ impl FileTree {
         Ok(())
     }
 
-    /// The same with pad files in the gaps between files (see [`with_gaps`]).
+    /// The same with pad files in the gaps between files (see [`with_gaps`]), and behind the last:
+    /// others may ask for whole blocks there too.
     pub fn aligned(self, piece_length: u32) -> Result<Self, InfoError> {
-        let files = with_gaps(self.files, piece_length, false);
+        let files = with_gaps(self.files, piece_length, true);
         if files.len() > MAX_FILES {
             return Err(InfoError::TooManyFiles);
         }
