@@ -151,6 +151,12 @@ pub(super) fn info_hashes(source: &Source) -> (InfoHash, Option<InfoHash>) {
     (hash, v2.map(|v2| v2.truncated()).filter(|v2| *v2 != hash))
 }
 
+/// The hashes by which peers may know a torrent whose description is known.
+pub(super) fn both_hashes(info: &Info) -> impl Iterator<Item = InfoHash> {
+    let v2 = info.info_hash_v2().map(|v2| v2.truncated());
+    [info.info_hash_v1(), v2].into_iter().flatten()
+}
+
 /// A torrent on its way to being ready; dropping it on the way removes it again.
 pub(super) struct Starting<'a> {
     pub session: &'a Session,
@@ -234,9 +240,7 @@ impl Starting<'_> {
 
     /// The torrent's two hashes, now that its description is known.
     fn know_hashes(&mut self, info: &Info) {
-        let v2 = info.info_hash_v2().map(|v2| v2.truncated());
-        let mut both = [info.info_hash_v1(), v2].into_iter().flatten();
-        self.also = both.find(|hash| *hash != self.hash);
+        self.also = both_hashes(info).find(|hash| *hash != self.hash);
         self.session.shared.set_also(&self.hash, self.id, self.also);
     }
 

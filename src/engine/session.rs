@@ -325,7 +325,8 @@ impl Session {
         let shown = progress.subscribe();
         let announce_rx = announce.subscribe();
         let shared = self.shared.clone();
-        let task = Task::new(machine, shared, cancel.clone(), commands_rx, progress, announce);
+        let task =
+            Task::new(machine, also, shared, cancel.clone(), commands_rx, progress, announce);
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Entry {
             id,

@@ -22,6 +22,7 @@ use super::tracker::AnnounceStats;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::choker::Candidate;
 use crate::proto::geometry::PieceIndex;
+use crate::proto::ids::InfoHash;
 use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::{Info, PieceLayers};
 use crate::proto::swarm::{PeerKey, PeerSource, Priority};
@@ -106,6 +107,8 @@ enum Internal {
 /// The task of one torrent.
 pub(super) struct Task {
     machine: Machine,
+    /// The torrent's other info hash, if the source names two.
+    also: Option<InfoHash>,
     shared: Arc<Shared>,
     cancel: CancellationToken,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -136,6 +139,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(
         machine: Machine,
+        also: Option<InfoHash>,
         shared: Arc<Shared>,
         cancel: CancellationToken,
         commands: mpsc::UnboundedReceiver<Command>,
@@ -144,6 +148,7 @@ impl Task {
     ) -> Self {
         Self {
             machine,
+            also,
             shared,
             cancel,
             commands,

@@ -6,13 +6,14 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::{Internal, Task};
+use crate::engine::add::both_hashes;
 use crate::engine::peer::{self, Connection, Lines, PeerLink};
 use crate::proto::ids::InfoHash;
 use crate::proto::peer::PeerSession;
 use crate::proto::swarm::PeerKey;
 use crate::proto::time::Timestamp;
 use crate::proto::torrent::Second;
-use crate::proto::wire::handshake::Handshake;
+use crate::proto::wire::handshake::{Handshake, Reserved};
 
 /// How long a second connection waits for the first to prove that it lives. The other side gives us
 /// ten seconds for our handshake.
@@ -36,11 +37,11 @@ pub(super) struct Rival {
 impl Task {
     pub(super) fn connect(&self, addr: SocketAddr) {
         let greeting = Handshake {
-            reserved: self.machine.reserved(),
+            reserved: self.reserved(),
             info_hash: self.machine.info_hash(),
             peer_id: self.shared.peer_id,
         };
-        let also = self.other_hash();
+        let also = self.also();
         let (answer, cancel) = (self.internal.0.clone(), self.cancel.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -53,11 +54,15 @@ impl Task {
     }
 
     /// The torrent's other info hash, where there are two: peers may know it by that (BEP 52).
-    fn other_hash(&self) -> Option<InfoHash> {
-        let info = self.machine.info()?;
-        let v2 = info.info_hash_v2().map(|v2| v2.truncated());
-        let mut both = [info.info_hash_v1(), v2].into_iter().flatten();
-        both.find(|hash| *hash != self.machine.info_hash())
+    fn also(&self) -> Option<InfoHash> {
+        let both = self.machine.info().map(|info| both_hashes(info));
+        let other = both.into_iter().flatten().find(|hash| *hash != self.machine.info_hash());
+        other.or(self.also)
+    }
+
+    fn reserved(&self) -> Reserved {
+        let reserved = self.machine.reserved();
+        if self.also().is_some() { reserved.with_v2() } else { reserved }
     }
 
     /// The hash with which a peer is answered: that of the v2 half to one that speaks v2 and came by
@@ -166,7 +171,7 @@ impl Task {
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         let greeting = (!outgoing).then(|| Handshake {
-            reserved: self.machine.reserved(),
+            reserved: self.reserved(),
             info_hash: self.answering_hash(&theirs),
             peer_id: self.shared.peer_id,
         });

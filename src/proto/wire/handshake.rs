@@ -19,9 +19,17 @@ impl Reserved {
         Self(bytes)
     }
 
-    /// What we speak: the fast extension, the extension protocol and BitTorrent v2.
+    /// What we speak: the fast extension and the extension protocol.
     pub const fn ours() -> Self {
-        Self([0, 0, 0, 0, 0, 0x10, 0, 0x14])
+        Self([0, 0, 0, 0, 0, 0x10, 0, 0x04])
+    }
+
+    /// The same, and BitTorrent v2 (BEP 52 "upgrade path"): whoever says so is perhaps answered with the
+    /// v2 hash, so it must know it.
+    #[must_use]
+    pub const fn with_v2(mut self) -> Self {
+        self.0[7] |= 0x10;
+        self
     }
 
     /// The same, and the DHT (BEP 5).
@@ -141,15 +149,16 @@ mod tests {
         .encode();
         assert_eq!(
             bytes.escape_ascii().to_string(),
-            "\\x13BitTorrent protocol\\x00\\x00\\x00\\x00\\x00\\x10\\x00\\x14\
+            "\\x13BitTorrent protocol\\x00\\x00\\x00\\x00\\x00\\x10\\x00\\x04\
              iiiiiiiiiiiiiiiiiiiipppppppppppppppppppp"
         );
     }
 
     #[test]
-    fn we_speak_fast_extended_and_v2_and_no_dht() {
+    fn we_speak_fast_and_extended_and_where_it_is_said_more() {
         let ours = Reserved::ours();
-        assert!(ours.fast() && ours.extended() && ours.v2() && !ours.dht());
+        assert!(ours.fast() && ours.extended() && !ours.v2() && !ours.dht());
+        assert!(ours.with_v2().v2() && ours.with_v2().fast() && !ours.with_v2().dht());
         assert!(Reserved::new([0, 0, 0, 0, 0, 0, 0, 1]).dht());
         assert!(!ours.dht() && ours.with_dht().dht() && ours.with_dht().fast());
     }
