@@ -10,10 +10,14 @@ use p2pfs::proto::metainfo::{Magnet, Metainfo};
 
 /// What `p2pfs create` makes of `content` with `flag`, and where the data is.
 fn created(scratch: &Scratch, content: &Content, flag: &str) -> (PathBuf, PathBuf) {
+    created_with(scratch, content, &[flag])
+}
+
+fn created_with(scratch: &Scratch, content: &Content, options: &[&str]) -> (PathBuf, PathBuf) {
     let data = content.write_to(&scratch.dir("origin"));
-    let torrent = scratch.path(&format!("made{flag}.torrent"));
+    let torrent = scratch.path("made.torrent");
     let mut command = P2pfs::new(scratch).command_alone("create");
-    command.arg(&data).arg(flag).arg("-o").arg(&torrent);
+    command.arg(&data).args(options).arg("-o").arg(&torrent);
     run(scratch, &mut command, PATIENCE).success();
     (torrent, data)
 }
@@ -90,4 +94,70 @@ fn what_p2pfs_seeds_as_v2_is_downloaded_by_libtorrent_and_mounted() {
 #[test]
 fn what_p2pfs_seeds_as_hybrid_is_downloaded_by_libtorrent_and_mounted() {
     p2pfs_seeds("--hybrid");
+}
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn of_a_long_piece_only_the_flipped_block_is_fetched_again() {
+    let scratch = Scratch::new();
+    let content = Content::single("film", 40 * MIB + 5);
+    let long_pieces = ["--v2", "--piece-length", "16777216"];
+    let (torrent, data) = created_with(&scratch, &content, &long_pieces);
+    // One byte in the second piece of what the liar has.
+    let mut bytes = std::fs::read(&data).unwrap();
+    bytes[20 * MIB] ^= 1;
+    scratch.file("liar/film", &bytes);
+    let flags = ["--seed-mode"];
+    let liar =
+        Libtorrent::start(&scratch, torrent.to_str().unwrap(), &scratch.path("liar"), &flags);
+    let honest = P2pfs::named(&scratch, "honest");
+    honest.try_seed(&torrent, &data, &[]).success();
+    let p2pfs = P2pfs::new(&scratch);
+    let mount = p2pfs.mount(&torrent, &["--peer", &liar.address.to_string()]);
+    // All is asked of the liar before anybody else is known. It may give itself away before that, by
+    // hashes that do not lead to the root either.
+    wait_until("the liar has sent the bad piece", PATIENCE, || {
+        let status = mount.status();
+        status.number("banned") == 1 || status.number("downloaded") >= 40 * MIB as u64
+    });
+    let again = p2pfs.mount(&torrent, &["--peer", &honest.address.to_string()]);
+    again.wait();
+    assert!(std::fs::read(mount.path("film")).unwrap() == content.bytes_of("film"));
+    let status = mount.status();
+    assert!(status.number("wasted") <= 32 << 10, "{}", status.json());
+    assert_eq!(status.number("banned"), 1, "{}", status.json());
+    let again = status.number("downloaded") - (40 * MIB as u64 + 5);
+    assert!(again <= 32 << 10, "{again} bytes came twice: {}", status.json());
+}
+
+#[test]
+fn a_small_read_from_a_long_piece_fetches_its_block_alone() {
+    for kind in ["--v2", "--hybrid"] {
+        let scratch = Scratch::new();
+        let content = Content::single("film", 64 * MIB);
+        let (torrent, data) =
+            created_with(&scratch, &content, &[kind, "--piece-length", "16777216"]);
+        let seed = P2pfs::new(&scratch);
+        seed.try_seed(&torrent, &data, &[]).success();
+        let reader = P2pfs::named(&scratch, "reader");
+        let magnet = magnet(&torrent);
+        let mount = reader.mount(&magnet, &["--on-demand", "--peer", &seed.address.to_string()]);
+        let (film, expected) =
+            (std::fs::File::open(mount.path("film")).unwrap(), content.bytes_of("film"));
+        let places = [5, 7 * MIB + 1, 33 * MIB - 4000, 48 * MIB - 100, 64 * MIB - 4096];
+        for at in places {
+            let mut read = [0; 4096];
+            std::os::unix::fs::FileExt::read_exact_at(&film, &mut read, at as u64).unwrap();
+            assert!(read == expected[at..at + 4096], "at {at}");
+        }
+        let fetched = mount.status().number("downloaded");
+        assert!(fetched <= places.len() as u64 * (64 << 10), "{fetched} bytes, {kind}");
+        // What was read stays, and the rest of a piece may come later.
+        reader.run("prefetch", &[mount.path("film").to_str().unwrap()]).success();
+        mount.wait();
+        assert!(std::fs::read(mount.path("film")).unwrap() == expected);
+        let twice = mount.status().number("downloaded") - 64 * MIB as u64;
+        assert!(twice <= 1 << 20, "{twice} bytes came twice, {kind}");
+    }
 }

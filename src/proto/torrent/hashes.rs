@@ -20,17 +20,24 @@ pub use trees::Trees;
 /// Questions for hashes that may be open at once, to all peers.
 const MAX_ASKED: usize = 64;
 
-/// A question is put to somebody else after this long at least.
+/// A question is put to somebody else as well after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A question counts as not answered after this long: who is asked for the hashes of blocks may have to
+/// read and hash a long piece first.
+const NO_ANSWER: Duration = Duration::from_secs(20);
 
 /// A peer that refused hashes, or did not answer, is not asked again for this long.
 const REFUSAL: Duration = Duration::from_secs(30);
 
+/// How long a piece with bad blocks waits for somebody who has the hashes that tell which they are,
+/// when there are only others who would send all of it again.
+const WAIT_FOR_HASHES: Duration = Duration::from_secs(10);
+
 /// Pieces that are hashed for one peer at a time, because it asked for hashes of their blocks.
 const MAX_READS: u32 = 4;
 
-/// The longest file of which a wanted piece of a few blocks is fetched whole at once: its hashes would
-/// cost as much as the piece.
+/// A piece of so few blocks is fetched whole at once: the hashes of its blocks would cost as much.
 const FEW_BLOCKS: usize = 2;
 
 impl Torrent {
@@ -119,38 +126,43 @@ impl Torrent {
             && let Some(range) = trees.file(file).and_then(|k| k.lacking(layer, first, of.end))
         {
             first = range.end();
-            if trees.asked.contains_key(&(file, range)) {
+            let Some(root) = trees.root(file) else { return };
+            let asked = trees.asked.get(&(file, range)).cloned().unwrap_or_default();
+            if asked.iter().any(|(_, at)| now.since(*at) < PATIENCE) {
                 continue;
             }
-            let Some(root) = trees.root(file) else { return };
-            let able = self.peers.iter().filter(|(k, _)| self.gives_hashes(**k, piece));
+            let new = |k: &PeerKey| asked.iter().all(|(asked, _)| asked != k);
+            let able = self.peers.iter().filter(|(k, _)| new(k) && self.gives_hashes(**k, piece));
             let fastest = able.min_by_key(|(k, p)| (p.window.expected_delay(), **k));
-            let Some(key) = fastest.map(|(k, _)| *k) else { return };
+            let Some(key) = fastest.map(|(k, _)| *k) else { continue };
             if let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) {
-                trees.asked.insert((file, range), (key, now));
+                trees.asked.entry((file, range)).or_default().push((key, now));
             }
             self.send(key, Message::HashRequest(range.raw(root)), now);
         }
     }
 
-    /// Puts questions to others that were not answered in time, or whose peer has gone, and asks again
-    /// for what pieces wait for.
+    /// Gives up questions that were not answered, or whose peer has gone, and asks again for what
+    /// pieces wait for.
     pub(super) fn ask_hashes_again(&mut self, now: Timestamp) {
         for peer in self.peers.values_mut() {
             peer.hashes_refused = peer.hashes_refused.filter(|at| now.since(*at) < REFUSAL);
         }
         let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else { return };
         let peers = &mut self.peers;
-        trees.asked.retain(|_, (key, since)| {
-            let Some(peer) = peers.get_mut(key) else { return false };
-            let in_time = now.since(*since) < PATIENCE.max(4 * peer.window.expected_delay());
-            if !in_time {
-                peer.hashes_refused = Some(now);
-            }
-            in_time
+        trees.asked.retain(|_, asked| {
+            asked.retain(|(key, since)| {
+                let Some(peer) = peers.get_mut(key) else { return false };
+                let in_time = now.since(*since) < NO_ANSWER;
+                if !in_time {
+                    peer.hashes_refused = Some(now);
+                }
+                in_time
+            });
+            !asked.is_empty()
         });
         let unproven: Vec<_> = trees.unproven.iter().copied().collect();
-        let broken: Vec<_> = trees.broken.iter().copied().collect();
+        let broken: Vec<_> = trees.broken.keys().copied().collect();
         self.look_for_hashes();
         for piece in unproven {
             self.prove_piece(piece, now);
@@ -318,7 +330,7 @@ impl Torrent {
             self.outputs.push_back(Output::Refuse(piece, *index));
         }
         active.demand_changed();
-        let broken = active.trees.as_mut().is_some_and(|trees| trees.broken.contains(&piece));
+        let broken = active.trees.as_mut().is_some_and(|trees| trees.broken.contains_key(&piece));
         self.reply_to_readers(piece);
         if broken {
             self.bad_blocks_found(piece, bad.is_empty(), now);
@@ -342,13 +354,23 @@ impl Torrent {
         let Some(active) = &mut self.active else { return false };
         let Some(trees) = active.trees.as_mut() else { return false };
         let count = active.geometry.block_count(piece);
-        if !active.by_blocks || count == 1 {
-            if trees.broken.remove(&piece) {
-                self.give_up_broken(piece, now);
-            }
+        let since = trees.broken.get(&piece).copied();
+        if !active.picker.is_in_memory(piece) {
+            // It was given up meanwhile, for its memory.
+            trees.broken.remove(&piece);
             return false;
         }
-        trees.broken.insert(piece);
+        if count == 1 || (!active.by_blocks && since.is_none()) {
+            return false;
+        }
+        // Whoever sent it may be banned by now; others with the hashes may come.
+        let others = self.peers.values().any(|p| p.serves(piece));
+        if !active.by_blocks && others && since.is_some_and(|at| now.since(at) > WAIT_FOR_HASHES) {
+            trees.broken.remove(&piece);
+            self.fetch_again(piece, Vec::new(), now);
+            return false;
+        }
+        trees.broken.entry(piece).or_insert(now);
         self.prove_blocks(piece, 0..count, now);
         self.check_blocks(piece);
         true
@@ -364,13 +386,7 @@ impl Torrent {
         }
         if all_good {
             // Its blocks are what they should be, so what the gate saw were others: again.
-            self.give_up_broken(piece, now);
+            self.fetch_again(piece, Vec::new(), now);
         }
-    }
-
-    /// Nobody can say which blocks are wrong: all are fetched again, of one peer at a time.
-    fn give_up_broken(&mut self, piece: PieceIndex, now: Timestamp) {
-        let digests = Vec::new();
-        self.fetch_again(piece, digests, now);
     }
 }

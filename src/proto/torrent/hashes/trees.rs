@@ -18,11 +18,11 @@ pub struct Trees {
     /// The file with each root, from the first time that a peer names one.
     by_root: Option<HashMap<Hash, usize>>,
     /// Whom we asked for hashes of which file, and when.
-    pub(super) asked: BTreeMap<(usize, HashRange), (PeerKey, Timestamp)>,
+    pub(super) asked: BTreeMap<(usize, HashRange), Vec<(PeerKey, Timestamp)>>,
     /// Pieces that are whole, or at rest, and cannot be verified before their hash is known.
     pub(super) unproven: BTreeSet<PieceIndex>,
-    /// Pieces that the gate refused and whose bad blocks are being looked for.
-    pub(super) broken: BTreeSet<PieceIndex>,
+    /// Pieces that the gate refused and whose bad blocks are being looked for, since when.
+    pub(super) broken: BTreeMap<PieceIndex, Timestamp>,
 }
 
 impl Trees {
@@ -35,7 +35,7 @@ impl Trees {
             by_root: None,
             asked: BTreeMap::new(),
             unproven: BTreeSet::new(),
-            broken: BTreeSet::new(),
+            broken: BTreeMap::new(),
         })
     }
 
@@ -110,12 +110,22 @@ impl Trees {
     /// What a peer that answers had been asked; nothing if that was not it.
     pub(super) fn answered(&mut self, key: PeerKey, raw: &RawHashes) -> Option<(usize, HashRange)> {
         let range = HashRange::of(raw).ok()?;
-        let mut asked = self.asked.iter().filter(|(_, (asked, _))| *asked == key);
-        let (&(file, range), _) = asked.find(|((file, asked), _)| {
-            *asked == range && self.root(*file).as_ref() == Some(&raw.root)
-        })?;
-        self.asked.remove(&(file, range));
-        Some((file, range))
+        let roots = &self.info.v2.as_ref()?.roots;
+        let is_it = |(file, asked): &(usize, HashRange)| {
+            *asked == range && roots.get(*file) == Some(&Some(raw.root))
+        };
+        let found = self.asked.iter_mut().filter(|(question, _)| is_it(question));
+        let mut found = found.filter_map(|(question, whom)| {
+            let place = whom.iter().position(|(asked, _)| *asked == key)?;
+            whom.swap_remove(place);
+            Some((*question, whom.is_empty()))
+        });
+        let (question, nobody_else) = found.next()?;
+        drop(found);
+        if nobody_else {
+            self.asked.remove(&question);
+        }
+        Some(question)
     }
 
     /// What a peer that asks for hashes below the piece layer is sent, from those of the piece's blocks.
