@@ -43,7 +43,8 @@ LINES = {
 def alone(command):
     """The command in namespaces of its own: whatever it starts or mounts is gone when it ends."""
     own = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    return ["unshare", *own, *command]
+    # The shell is the first process there, and collects the daemons that have ended.
+    return ["unshare", *own, "sh", "-c", '"$@"; exit $?', "sh", *command]
 
 
 def run(*command):
