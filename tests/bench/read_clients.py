@@ -51,6 +51,9 @@ class P2pfs:
     def status(self):
         return p2pfs_status(self.program, self.socket)
 
+    def wait_for_peers(self, count):
+        wait_until("all seeders are connected", 60, lambda: self.status()["peers"] >= count)
+
     def fetched(self):
         """Payload bytes so far."""
         return self.status()["downloaded"]
@@ -83,6 +86,9 @@ class Btfs:
 
     def look(self):
         self.watch = Watch(self.process.pid)
+
+    def wait_for_peers(self, _count):
+        """It does not say whom it is connected to."""
 
     def fetched(self):
         """It does not say: what came over the link, headers and all."""

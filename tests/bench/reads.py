@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -260,6 +261,8 @@ def arguments():
 
 def main():
     args = arguments()
+    # So that what was made is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     rows = plan(args)
     for row in rows:
         row["rounds"] = []

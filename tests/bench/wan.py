@@ -41,10 +41,14 @@ LINES = {
 
 
 def alone(command):
-    """The command in namespaces of its own: whatever it starts or mounts is gone when it ends."""
+    """The command in namespaces of its own: whatever it starts or mounts is gone when it ends.
+
+    It ends with the thread that starts it.
+    """
+    last = ["setpriv", "--pdeathsig", "KILL"]
     own = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     # The shell is the first process there, and collects the daemons that have ended.
-    return ["unshare", *own, "sh", "-c", '"$@"; exit $?', "sh", *command]
+    return [*last, "unshare", *own, "sh", "-c", '"$@"; exit $?', "sh", *command]
 
 
 def run(*command):
