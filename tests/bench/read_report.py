@@ -69,6 +69,10 @@ def print_tables(rows):
                 print("  ".join(where(row)) + f": not possible: {row['median']['not possible']}")
 
 
+def from_seeders(row):
+    return "1 seeder" if row["seeders"] == 1 else f"{row['seeders']} seeders"
+
+
 def where(row):
     return [row["link"], str(row["seeders"]), row["variant"]]
 
@@ -120,7 +124,7 @@ LABEL_WIDTH, BAR_WIDTH, LINE_HEIGHT = 380, 420, 18
 
 
 def write_chart(rows, path):
-    """Bars for each row of each case, to the scale of the greatest in it."""
+    """Bars for each row of each case, to the scale of the greatest on the same link."""
     marks, y = [], 10
     for group in dict.fromkeys(row["group"] for row in rows):
         number = CHARTED[group.split()[0]]
@@ -129,12 +133,14 @@ def write_chart(rows, path):
             continue
         y += 2 * LINE_HEIGHT
         marks.append(text(10, y, f"{group}: {number}", "bold"))
-        greatest = max(row["median"][number] for row in inside) or 1
+        greatest = {}
+        for row in inside:
+            greatest[row["link"]] = max(row["median"][number], greatest.get(row["link"], 0))
         for row in inside:
             y += LINE_HEIGHT
             value = row["median"][number]
-            width = max(1, round(BAR_WIDTH * value / greatest))
-            label = f"{row['link']}, {row['seeders']} seeders, {row['variant']}"
+            width = max(1, round(BAR_WIDTH * value / greatest[row["link"]]))
+            label = f"{row['link']}, {from_seeders(row)}, {row['variant']}"
             marks.append(text(20, y, label))
             marks.append(
                 f'<rect x="{LABEL_WIDTH}" y="{y - 11}" width="{width}" height="13" '

@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lab import V1_ONLY, V2_ONLY, make_torrent  # noqa: E402
-from read_report import print_tables, print_targets, write_chart  # noqa: E402
+from read_report import from_seeders, print_tables, print_targets, write_chart  # noqa: E402
 from wan import LINES, alone  # noqa: E402
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -275,7 +275,7 @@ def main():
             for row in rows:
                 begin = time.monotonic()
                 row["rounds"].append(measured(row, shared, data, number))
-                name = f"{row['group']}, {row['link']}, {row['seeders']} seeders, {row['variant']}"
+                name = f"{row['group']}, {row['link']}, {from_seeders(row)}, {row['variant']}"
                 took = f"{time.monotonic() - begin:.0f} s"
                 print(f"round {number + 1}, {name} ({took}): {row['rounds'][-1]}", flush=True)
     for row in rows:
