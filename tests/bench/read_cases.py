@@ -178,6 +178,8 @@ def read_somewhere(path, stage, count):
 
 def position(process):
     """How far dd has read."""
+    if process.poll() is not None:
+        raise NotPossible(f"the sequential read is over too soon (exit code {process.returncode})")
     fields = Path(f"/proc/{process.pid}/fdinfo/0").read_text().split()
     return int(fields[fields.index("pos:") + 1])
 
