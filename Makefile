@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
 PREFIX ?= /usr/local
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-flood bench-swarm fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-flood bench-swarm bench-reads fuzz soak install clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench-dht  1,000 DHT nodes on loopback: time to the first peer, beside mainline'
 	@echo 'make bench-flood  a DHT node under 100,000 datagrams of nonsense a second: memory, pings'
 	@echo 'make bench-swarm  swarms of processes over capped uplinks, p2pfs beside libtorrent'
+	@echo 'make bench-reads  reads over links with delay and losses, p2pfs beside others (root)'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
 	@echo 'make install   p2pfs, p2pfs-mountd (cargo install) and the man pages (below PREFIX)'
@@ -66,6 +67,13 @@ bench-swarm:
 	@sh tests/install-deps
 	$(CARGO) build --release
 	/usr/bin/python3 tests/bench/swarm.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
+
+bench-reads:
+	@sh tests/install-deps --bench
+	$(CARGO) build --release
+	$(CARGO) build --release --example wan_link
+	/usr/bin/python3 tests/bench/reads.py "$(TARGET)/release/p2pfs" \
+		"$(TARGET)/release/examples/wan_link" $(BENCH_ARGS)
 
 fuzz:
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || \

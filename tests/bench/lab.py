@@ -13,7 +13,7 @@ from pathlib import Path
 import libtorrent as lt
 
 SAMPLE_SECONDS = 0.02
-V1_ONLY = 64
+V1_ONLY, V2_ONLY = 64, 32
 
 
 def wait_until(what, seconds, condition):
@@ -39,11 +39,11 @@ def listens(port):
     return any(one[1].endswith(f":{port:04X}") and one[3] == "0A" for one in fields)
 
 
-def make_torrent(path, torrent, piece_length, tracker=None):
-    """Writes a v1 torrent of a file or folder."""
+def make_torrent(path, torrent, piece_length, tracker=None, version=V1_ONLY):
+    """Writes a torrent of a file or folder."""
     files = lt.file_storage()
     lt.add_files(files, str(path))
-    creator = lt.create_torrent(files, piece_size=piece_length, flags=V1_ONLY)
+    creator = lt.create_torrent(files, piece_size=piece_length, flags=version)
     lt.set_piece_hashes(creator, str(path.parent))
     if tracker:
         creator.add_tracker(tracker)
@@ -51,12 +51,16 @@ def make_torrent(path, torrent, piece_length, tracker=None):
 
 
 class Peer:
-    """tests/peers/lt.py with one torrent. It ends when its stdin does, so also with this process."""
+    """tests/peers/lt.py with one torrent. It ends when its stdin does, so also with this process.
 
-    def __init__(self, torrent, save, *options):
+    `within` is the beginning of a command that runs it elsewhere, such as in another namespace.
+    """
+
+    def __init__(self, torrent, save, *options, host="127.0.0.1", within=()):
         script = Path(__file__).parent.parent / "peers" / "lt.py"
+        command = [*within, sys.executable, str(script), str(torrent), str(save)]
         self.process = subprocess.Popen(
-            [sys.executable, str(script), str(torrent), str(save), *options],
+            [*command, "--host", host, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -64,7 +68,7 @@ class Peer:
         self.latest = {}
         threading.Thread(target=self._listen, daemon=True).start()
         wait_until("libtorrent listens", 30, lambda: "port" in self.latest)
-        self.address = f"127.0.0.1:{self.latest['port']}"
+        self.address = f"{host}:{self.latest['port']}"
 
     def _listen(self):
         for line in self.process.stdout:
