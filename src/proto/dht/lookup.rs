@@ -70,7 +70,7 @@ const SIDE_REACH: f64 = 1.4;
 /// They know such nodes when they are so near themselves.
 const SIDE_NEAR: f64 = 3.0;
 
-/// How often is looked whether somebody is late: a sixteenth of the median round trip, in these
+/// How often is looked whether somebody is late: an eighth of the median round trip, in these
 /// bounds.
 const MIN_TICK: Duration = Duration::from_millis(1);
 /// The same.
@@ -489,7 +489,7 @@ impl Lookup {
         self.go_round(now);
         self.finished |= now.since(self.started) >= MAX_TIME
             || self.choose(now).is_none() && self.rest(now) < REST;
-        let tick = (self.options.answers.within(0.5) / 16).clamp(MIN_TICK, MAX_TICK);
+        let tick = (self.options.answers.within(0.5) / 8).clamp(MIN_TICK, MAX_TICK);
         self.look_again = (!self.finished).then(|| now + tick);
     }
 }

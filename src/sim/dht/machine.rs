@@ -9,8 +9,9 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::network::{Kind, Network, head, mix};
+use super::network::{Kind, Network, head, mix, round_trip_of};
 use super::plan::DhtPlan;
+use super::report::Tables;
 use super::world::{Outcome, random_id};
 use crate::proto::dht::krpc::{Answer, Body, Message, Method};
 use crate::proto::dht::{Announce, Config, Dht, GetPeers, K, NodeId, Output};
@@ -33,6 +34,9 @@ const WARM_UP: usize = 16;
 /// all tables.
 const WARM_UP_REAL: usize = 4;
 
+/// So many tables at most are looked at.
+const TABLES: usize = 500;
+
 /// A lookup that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,7 +52,10 @@ struct Node {
     id: NodeId,
     addr: SocketAddr,
     dht: Dht,
-    due: Timestamp,
+    /// When it is woken: no later than it wants to be.
+    wake: Timestamp,
+    /// Its usual round trip.
+    usual: Duration,
     alive: bool,
 }
 
@@ -119,8 +126,10 @@ impl Machines {
         }
         machines.run_until(machines.now + SETTLE);
         let dead = (machines.nodes.len() as f64 * machines.plan.dead) as usize;
-        // They came in no order, so any part of them is a random one.
-        machines.nodes.iter_mut().take(dead).for_each(|node| node.alive = false);
+        // Those that came first are better known: any may be among the dead.
+        let mut order: Vec<_> = (0..machines.nodes.len()).collect();
+        order.sort_by_key(|at| mix(machines.plan.seed ^ 10, *at as u64));
+        order.into_iter().take(dead).for_each(|at| machines.nodes[at].alive = false);
         machines
     }
 
@@ -148,6 +157,28 @@ impl Machines {
     /// Bytes that the compact nodes take.
     pub fn memory(&self) -> usize {
         self.network.as_ref().map_or(0, Network::memory)
+    }
+
+    /// What the tables of the living are like, by some of them; only where all are machines.
+    pub fn tables(&self) -> Option<Tables> {
+        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
+        let some: Vec<_> = living.iter().copied().step_by(living.len() / TABLES + 1).collect();
+        let (mut all, mut alive, mut near) = (0, 0, 0.0);
+        for at in &some {
+            let node = &self.nodes[*at];
+            let known: BTreeSet<_> = node.dht.contacts(false).collect();
+            let lives = |addr| self.places.get(addr).is_some_and(|at| self.nodes[*at].alive);
+            all += known.len();
+            alive += known.iter().filter(|contact| lives(&contact.addr)).count();
+            let known: BTreeSet<_> = known.into_iter().map(|contact| contact.id).collect();
+            let truth = self.closest(&node.id, *at);
+            let found = truth.iter().filter(|id| known.contains(id)).count();
+            near += found as f64 / truth.len().max(1) as f64;
+        }
+        let count = some.len().max(1) as f64;
+        let nodes = all as f64 / count;
+        let tables = Tables { nodes, alive: alive as f64 / all.max(1) as f64, near: near / count };
+        self.network.is_none().then_some(tables)
     }
 
     /// Makes all lookups.
@@ -296,7 +327,8 @@ impl Machines {
             dht.add_node(self.nodes[other].addr, self.now);
         }
         self.places.insert(addr, self.nodes.len());
-        self.nodes.push(Node { id, addr, dht, due: Timestamp::FAR_FUTURE, alive: true });
+        let usual = round_trip_of(&self.plan, addr);
+        self.nodes.push(Node { id, addr, dht, wake: Timestamp::FAR_FUTURE, usual, alive: true });
         self.settle(self.nodes.len() - 1);
     }
 
@@ -316,10 +348,12 @@ impl Machines {
         let node = &mut self.nodes[to];
         match event {
             _ if !node.alive => return true,
-            Event::Wake if node.due != at => return true,
+            Event::Wake if node.wake != at => return true,
             Event::Wake => {
-                node.due = Timestamp::FAR_FUTURE;
-                node.dht.handle_timeout(at);
+                node.wake = Timestamp::FAR_FUTURE;
+                if node.dht.poll_timeout().is_some_and(|due| due <= at) {
+                    node.dht.handle_timeout(at);
+                }
             }
             Event::Datagram { from, bytes } => {
                 if to == self.watch.node {
@@ -337,7 +371,8 @@ impl Machines {
         while let Some(output) = self.nodes[at].dht.poll_output() {
             match output {
                 Output::Transmit { to, datagram } => self.send(at, to, datagram),
-                Output::Peers { info_hash, from: Some(_), .. }
+                // Perhaps it keeps the announce itself.
+                Output::Peers { info_hash, .. }
                     if at == self.watch.node && Some(info_hash) == self.watch.target =>
                 {
                     self.watch.first = self.watch.first.or(Some(self.now));
@@ -350,8 +385,9 @@ impl Machines {
         }
         let node = &mut self.nodes[at];
         let due = node.dht.poll_timeout().unwrap_or(Timestamp::FAR_FUTURE).max(self.now);
-        if due < Timestamp::FAR_FUTURE && due != node.due {
-            node.due = due;
+        // Mostly it wants to be woken later than it wanted before: then the time is right that it has.
+        if due < node.wake {
+            node.wake = due;
             self.sequence += 1;
             self.heap.push(Reverse((due, self.sequence, at, Event::Wake)));
         }
@@ -367,7 +403,7 @@ impl Machines {
         }
         let stray = self.rng.random_range(1.0 - JITTER..1.0 + JITTER);
         if let Some(place) = self.places.get(&to).copied() {
-            let ways = self.usual(self.nodes[from].addr) + self.usual(to);
+            let ways = self.nodes[from].usual + self.nodes[place].usual;
             let event = Event::Datagram { from: self.nodes[from].addr, bytes };
             return self.arrive(place, (ways / 4).mul_f64(stray), event);
         }
@@ -385,11 +421,6 @@ impl Machines {
     fn arrive(&mut self, to: usize, delay: Duration, event: Event) {
         self.sequence += 1;
         self.heap.push(Reverse((self.now + delay, self.sequence, to, event)));
-    }
-
-    /// The usual round trip of a machine.
-    fn usual(&self, addr: SocketAddr) -> Duration {
-        super::network::round_trip_of(&self.plan, addr)
     }
 
     /// What a compact node answers to a datagram, if it is alive.
