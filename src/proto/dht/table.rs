@@ -280,12 +280,7 @@ impl Table {
 
     /// The `n` closest of those that are wanted. All in the bucket of the target are closer than those
     /// in deeper buckets, and these than those in shallower ones.
-    fn nearest(
-        &self,
-        target: &NodeId,
-        n: usize,
-        wanted: impl Fn(&Entry) -> bool,
-    ) -> Vec<Contact> {
+    fn nearest(&self, target: &NodeId, n: usize, wanted: impl Fn(&Entry) -> bool) -> Vec<Contact> {
         let (shallower, rest) = self.buckets.split_at(self.index(target));
         let (same, deeper) = rest.split_at(1);
         let mut found = Vec::with_capacity(n);

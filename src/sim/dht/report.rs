@@ -143,7 +143,10 @@ impl fmt::Display for DhtReport {
             writeln!(f, "  traffic      {traffic} datagrams in all")?;
         }
         if let Some(Tables { nodes, alive, near }) = self.tables {
-            writeln!(f, "  tables       {nodes:.0} nodes, {alive:.3} alive; {near:.3} of those nearby")?;
+            writeln!(
+                f,
+                "  tables       {nodes:.0} nodes, {alive:.3} alive; {near:.3} of those nearby"
+            )?;
         }
         if self.memory > 0 {
             let each = self.memory as f64 / self.nodes.max(1) as f64;

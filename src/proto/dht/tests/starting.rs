@@ -15,6 +15,20 @@ fn nodes_that_know_one_router_find_each_other() {
 }
 
 #[test]
+fn a_node_knows_those_near_to_it_who_came_after_it() {
+    let net = Net::of(200);
+    let ids: Vec<_> = net.nodes.values().map(|dht| dht.stats().ids[0].unwrap()).collect();
+    let mut known = 0;
+    for dht in net.nodes.values() {
+        let own = dht.stats().ids[0].unwrap();
+        let mut near: Vec<_> = ids.iter().filter(|id| **id != own).collect();
+        near.sort_by_key(|id| own.distance(id));
+        known += near[..K].iter().filter(|id| dht.contacts(true).any(|c| c.id == ***id)).count();
+    }
+    assert!(known >= 200 * K * 97 / 100, "{known} of {}", 200 * K);
+}
+
+#[test]
 fn a_lookup_begun_before_anybody_is_known_begins_with_the_first_answer() {
     let mut net = Net::of(60);
     net.announce(local(7), hash(1), false);
