@@ -62,7 +62,7 @@ const MAX_SIDES: usize = 2;
 
 /// The same while somebody may crowd around the target: the more answer, the better is seen whether
 /// they are too many.
-const MAX_SIDES_SUSPECTED: usize = 12;
+const MAX_SIDES_SUSPECTED: usize = 8;
 
 /// Silent nodes near to the target that are asked again although hardly anything seems to be lost:
 /// else nobody would notice that it is.

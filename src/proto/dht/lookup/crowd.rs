@@ -25,7 +25,7 @@ const DENSE_MIN: f64 = 3.0;
 
 /// The same for a suspicion, on which others are asked for those around: of ten lookups one finds so
 /// many by accident.
-const SUSPECT: f64 = 1.3;
+const SUSPECT: f64 = 1.5;
 /// The same.
 const SUSPECT_MIN: f64 = 2.0;
 
