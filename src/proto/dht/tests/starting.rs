@@ -134,6 +134,20 @@ fn an_id_changes_when_most_see_us_elsewhere_and_contacts_stay() {
 }
 
 #[test]
+fn two_networks_do_not_move_an_id() {
+    let mut net = Net::new();
+    net.join(local(1), CONFIG, local(1));
+    let ids = |net: &Net| net.nodes[&local(1)].stats().ids[0];
+    let (before, ours) = (ids(&net), [198, 51, 100, 7].into());
+    for n in 0..4 {
+        assert_eq!(ids(&net), before, "after {n}");
+        let voter = Ipv4Addr::new(203, 0, 113, n).into();
+        net.with(local(1), |dht, now| dht.voted(voter, ours, now));
+    }
+    assert!(ids(&net) != before && ids(&net).unwrap().fits(ours));
+}
+
+#[test]
 fn a_given_id_stays() {
     let mut net = Net::new();
     let id = NodeId::new([3; 20]);
