@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
 PREFIX ?= /usr/local
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-flood bench-swarm bench-reads fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads fuzz soak install clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -17,6 +17,8 @@ help:
 	@echo 'make bench     cold sequential read: p2pfs beside libtorrent and btfs'
 	@echo 'make bench-machines   how long picker, choker and an event of a swarm take'
 	@echo 'make bench-dht  1,000 DHT nodes on loopback: time to the first peer, beside mainline'
+	@echo 'make bench-dht-sim  simulated DHTs, one after the other: a million nodes, ten million, all'
+	@echo '               of them whole, and crowds around a hash (an hour; see DHT_SIM)'
 	@echo 'make bench-flood  a DHT node under 100,000 datagrams of nonsense a second: memory, pings'
 	@echo 'make bench-swarm  swarms of processes over capped uplinks, p2pfs beside libtorrent'
 	@echo 'make bench-reads  reads over links with delay and losses, p2pfs beside others (root)'
@@ -53,6 +55,19 @@ bench-machines:
 
 bench-dht:
 	$(CARGO) bench --bench dht_network -- $(BENCH_ARGS)
+
+# Each run is printed with its command. All whole nodes take the longest.
+DHT_SIM ?= "--nodes 1000000" "--nodes 1000000 --machines" "--nodes 10000000" \
+	"--nodes 10000 --real --lookups 200" "--nodes 100000 --real --lookups 200" \
+	"--nodes 1000000 --sybils 300" "--nodes 1000000 --sybils 300 --fitting" \
+	"--nodes 1000000 --sybils 300 --machines" "--nodes 1000000 --sybils 300 --bits 14" \
+	"--nodes 1000000 --sybils 300 --bits 13"
+bench-dht-sim:
+	$(CARGO) build --release
+	@for args in $(DHT_SIM); do \
+		echo "p2pfs sim dht $$args $(BENCH_ARGS)"; \
+		"$(TARGET)/release/p2pfs" sim dht $$args $(BENCH_ARGS) || exit 1; \
+	done
 
 bench-flood:
 	$(CARGO) build --release

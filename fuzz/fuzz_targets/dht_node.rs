@@ -3,11 +3,11 @@
 //! behind that check is reached.
 #![no_main]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use p2pfs::proto::dht::krpc::Message;
+use p2pfs::proto::dht::krpc::{Body, Message, Method};
 use p2pfs::proto::dht::{
     Announce, Config, Dht, GetPeers, Item, MAX_LOOKUPS, MAX_PENDING, NodeId, Output,
 };
@@ -57,8 +57,33 @@ fn wish(dht: &mut Dht, which: u8, n: u8, now: Timestamp) {
     }
 }
 
+/// Half of them by IPv6.
 fn stranger(n: u8) -> SocketAddr {
-    (Ipv4Addr::new(203, 0, 113, n), 6881).into()
+    match n % 2 {
+        0 => (Ipv4Addr::new(203, 0, 113, n), 6881).into(),
+        _ => (Ipv6Addr::new(0x2001, 0xdb8, n.into(), 0, 0, 0, 0, 1), 6881).into(),
+    }
+}
+
+/// An announce or a put of the fuzzer's, with a token that is good: what it asked for before.
+fn with_token(dht: &mut Dht, from: SocketAddr, bytes: &[u8], now: Timestamp) -> Option<Vec<u8>> {
+    let mut message = Message::parse(bytes).ok()?;
+    let Body::Query(query) = &mut message.body else { return None };
+    let (Method::AnnouncePeer { token, .. } | Method::Put { token, .. }) = &mut query.method else {
+        return None;
+    };
+    let ask = Method::Get { target: NodeId::new([1; 20]), seq: None, want: None };
+    let ask = Message::query(b"ask".to_vec(), NodeId::new([2; 20]), ask).encode();
+    dht.handle_datagram(from, &ask, now);
+    while let Some(output) = dht.poll_output() {
+        if let Output::Transmit { datagram, .. } = output
+            && let Ok(Message { body: Body::Answer(answer), .. }) = Message::parse(&datagram)
+            && let Some(given) = answer.token
+        {
+            *token = given;
+        }
+    }
+    Some(message.encode())
 }
 
 /// An answer of the fuzzer's with the transaction of a question.
@@ -75,7 +100,11 @@ fuzz_target!(|steps: Vec<(u8, u8, Vec<u8>)>| {
     let (mut dht, mut asked) = (Dht::new(config, 1, now), Asked::new());
     for (kind, n, bytes) in steps {
         match kind % 4 {
-            0 => dht.handle_datagram(stranger(n), &bytes, now),
+            0 => {
+                let from = stranger(n);
+                let good = with_token(&mut dht, from, &bytes, now).filter(|_| kind & 4 == 4);
+                dht.handle_datagram(from, good.as_deref().unwrap_or(&bytes), now);
+            }
             1 => {
                 if let Some((to, transaction)) = asked.get(usize::from(n) % asked.len().max(1)) {
                     dht.handle_datagram(*to, &with_transaction(&bytes, transaction), now);

@@ -50,7 +50,8 @@ pub struct SimDht {
     /// Let whole nodes look up, which exchange datagrams with the others
     #[arg(long, conflicts_with = "real")]
     machines: bool,
-    /// Simulate whole nodes only: first all join, then the share that is to be dead dies
+    /// Simulate whole nodes only: first all join, then the share that is to be dead dies at once, then
+    /// those start that look up
     #[arg(long, conflicts_with_all = ["sybils", "churn"])]
     real: bool,
     /// Where all randomness comes from

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::fs::OpenOptions;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -234,9 +235,30 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(saved)
 }
 
-/// Whoever reads the file finds all of it, or what was there before.
+/// Whoever reads the file finds all of it, or what was there before. The new one is really new: it is
+/// not written through a link that somebody put in its place.
 async fn write(path: &Path, table: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    tokio::fs::write(&new, table).await?;
+    let _ = tokio::fs::remove_file(&new).await;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&new).await?;
+    file.write_all(table).await?;
+    file.flush().await?;
     tokio::fs::rename(&new, path).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_table_is_not_written_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("dht"), folder.path().join("other"));
+        std::fs::write(&other, "theirs").unwrap();
+        std::os::unix::fs::symlink(&other, path.with_extension("new")).unwrap();
+        write(&path, b"ours").await.unwrap();
+        assert_eq!(read(&path).await.unwrap(), b"ours");
+        assert_eq!(std::fs::read(&other).unwrap(), b"theirs");
+        assert!(!std::fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
 }

@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
+/// What may wait to be read, in bytes: a second's worth of a flood, while the task does other things.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
 /// At most one socket for IPv4 and one for IPv6.
 #[derive(Debug)]
 pub(super) struct Sockets([Option<UdpSocket>; 2]);
@@ -105,6 +108,8 @@ fn open(addr: SocketAddr) -> io::Result<UdpSocket> {
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // As large as the system allows: the default one is full after some hundred datagrams.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     UdpSocket::from_std(socket.into())
@@ -134,6 +139,14 @@ mod tests {
         assert_eq!(held.addrs(), [first]);
         let second = Sockets::open(&listen, first.port()).unwrap();
         assert_ne!(second.addrs(), [first]);
+    }
+
+    #[tokio::test]
+    async fn more_may_wait_to_be_read_than_by_default() {
+        let size = |socket: &UdpSocket| socket2::SockRef::from(socket).recv_buffer_size().unwrap();
+        let usual = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let Sockets([opened, _]) = Sockets::open(&ips(&["127.0.0.1"]), 0).unwrap();
+        assert!(size(&opened.unwrap()) > size(&usual));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //! bounded share of our time and uplink.
 //!
 //! Each site (an IPv4 address or IPv6 /64) has an allowance for each short period, all together
-//! have a rate. The counts live in one small map that is emptied with each period, so a flood from
+//! have a rate, and strangers, whose addresses may be false, not all of it. The counts live in one small map that is emptied with each period, so a flood from
 //! many addresses takes no more memory than a quiet day. Our own host is not counted: it floods nobody
 //! else, and all that runs on it has one address.
 
@@ -49,10 +49,20 @@ impl Limiter {
 
     /// Counts a datagram from or to `ip`, if it is allowed.
     pub fn take(&mut self, ip: IpAddr, now: Timestamp) -> bool {
+        self.take_above(0.0, ip, now)
+    }
+
+    /// The same for somebody unknown, whose address may be false: a quarter of what may come at once
+    /// is kept for others.
+    pub fn take_of_stranger(&mut self, ip: IpAddr, now: Timestamp) -> bool {
+        self.take_above(f64::from(self.allowance.burst) / 4.0, ip, now)
+    }
+
+    fn take_above(&mut self, kept: f64, ip: IpAddr, now: Timestamp) -> bool {
         if ip.is_loopback() {
             return true;
         }
-        if self.left(now) < 1.0 || !self.site_may(ip, now) {
+        if self.left(now) < kept + 1.0 || !self.site_may(ip, now) {
             return false;
         }
         self.tokens.spend(1.0);
@@ -133,6 +143,13 @@ mod tests {
             limiter.take(ip(1), at(0));
         }
         assert_eq!((2..12).filter(|n| limiter.take(ip(*n), at(0))).count(), 10);
+    }
+
+    #[test]
+    fn strangers_leave_something_to_others() {
+        let mut limiter = Limiter::new(ALLOWANCE, at(0));
+        assert_eq!((0..999).filter(|n| limiter.take_of_stranger(ip(*n), at(0))).count(), 150);
+        assert_eq!((1_000..1_999).filter(|n| limiter.take(ip(*n), at(0))).count(), 50);
     }
 
     #[test]

@@ -60,6 +60,10 @@ const REST: f32 = 0.15;
 /// Nodes that are asked once more, for others that are near to the target.
 const MAX_SIDES: usize = 2;
 
+/// The same while somebody may crowd around the target: the more answer, the better is seen whether
+/// they are too many.
+const MAX_SIDES_SUSPECTED: usize = 8;
+
 /// Silent nodes near to the target that are asked again although hardly anything seems to be lost:
 /// else nobody would notice that it is.
 const PROBES: usize = 1;
@@ -70,7 +74,7 @@ const SIDE_REACH: f64 = 1.4;
 /// They know such nodes when they are so near themselves.
 const SIDE_NEAR: f64 = 3.0;
 
-/// How often is looked whether somebody is late: a sixteenth of the median round trip, in these
+/// How often is looked whether somebody is late: an eighth of the median round trip, in these
 /// bounds.
 const MIN_TICK: Duration = Duration::from_millis(1);
 /// The same.
@@ -159,6 +163,8 @@ pub struct Lookup {
     /// Everyone closer than this is asked.
     beyond: Option<Distance>,
     crowded: bool,
+    /// There may be a crowd.
+    suspected: bool,
     finished: bool,
     look_again: Option<Timestamp>,
 }
@@ -177,6 +183,7 @@ impl Lookup {
             near,
             beyond: options.beyond,
             crowded: false,
+            suspected: false,
             options,
             candidates: Vec::new(),
             sides: Vec::new(),
@@ -256,9 +263,9 @@ impl Lookup {
         let Some(candidate) = self.candidates.iter_mut().find(waits) else { return };
         candidate.state = State::Answered;
         let (distance, hops) = (candidate.distance, candidate.hops.saturating_add(1));
+        self.look_for_crowd();
         self.look_aside(from, distance, nodes);
         self.options.answers.measured(rtt);
-        self.look_for_crowd();
         self.add_all(nodes, hops);
     }
 
@@ -353,10 +360,13 @@ impl Lookup {
             return;
         };
         let reach = SIDE_REACH * expected;
-        let room = self.options.avoid.is_none() && !self.crowded && self.sides.len() < MAX_SIDES;
+        let most = if self.suspected { MAX_SIDES_SUSPECTED } else { MAX_SIDES };
+        let room = self.options.avoid.is_none() && !self.crowded && self.sides.len() < most;
         if room && named < reach && own.share() <= SIDE_NEAR * expected {
             // The half of the neighbourhood in which those beyond the named ones are.
             let bit = Distance::of_share((named + reach) / 2.0).shared_bits();
+            // Then a quarter of it, and an eighth.
+            let bit = bit + (self.sides.len() / MAX_SIDES) as u32;
             let ask = Ask { to: from, target: self.target.flipped(bit), again: false };
             self.sides.push(Side { ask, state: State::New });
         }
@@ -489,7 +499,7 @@ impl Lookup {
         self.go_round(now);
         self.finished |= now.since(self.started) >= MAX_TIME
             || self.choose(now).is_none() && self.rest(now) < REST;
-        let tick = (self.options.answers.within(0.5) / 16).clamp(MIN_TICK, MAX_TICK);
+        let tick = (self.options.answers.within(0.5) / 8).clamp(MIN_TICK, MAX_TICK);
         self.look_again = (!self.finished).then(|| now + tick);
     }
 }

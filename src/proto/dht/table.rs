@@ -189,7 +189,8 @@ impl Table {
         let room = bucket.nodes.len() < if last { K } else { Self::capacity(index) };
         if entry.trip.is_none() {
             bucket.keep(entry);
-            return if room { Some(entry.contact) } else { bucket.questionable(now) };
+            // The last bucket is divided for whoever answers: nobody near to us is missed.
+            return if room || last { Some(entry.contact) } else { bucket.questionable(now) };
         }
         if room {
             bucket.spare.retain(|e| e.contact.id != entry.contact.id);
@@ -237,8 +238,7 @@ impl Table {
         let free = u16::from_be_bytes([bytes[0], bytes[1]]) & ((1 << rest) - 1);
         bytes[..2].copy_from_slice(&(prefix | free).to_be_bytes());
         let target = NodeId::new(bytes);
-        let key = |e: &Entry| target.distance(&e.contact.id);
-        let closest = self.first(1, key).map(|e| e.contact).next()?;
+        let closest = self.nearest(&target, 1, |e| !e.is_bad()).first().copied()?;
         Some((number, target, closest))
     }
 
@@ -270,8 +270,29 @@ impl Table {
     /// The `n` nodes closest to `target`: good ones, and if these are too few others that are not
     /// bad.
     pub fn closest(&self, target: &NodeId, n: usize, now: Timestamp) -> Vec<Contact> {
+        let good = self.nearest(target, n, |e| e.is_good(now));
+        if good.len() >= n {
+            return good;
+        }
         let key = |e: &Entry| (!e.is_good(now), target.distance(&e.contact.id));
-        self.first(n, key).map(|e| e.contact).collect()
+        first(self.usable(), n, key).map(|e| e.contact).collect()
+    }
+
+    /// The `n` closest of those that are wanted. All in the bucket of the target are closer than those
+    /// in deeper buckets, and these than those in shallower ones.
+    fn nearest(&self, target: &NodeId, n: usize, wanted: impl Fn(&Entry) -> bool) -> Vec<Contact> {
+        let (shallower, rest) = self.buckets.split_at(self.index(target));
+        let (same, deeper) = rest.split_at(1);
+        let mut found = Vec::with_capacity(n);
+        for buckets in [same, deeper].into_iter().chain(shallower.chunks(1).rev()) {
+            let all = buckets.iter().flat_map(|bucket| &bucket.nodes).filter(|e| wanted(e));
+            let key = |e: &Entry| target.distance(&e.contact.id);
+            found.extend(first(all, n - found.len(), key).map(|e| e.contact));
+            if found.len() >= n {
+                break;
+            }
+        }
+        found
     }
 
     /// Where a lookup of `target` starts: the `n` closest, with what is known of their round trips.
@@ -285,7 +306,7 @@ impl Table {
             strange += usize::from(near);
             !near || strange <= MAX_STRANGE
         };
-        let found = self.first(usize::MAX, key).filter(|e| wanted(e)).take(n);
+        let found = first(self.usable(), usize::MAX, key).filter(|e| wanted(e)).take(n);
         found.map(|e| (e.contact, e.trip)).collect()
     }
 
@@ -295,16 +316,17 @@ impl Table {
         self.buckets.len() as u32 + STRANGE_BITS
     }
 
-    /// The first `n` nodes that are not bad, in the order of a key.
-    fn first<T: Ord>(&self, n: usize, key: impl Fn(&Entry) -> T) -> impl Iterator<Item = &Entry> {
-        let all = self.buckets.iter().flat_map(|bucket| &bucket.nodes);
-        let mut found: Vec<_> = all.filter(|e| !e.is_bad()).map(|e| (key(e), e)).collect();
-        if n > 0 && n < found.len() {
-            found.select_nth_unstable_by(n - 1, |(a, _), (b, _)| a.cmp(b));
-            found.truncate(n);
-        }
-        found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        found.into_iter().take(n).map(|(_, e)| e)
+    /// All nodes that are not bad.
+    fn usable(&self) -> impl Iterator<Item = &Entry> {
+        self.buckets.iter().flat_map(|bucket| &bucket.nodes).filter(|e| !e.is_bad())
+    }
+
+    /// A target in the range of the first bucket from `from` on that has room, and which one that is.
+    pub fn lacking(&mut self, from: usize) -> Option<(usize, NodeId)> {
+        let mut all = self.buckets.iter().enumerate().skip(from);
+        let (index, _) = all.find(|(index, b)| b.nodes.len() < Self::capacity(*index))?;
+        self.refreshes += 1;
+        Some((index, self.target_in(index)))
     }
 
     /// A target in the range of a bucket that has not changed for `STALE`: looking it up refreshes
@@ -325,8 +347,7 @@ impl Table {
 
     /// All nodes in use, bad ones left out.
     pub fn contacts(&self) -> impl Iterator<Item = Contact> {
-        let all = self.buckets.iter().flat_map(|bucket| &bucket.nodes);
-        all.filter(|e| !e.is_bad()).map(|e| e.contact)
+        self.usable().map(|e| e.contact)
     }
 
     /// How many nodes are in use.
@@ -377,6 +398,21 @@ impl Table {
         }
         NodeId::new(bytes)
     }
+}
+
+/// The first `n` nodes in the order of a key.
+fn first<'a, T: Ord>(
+    all: impl Iterator<Item = &'a Entry>,
+    n: usize,
+    key: impl Fn(&Entry) -> T,
+) -> impl Iterator<Item = &'a Entry> {
+    let mut found: Vec<_> = all.map(|e| (key(e), e)).collect();
+    if n > 0 && n < found.len() {
+        found.select_nth_unstable_by(n - 1, |(a, _), (b, _)| a.cmp(b));
+        found.truncate(n);
+    }
+    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    found.into_iter().take(n).map(|(_, e)| e)
 }
 
 /// The slot of an id in bucket `index`: the bits after those that make it one of the bucket.

@@ -55,6 +55,11 @@ impl ExternalAddress {
         Ourselves { v4: at(true), v6: at(false) }
     }
 
+    /// How many networks see us at `ours`.
+    pub fn voters(&self, ours: IpAddr) -> usize {
+        self.votes.iter().filter(|(_, said)| *said == ours).count()
+    }
+
     /// Our IPv4 or IPv6 address, once more than half of those who see us by that family,
     /// and at least two, agree on it.
     fn believed(&self, v4: bool) -> Option<IpAddr> {

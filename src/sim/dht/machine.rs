@@ -1,7 +1,7 @@
 //! Whole nodes: real machines that exchange real datagrams, with the compact network or with each
 //! other alone.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,8 +9,9 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::network::{Kind, Network, head, mix};
+use super::network::{Kind, Network, head, mix, round_trip_of};
 use super::plan::DhtPlan;
+use super::report::Tables;
 use super::world::{Outcome, random_id};
 use crate::proto::dht::krpc::{Answer, Body, Message, Method};
 use crate::proto::dht::{Announce, Config, Dht, GetPeers, K, NodeId, Output};
@@ -26,29 +27,61 @@ const JOIN: Duration = Duration::from_millis(1);
 /// After this the last one that joined has found its place.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// Nodes that a machine knows when it starts.
+const ROUTERS: usize = 3;
+
 /// Lookups that a machine makes before those that are measured.
 const WARM_UP: usize = 16;
 
-/// The same where all are machines: long enough to learn that many have just died, too short to heal
-/// all tables.
-const WARM_UP_REAL: usize = 4;
+/// So many tables at most are looked at.
+const TABLES: usize = 500;
 
 /// A lookup that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What happens to a machine.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Wake,
     Datagram { from: SocketAddr, bytes: Vec<u8> },
 }
+
+/// What will happen; the earliest is the greatest.
+struct Queued {
+    at: Timestamp,
+    sequence: u64,
+    to: usize,
+    event: Event,
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.sequence).cmp(&(self.at, self.sequence))
+    }
+}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence
+    }
+}
+
+impl Eq for Queued {}
 
 /// A machine, and when it is due.
 struct Node {
     id: NodeId,
     addr: SocketAddr,
     dht: Dht,
-    due: Timestamp,
+    /// When it is woken: no later than it wants to be.
+    wake: Timestamp,
+    /// Its usual round trip.
+    usual: Duration,
     alive: bool,
 }
 
@@ -79,7 +112,7 @@ pub(super) struct Machines {
     nodes: Vec<Node>,
     /// Looked up only; its order is never seen.
     places: HashMap<SocketAddr, usize>,
-    heap: BinaryHeap<Reverse<(Timestamp, u64, usize, Event)>>,
+    heap: BinaryHeap<Queued>,
     sequence: u64,
     /// Peers that compact nodes keep, by their ids and the hash.
     kept: BTreeMap<(NodeId, InfoHash), SocketAddr>,
@@ -103,7 +136,8 @@ impl Machines {
         machines
     }
 
-    /// All nodes are machines; when they have found each other, the share that is to be dead dies.
+    /// All nodes are machines. When they have found each other, the share that is to be dead dies, of
+    /// which no table knows yet; then those start that look up, as they do among compact nodes.
     pub fn alone(plan: DhtPlan) -> Self {
         let all = (plan.nodes as f64 / (1.0 - plan.dead)).round() as usize;
         let rng = ChaCha8Rng::seed_from_u64(plan.seed);
@@ -112,16 +146,25 @@ impl Machines {
         let mut machines = Self::with(plan, rng, None);
         let mut order: Vec<_> = (0..addresses.len()).collect();
         order.sort_by_key(|at| mix(machines.plan.seed ^ 8, *at as u64));
-        for at in order {
-            let contact = addresses.contact(at);
-            machines.start(contact.id, contact.addr);
-            machines.run_until(machines.now + JOIN);
-        }
-        machines.run_until(machines.now + SETTLE);
+        let lookers = order.split_off(order.len().saturating_sub(machines.plan.lookers.max(2)));
+        machines.start_all(&addresses, &order);
         let dead = (machines.nodes.len() as f64 * machines.plan.dead) as usize;
-        // They came in no order, so any part of them is a random one.
-        machines.nodes.iter_mut().take(dead).for_each(|node| node.alive = false);
+        // Those that came first are better known: any may be among the dead.
+        let mut order: Vec<_> = (0..machines.nodes.len()).collect();
+        order.sort_by_key(|at| mix(machines.plan.seed ^ 10, *at as u64));
+        order.into_iter().take(dead).for_each(|at| machines.nodes[at].alive = false);
+        machines.start_all(&addresses, &lookers);
         machines
+    }
+
+    /// Starts one after the other and lets them find their places.
+    fn start_all(&mut self, addresses: &Network, order: &[usize]) {
+        for at in order {
+            let contact = addresses.contact(*at);
+            self.start(contact.id, contact.addr);
+            self.run_until(self.now + JOIN);
+        }
+        self.run_until(self.now + SETTLE);
     }
 
     fn with(plan: DhtPlan, rng: ChaCha8Rng, network: Option<Network>) -> Self {
@@ -150,6 +193,28 @@ impl Machines {
         self.network.as_ref().map_or(0, Network::memory)
     }
 
+    /// What the tables of the living are like, by some of them; only where all are machines.
+    pub fn tables(&self) -> Option<Tables> {
+        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
+        let some: Vec<_> = living.iter().copied().step_by(living.len() / TABLES + 1).collect();
+        let (mut all, mut alive, mut near) = (0, 0, 0.0);
+        for at in &some {
+            let node = &self.nodes[*at];
+            let known: BTreeSet<_> = node.dht.contacts(false).collect();
+            let lives = |addr| self.places.get(addr).is_some_and(|at| self.nodes[*at].alive);
+            all += known.len();
+            alive += known.iter().filter(|contact| lives(&contact.addr)).count();
+            let known: BTreeSet<_> = known.into_iter().map(|contact| contact.id).collect();
+            let truth = self.closest(&node.id, *at);
+            let found = truth.iter().filter(|id| known.contains(id)).count();
+            near += found as f64 / truth.len().max(1) as f64;
+        }
+        let count = some.len().max(1) as f64;
+        let nodes = all as f64 / count;
+        let tables = Tables { nodes, alive: alive as f64 / all.max(1) as f64, near: near / count };
+        self.network.is_none().then_some(tables)
+    }
+
     /// Makes all lookups.
     pub fn run(&mut self) -> Vec<Outcome> {
         let crowded = self.watch.target;
@@ -162,18 +227,10 @@ impl Machines {
     }
 
     /// Who looks, and who announces itself.
-    fn pairs(&mut self) -> Vec<(usize, usize)> {
-        let living: Vec<_> = (0..self.nodes.len()).filter(|at| self.nodes[*at].alive).collect();
-        let count = living.len().max(2);
-        let pick = |lot: usize| living.get(lot % count).copied().unwrap_or_default();
-        let pair = |number: usize| {
-            if self.network.is_some() {
-                return (pick(number), pick(number + 1));
-            }
-            let (who, other) = (self.rng.random_range(0..count), self.rng.random_range(1..count));
-            (pick(who), pick(who + other))
-        };
-        (0..self.plan.lookups).map(pair).collect()
+    fn pairs(&self) -> Vec<(usize, usize)> {
+        let lookers = self.plan.lookers.max(2).min(self.nodes.len());
+        let pick = |lot: usize| self.nodes.len() - lookers + lot % lookers;
+        (0..self.plan.lookups).map(|number| (pick(number), pick(number + 1))).collect()
     }
 
     /// Somebody announces itself, then another one searches for it.
@@ -196,7 +253,7 @@ impl Machines {
     /// They look for something or other, as nodes do all the time: it fills their tables, and they
     /// learn how many are dead.
     fn warm_up(&mut self, nodes: &[usize]) {
-        for _ in 0..if self.network.is_some() { WARM_UP } else { WARM_UP_REAL } {
+        for _ in 0..WARM_UP {
             for at in nodes {
                 let target = random_id(&mut self.rng);
                 self.nodes[*at].dht.find_node(target, self.now);
@@ -271,11 +328,11 @@ impl Machines {
         }
     }
 
-    /// A machine takes the place of a compact node, and knows three others.
+    /// A machine takes the place of a compact node, and knows some others.
     fn join(&mut self, at: usize) {
         let Some(network) = &self.network else { return };
         let own = network.contact(at);
-        let routers = [(); 3].map(|()| self.living());
+        let routers = [(); ROUTERS].map(|()| self.living());
         let routers = routers.map(|at| self.network.as_ref().map(|n| n.contact(at).addr));
         self.start(own.id, own.addr);
         let node = self.nodes.len() - 1;
@@ -285,18 +342,30 @@ impl Machines {
         self.settle(node);
     }
 
-    /// A machine starts; it knows one that was there before.
+    /// The address of a living machine.
+    fn anybody(&mut self) -> SocketAddr {
+        loop {
+            let node = &self.nodes[self.rng.random_range(0..self.nodes.len())];
+            if node.alive {
+                return node.addr;
+            }
+        }
+    }
+
+    /// A machine starts; where all are machines, it knows three that were there before.
     fn start(&mut self, id: NodeId, addr: SocketAddr) {
         let config =
             Config { id: Some(id), v4: false, v6: true, read_only: false, restrict: false };
         let seed = mix(self.plan.seed ^ 9, self.nodes.len() as u64);
         let mut dht = Dht::new(config, seed, self.now);
-        if self.network.is_none() && !self.nodes.is_empty() {
-            let other = self.rng.random_range(0..self.nodes.len());
-            dht.add_node(self.nodes[other].addr, self.now);
+        if self.network.is_none() {
+            for _ in 0..ROUTERS.min(self.nodes.len()) {
+                dht.add_node(self.anybody(), self.now);
+            }
         }
         self.places.insert(addr, self.nodes.len());
-        self.nodes.push(Node { id, addr, dht, due: Timestamp::FAR_FUTURE, alive: true });
+        let usual = round_trip_of(&self.plan, addr);
+        self.nodes.push(Node { id, addr, dht, wake: Timestamp::FAR_FUTURE, usual, alive: true });
         self.settle(self.nodes.len() - 1);
     }
 
@@ -307,19 +376,20 @@ impl Machines {
 
     /// The next event, if it comes before `end`.
     fn step(&mut self, end: Timestamp) -> bool {
-        let Some(Reverse((at, ..))) = self.heap.peek() else { return false };
-        if *at > end {
+        if self.heap.peek().is_none_or(|next| next.at > end) {
             return false;
         }
-        let Some(Reverse((at, _, to, event))) = self.heap.pop() else { return false };
+        let Some(Queued { at, to, event, .. }) = self.heap.pop() else { return false };
         self.now = at;
         let node = &mut self.nodes[to];
         match event {
             _ if !node.alive => return true,
-            Event::Wake if node.due != at => return true,
+            Event::Wake if node.wake != at => return true,
             Event::Wake => {
-                node.due = Timestamp::FAR_FUTURE;
-                node.dht.handle_timeout(at);
+                node.wake = Timestamp::FAR_FUTURE;
+                if node.dht.poll_timeout().is_some_and(|due| due <= at) {
+                    node.dht.handle_timeout(at);
+                }
             }
             Event::Datagram { from, bytes } => {
                 if to == self.watch.node {
@@ -337,7 +407,8 @@ impl Machines {
         while let Some(output) = self.nodes[at].dht.poll_output() {
             match output {
                 Output::Transmit { to, datagram } => self.send(at, to, datagram),
-                Output::Peers { info_hash, from: Some(_), .. }
+                // Perhaps it keeps the announce itself.
+                Output::Peers { info_hash, .. }
                     if at == self.watch.node && Some(info_hash) == self.watch.target =>
                 {
                     self.watch.first = self.watch.first.or(Some(self.now));
@@ -350,10 +421,10 @@ impl Machines {
         }
         let node = &mut self.nodes[at];
         let due = node.dht.poll_timeout().unwrap_or(Timestamp::FAR_FUTURE).max(self.now);
-        if due < Timestamp::FAR_FUTURE && due != node.due {
-            node.due = due;
-            self.sequence += 1;
-            self.heap.push(Reverse((due, self.sequence, at, Event::Wake)));
+        // Mostly it wants to be woken later than it wanted before: then the time is right that it has.
+        if due < node.wake {
+            node.wake = due;
+            self.queue(at, due.since(self.now), Event::Wake);
         }
     }
 
@@ -367,9 +438,9 @@ impl Machines {
         }
         let stray = self.rng.random_range(1.0 - JITTER..1.0 + JITTER);
         if let Some(place) = self.places.get(&to).copied() {
-            let ways = self.usual(self.nodes[from].addr) + self.usual(to);
+            let ways = self.nodes[from].usual + self.nodes[place].usual;
             let event = Event::Datagram { from: self.nodes[from].addr, bytes };
-            return self.arrive(place, (ways / 4).mul_f64(stray), event);
+            return self.queue(place, (ways / 4).mul_f64(stray), event);
         }
         let Some(network) = &self.network else { return };
         let Some(at) = network.at(&to) else { return };
@@ -378,18 +449,14 @@ impl Machines {
         {
             let delay = self.network.as_ref().map_or(Duration::ZERO, |n| n.round_trip(at));
             self.datagrams += 1;
-            self.arrive(from, delay.mul_f64(stray), Event::Datagram { from: to, bytes });
+            self.queue(from, delay.mul_f64(stray), Event::Datagram { from: to, bytes });
         }
     }
 
-    fn arrive(&mut self, to: usize, delay: Duration, event: Event) {
+    fn queue(&mut self, to: usize, delay: Duration, event: Event) {
         self.sequence += 1;
-        self.heap.push(Reverse((self.now + delay, self.sequence, to, event)));
-    }
-
-    /// The usual round trip of a machine.
-    fn usual(&self, addr: SocketAddr) -> Duration {
-        super::network::round_trip_of(&self.plan, addr)
+        let (at, sequence) = (self.now + delay, self.sequence);
+        self.heap.push(Queued { at, sequence, to, event });
     }
 
     /// What a compact node answers to a datagram, if it is alive.

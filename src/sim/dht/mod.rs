@@ -12,7 +12,7 @@ mod tests;
 mod world;
 
 pub use plan::{DhtPlan, Nodes, Sybils};
-pub use report::{DhtReport, Spread};
+pub use report::{DhtReport, Spread, Tables};
 
 /// Makes the lookups of a plan.
 pub fn run(plan: &DhtPlan) -> DhtReport {
@@ -28,6 +28,8 @@ pub fn run(plan: &DhtPlan) -> DhtReport {
 }
 
 fn report(plan: &DhtPlan, mut machines: machine::Machines) -> DhtReport {
+    let tables = machines.tables();
     let outcomes = machines.run();
-    DhtReport::of(plan, machines.memory(), Some(machines.datagrams()), &outcomes)
+    let report = DhtReport::of(plan, machines.memory(), Some(machines.datagrams()), &outcomes);
+    DhtReport { tables, ..report }
 }

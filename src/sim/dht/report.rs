@@ -31,6 +31,17 @@ impl Spread {
     }
 }
 
+/// What the tables of whole nodes were like before the lookups, on average.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Tables {
+    /// Nodes in a table.
+    pub nodes: f64,
+    /// The share of them that is alive.
+    pub alive: f64,
+    /// The share of the k living nodes closest to its owner that are in a table.
+    pub near: f64,
+}
+
 /// What came of a run of the simulated DHT.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DhtReport {
@@ -68,6 +79,8 @@ pub struct DhtReport {
     pub memory: usize,
     /// Datagrams of all machines, from the start to the end.
     pub traffic: Option<u64>,
+    /// Tables, where all nodes are whole ones.
+    pub tables: Option<Tables>,
 }
 
 impl DhtReport {
@@ -101,6 +114,7 @@ impl DhtReport {
             size: of(|o| o.size),
             memory,
             traffic,
+            tables: None,
         }
     }
 }
@@ -127,6 +141,12 @@ impl fmt::Display for DhtReport {
         writeln!(f, "  size         {:.0} estimated", self.size.p50)?;
         if let Some(traffic) = self.traffic {
             writeln!(f, "  traffic      {traffic} datagrams in all")?;
+        }
+        if let Some(Tables { nodes, alive, near }) = self.tables {
+            writeln!(
+                f,
+                "  tables       {nodes:.0} nodes, {alive:.3} alive; {near:.3} of those nearby"
+            )?;
         }
         if self.memory > 0 {
             let each = self.memory as f64 / self.nodes.max(1) as f64;

@@ -211,6 +211,14 @@ fn number(out: &mut Vec<u8>, value: i64) {
 }
 
 fn string(out: &mut Vec<u8>, value: &[u8]) {
-    out.extend_from_slice(format!("{}:", value.len()).as_bytes());
+    let mut place = 1;
+    while value.len() / place >= 10 {
+        place *= 10;
+    }
+    while place > 0 {
+        out.push(b'0' + (value.len() / place % 10) as u8);
+        place /= 10;
+    }
+    out.push(b':');
     out.extend_from_slice(value);
 }

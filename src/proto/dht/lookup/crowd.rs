@@ -23,6 +23,12 @@ const DENSE: f64 = 2.0;
 /// The same. One of a hundred lookups finds more by accident.
 const DENSE_MIN: f64 = 3.0;
 
+/// The same for a suspicion, on which others are asked for those around: of ten lookups one finds so
+/// many by accident.
+const SUSPECT: f64 = 1.5;
+/// The same.
+const SUSPECT_MIN: f64 = 2.0;
+
 /// Nodes on each side of the first bit in which another place differs.
 const CROWD: f64 = 512.0;
 
@@ -70,10 +76,14 @@ impl Lookup {
     pub(super) fn look_for_crowd(&mut self) {
         let Some(expected) = self.options.expected else { return };
         let density = K as f64 / expected.share().max(f64::MIN_POSITIVE);
-        let dense = self.responders().take(2 * K).zip(1u32..).any(|(candidate, count)| {
-            f64::from(count) > DENSE_MIN + DENSE * density * candidate.distance.share()
-        });
+        let more_than = |least: f64, times: f64| {
+            self.responders().take(4 * K).zip(1u32..).any(|(candidate, count)| {
+                f64::from(count) > least + times * density * candidate.distance.share()
+            })
+        };
+        let (dense, suspect) = (more_than(DENSE_MIN, DENSE), more_than(SUSPECT_MIN, SUSPECT));
         self.crowded |= dense;
+        self.suspected |= suspect;
     }
 
     /// The bits in which other places differ from the target.

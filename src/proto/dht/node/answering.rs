@@ -74,7 +74,11 @@ impl Dht {
     /// Whether a question is to be answered. Even one that is not shows that we are reached.
     fn lets_in(&mut self, from: SocketAddr, now: Timestamp) -> bool {
         self.traffic.asked += 1;
-        if !self.in_limit.take(from.ip(), now) {
+        let allowed = match self.reach.knows(from.ip()) {
+            true => self.in_limit.take(from.ip(), now),
+            false => self.in_limit.take_of_stranger(from.ip(), now),
+        };
+        if !allowed {
             self.traffic.limited += 1;
             return false;
         }

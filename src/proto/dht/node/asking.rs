@@ -200,10 +200,28 @@ impl Dht {
         };
         self.traffic.answered += 1;
         self.pinging.remove(&from);
+        let refuses = self.should_know(&pending);
         if let Some(family) = self.family(family_of(&from)) {
             family.answers.answered(now.since(pending.sent));
+            // Who answers nothing but errors is there, but of no use.
+            let contact = pending.contact().filter(|_| refuses);
+            let next = contact.and_then(|contact| family.table.failed(contact, now));
+            self.verify(next, now);
         }
         self.no_use(&pending, Some(error), now);
+    }
+
+    /// Whether every node answers such a question: not all know items (BEP 44) or samples (BEP 51),
+    /// and a store may be full.
+    fn should_know(&self, pending: &Pending) -> bool {
+        match pending.purpose {
+            Purpose::Search(lookup, ask) => self.searches.get(&lookup).is_some_and(|search| {
+                let method = search.question(ask.target, None);
+                matches!(method, Method::FindNode { .. } | Method::GetPeers { .. })
+            }),
+            Purpose::Ping | Purpose::PingFor(_) | Purpose::Introduce | Purpose::Fill => true,
+            Purpose::Store { .. } | Purpose::SampleFor(_) => false,
+        }
     }
 
     /// Nobody has answered.

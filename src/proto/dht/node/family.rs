@@ -37,9 +37,9 @@ const MAX_HINT_WAIT: Duration = Duration::from_secs(15 * 60);
 /// otherwise have us move without end.
 const ID_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
-/// Lookups of random places after that of our own, when a node starts: they fill the table, and tell
-/// how large the network is ([`Size`]).
-const RANDOM: u8 = 7;
+/// Lookups of random places that follow those which fill the buckets when a node starts, if these were
+/// fewer: they tell how large the network is ([`Size`]).
+const RANDOM: usize = 7;
 
 /// How often a node for an empty slot of the table is asked for.
 const FILL: Duration = Duration::from_secs(4);
@@ -69,8 +69,11 @@ pub(super) struct Family {
     retry: Duration,
     look_at: Timestamp,
     look_again: Duration,
-    /// Lookups of random places that follow that of our own.
-    random_left: u8,
+    /// Lookups that followed that of our own place, and the next bucket they are for: all that have
+    /// room, one after the other (Kademlia, 2.3). The last one is that of those near to us, some of
+    /// whom may have come at the same time as we.
+    explored: usize,
+    next_bucket: usize,
     /// When an empty slot of the table is looked for, and how many were looked at.
     fill_at: Timestamp,
     filled: usize,
@@ -97,7 +100,8 @@ impl Family {
             retry: FIRST_RETRY,
             look_at: now,
             look_again: FIRST_LOOK_AGAIN,
-            random_left: RANDOM,
+            explored: 0,
+            next_bucket: 0,
             fill_at: now,
             filled: 0,
             hint_at: now,
@@ -112,6 +116,7 @@ impl Family {
         self.id = id;
         self.table.set_own(id, now);
         self.look_at = now;
+        self.next_bucket = 0;
     }
 
     /// Whether our id may follow our address now.
@@ -198,9 +203,8 @@ impl Family {
             self.look_at = Timestamp::FAR_FUTURE;
             return Some(self.id);
         }
-        if self.random_left > 0 && self.knows_enough() {
-            self.random_left -= 1;
-            return Some(random);
+        if let Some(target) = self.explore(random) {
+            return Some(target);
         }
         if self.table.next_refresh() > now {
             return None;
@@ -208,10 +212,25 @@ impl Family {
         self.table.refresh_due(now)
     }
 
+    /// After our own place has been found: a place in the next bucket that has room, or a `random` one.
+    fn explore(&mut self, random: NodeId) -> Option<NodeId> {
+        if !self.explores() {
+            return None;
+        }
+        self.explored += 1;
+        let lacking = self.table.lacking(self.next_bucket);
+        self.next_bucket = lacking.map_or(usize::MAX, |(index, _)| index + 1);
+        lacking.map(|(_, target)| target).or((self.explored <= RANDOM).then_some(random))
+    }
+
+    fn explores(&self) -> bool {
+        (self.next_bucket < usize::MAX || self.explored < RANDOM) && self.knows_enough()
+    }
+
     /// Whether the table can be filled: it is good for something, and the network large.
     fn fills(&self) -> bool {
         let slots = 2.0 * Table::capacity(0) as f64;
-        self.random_left == 0 && self.size.nodes().is_some_and(|nodes| nodes >= slots * FILL_MIN)
+        !self.explores() && self.size.nodes().is_some_and(|nodes| nodes >= slots * FILL_MIN)
     }
 
     /// Whom to ask for what, so that an empty slot of the table is filled. After the last one, the
@@ -237,8 +256,7 @@ impl Family {
         if self.upkeep.is_some() || nobody && self.saved.is_empty() {
             return retry.into_iter().chain(fill).min();
         }
-        let random = self.random_left > 0 && self.knows_enough();
-        let look = if random { Timestamp::ZERO } else { self.look_at };
+        let look = if self.explores() { Timestamp::ZERO } else { self.look_at };
         retry.into_iter().chain(fill).chain([look, self.table.next_refresh()]).min()
     }
 

@@ -435,6 +435,12 @@ impl Dht {
         }
     }
 
+    /// The nodes in the table of a family, bad ones left out.
+    pub fn contacts(&self, v4: bool) -> impl Iterator<Item = Contact> {
+        let family = self.families.get(usize::from(!v4)).and_then(Option::as_ref);
+        family.into_iter().flat_map(|family| family.table.contacts())
+    }
+
     /// Whether we only ask (BEP 43).
     pub fn is_read_only(&self) -> bool {
         self.config.read_only || self.reach.is_read_only()

@@ -81,11 +81,16 @@ impl Reach {
     /// Somebody at `ip` asks us.
     pub fn asked_by(&mut self, ip: IpAddr, now: Timestamp) {
         self.turn(now);
-        let known = self.written.contains(&ip) || self.written_before.contains(&ip);
+        let known = self.knows(ip);
         let sure = self.written.len().max(self.written_before.len()) < MAX_WRITTEN;
         if ip.is_loopback() || !known && sure {
             (self.read_only, self.since, self.answers) = (false, now, 0);
         }
+    }
+
+    /// Whether we wrote to `ip` lately.
+    pub fn knows(&self, ip: IpAddr) -> bool {
+        self.written.contains(&ip) || self.written_before.contains(&ip)
     }
 
     fn turn(&mut self, now: Timestamp) {

@@ -10,6 +10,10 @@ use crate::proto::dht::id::{Contact, K, NodeId};
 use crate::proto::dht::krpc::{Answer, Method};
 use crate::proto::time::Timestamp;
 
+/// Networks that must see us at an address before our id follows it: the first two that answer when we
+/// start may be one liar's.
+const MIN_VOTERS: usize = 4;
+
 /// Nodes that are pinged for one empty slot: some are dead.
 const FILL_PINGS: usize = 2;
 
@@ -100,7 +104,10 @@ impl Dht {
         let random = self.rng.random();
         let ourselves = self.external.ourselves(0);
         let believed = if ours.is_ipv4() { ourselves.v4 } else { ourselves.v6 };
-        if self.config.id.is_some() || believed.map(|addr| addr.ip()) != Some(ours) {
+        if self.config.id.is_some()
+            || believed.map(|addr| addr.ip()) != Some(ours)
+            || self.external.voters(ours) < MIN_VOTERS
+        {
             return;
         }
         if let Some(family) = self.family(ours.is_ipv6() as usize)

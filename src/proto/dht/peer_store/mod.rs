@@ -1,9 +1,10 @@
 //! Who announced to us that it has which torrent (BEP 5; BEP 33, "Changed announce accounting").
 //!
-//! One entry for each address and torrent, kept for [`LIFETIME`]. When a torrent is full, a newcomer
-//! takes the place of anyone; when the store is full, torrents that are new to it are refused. One
-//! site can take only its share, so that filling the store takes many addresses, each of which has
-//! shown by its token that it is its own.
+//! One entry for each address, port and torrent, kept for [`LIFETIME`]: many peers may be behind one
+//! NAT. Beyond [`MAX_PORTS`] of one address the oldest goes: it may be the same peer at another port.
+//! When a torrent is full, a newcomer takes the place of anyone; when the store is full, torrents that
+//! are new to it are refused. One site can take only its share, so that filling the store takes many
+//! addresses, each of which has shown by its token that it is its own.
 
 mod bloom;
 #[cfg(test)]
@@ -38,6 +39,9 @@ pub const MAX_ALL_PEERS: usize = 65_536;
 /// Entries of one site (an IPv4 address or IPv6 /64): a hundredth of the torrents.
 pub const MAX_OF_SITE: u32 = 100;
 
+/// Ports of one address at which a torrent has peers.
+pub const MAX_PORTS: usize = 8;
+
 /// Why an announce was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreFull {
@@ -67,7 +71,7 @@ struct Place {
 #[derive(Clone, Debug, Default)]
 struct Torrent {
     peers: [Vec<SocketAddr>; GROUPS],
-    places: BTreeMap<IpAddr, Place>,
+    places: BTreeMap<SocketAddr, Place>,
     /// Seeds and others, as long as nobody has left.
     blooms: Option<Box<(Bloom, Bloom)>>,
 }
@@ -76,7 +80,7 @@ impl Torrent {
     fn insert(&mut self, addr: SocketAddr, seed: bool, announced: Timestamp) {
         let group = group(addr.ip(), seed);
         if let Some(peers) = self.peers.get_mut(group) {
-            self.places.insert(addr.ip(), Place { group, index: peers.len(), announced });
+            self.places.insert(addr, Place { group, index: peers.len(), announced });
             peers.push(addr);
         }
         if let Some(blooms) = &mut self.blooms {
@@ -86,17 +90,25 @@ impl Torrent {
     }
 
     /// Takes an address out and says when it had announced itself.
-    fn remove(&mut self, ip: IpAddr) -> Option<Timestamp> {
-        let Place { group, index, announced } = self.places.remove(&ip)?;
+    fn remove(&mut self, peer: &SocketAddr) -> Option<Timestamp> {
+        let Place { group, index, announced } = self.places.remove(peer)?;
         let peers = self.peers.get_mut(group)?;
         if index < peers.len() {
             peers.swap_remove(index);
         }
-        if let Some(place) = peers.get(index).and_then(|moved| self.places.get_mut(&moved.ip())) {
+        if let Some(place) = peers.get(index).and_then(|moved| self.places.get_mut(moved)) {
             place.index = index;
         }
         self.blooms = None;
         Some(announced)
+    }
+
+    /// Whose place a newcomer at this address takes, when it has too many.
+    fn oldest_of(&self, ip: IpAddr) -> Option<SocketAddr> {
+        let all = SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX);
+        let of_ip = || self.places.range(all.clone());
+        let full = of_ip().count() >= MAX_PORTS;
+        of_ip().min_by_key(|(_, place)| place.announced).filter(|_| full).map(|(peer, _)| *peer)
     }
 
     /// Seeds and others.
@@ -128,7 +140,7 @@ impl Torrent {
 pub struct PeerStore {
     torrents: BTreeMap<InfoHash, Torrent>,
     /// All entries, by the time of their announce.
-    by_age: BTreeSet<(Timestamp, InfoHash, IpAddr)>,
+    by_age: BTreeSet<(Timestamp, InfoHash, SocketAddr)>,
     /// How many entries a site has.
     sites: BTreeMap<IpAddr, u32>,
 }
@@ -147,12 +159,12 @@ impl PeerStore {
         now: Timestamp,
     ) -> Result<(), StoreFull> {
         self.expire(now);
-        if !self.contains(info_hash, peer.ip()) {
+        if !self.contains(info_hash, &peer) {
             self.make_room(info_hash, peer.ip(), rng)?;
         }
-        self.remove(info_hash, peer.ip());
+        self.remove(info_hash, &peer);
         self.torrents.entry(info_hash).or_default().insert(peer, seed, now);
-        self.by_age.insert((now, info_hash, peer.ip()));
+        self.by_age.insert((now, info_hash, peer));
         *self.sites.entry(site(peer.ip())).or_default() += 1;
         Ok(())
     }
@@ -206,8 +218,8 @@ impl PeerStore {
         (self.torrents.len(), self.by_age.len())
     }
 
-    fn contains(&self, info_hash: InfoHash, ip: IpAddr) -> bool {
-        self.torrents.get(&info_hash).is_some_and(|torrent| torrent.places.contains_key(&ip))
+    fn contains(&self, info_hash: InfoHash, peer: &SocketAddr) -> bool {
+        self.torrents.get(&info_hash).is_some_and(|torrent| torrent.places.contains_key(peer))
     }
 
     /// Lets one more in, or says why not.
@@ -217,6 +229,11 @@ impl PeerStore {
         ip: IpAddr,
         rng: &mut ChaCha8Rng,
     ) -> Result<(), StoreFull> {
+        let torrent = self.torrents.get(&info_hash);
+        if let Some(oldest) = torrent.and_then(|torrent| torrent.oldest_of(ip)) {
+            self.remove(info_hash, &oldest);
+            return Ok(());
+        }
         let local = super::id::is_local(ip);
         if !local && self.sites.get(&site(ip)).is_some_and(|entries| *entries >= MAX_OF_SITE) {
             return Err(StoreFull::Site);
@@ -238,25 +255,25 @@ impl PeerStore {
         let nth = rng.random_range(0..torrent.places.len().max(1));
         let mut left = nth;
         let victim = torrent.peers.iter().find_map(|peers| match peers.get(left) {
-            Some(peer) => Some(peer.ip()),
+            Some(peer) => Some(*peer),
             None => {
                 left -= peers.len();
                 None
             }
         });
-        if let Some(ip) = victim {
-            self.remove(info_hash, ip);
+        if let Some(peer) = victim {
+            self.remove(info_hash, &peer);
         }
     }
 
-    fn remove(&mut self, info_hash: InfoHash, ip: IpAddr) {
+    fn remove(&mut self, info_hash: InfoHash, peer: &SocketAddr) {
         let Some(torrent) = self.torrents.get_mut(&info_hash) else { return };
-        let Some(announced) = torrent.remove(ip) else { return };
+        let Some(announced) = torrent.remove(peer) else { return };
         if torrent.places.is_empty() {
             self.torrents.remove(&info_hash);
         }
-        self.by_age.remove(&(announced, info_hash, ip));
-        let site = site(ip);
+        self.by_age.remove(&(announced, info_hash, *peer));
+        let site = site(peer.ip());
         if let Some(entries) = self.sites.get_mut(&site) {
             *entries -= 1;
             if *entries == 0 {
@@ -267,11 +284,11 @@ impl PeerStore {
 
     /// Forgets what is too old.
     fn expire(&mut self, now: Timestamp) {
-        while let Some((announced, info_hash, ip)) = self.by_age.first().copied() {
+        while let Some((announced, info_hash, peer)) = self.by_age.first().copied() {
             if now.since(announced) < LIFETIME {
                 break;
             }
-            self.remove(info_hash, ip);
+            self.remove(info_hash, &peer);
         }
     }
 }

@@ -45,10 +45,24 @@ fn an_announce_counts_for_half_an_hour() {
 #[test]
 fn announcing_again_counts_once_and_longer() {
     let mut store = announced(1);
-    let moved = SocketAddr::new(peer(0).ip(), 7);
-    store.announce(hash(0), moved, false, &mut rng(), at(1_000)).unwrap();
+    store.announce(hash(0), peer(0), false, &mut rng(), at(1_000)).unwrap();
     assert_eq!(store.counts(), (1, 1));
-    assert_eq!(store.peers(hash(0), false, false, 9, &mut rng(), at(2_000)), [moved]);
+    assert_eq!(store.peers(hash(0), false, false, 9, &mut rng(), at(2_000)), [peer(0)]);
+}
+
+#[test]
+fn peers_behind_one_address_are_kept_apart_and_the_oldest_go_when_there_are_many() {
+    let mut store = PeerStore::default();
+    let behind = |port: u16| SocketAddr::new(peer(0).ip(), port);
+    for port in 1..=MAX_PORTS as u16 + 2 {
+        let now = at(port.into());
+        store.announce(hash(0), behind(port), port % 2 == 0, &mut rng(), now).unwrap();
+    }
+    let mut kept = store.peers(hash(0), false, false, 99, &mut rng(), at(20));
+    kept.sort();
+    assert_eq!(kept, (3..=MAX_PORTS as u16 + 2).map(behind).collect::<Vec<_>>());
+    assert_eq!(store.counts(), (1, MAX_PORTS));
+    assert_eq!(store.sites.values().sum::<u32>() as usize, MAX_PORTS);
 }
 
 #[test]
@@ -81,7 +95,7 @@ fn a_full_torrent_takes_newcomers_in_place_of_others() {
     let mut store = announced(MAX_PEERS as u32);
     store.announce(hash(0), peer(70_000), false, &mut rng(), at(1)).unwrap();
     assert_eq!(store.counts(), (1, MAX_PEERS));
-    assert!(store.contains(hash(0), peer(70_000).ip()));
+    assert!(store.contains(hash(0), &peer(70_000)));
 }
 
 #[test]
@@ -139,7 +153,7 @@ fn a_sample_has_as_many_torrents_as_asked_for() {
 }
 
 proptest! {
-    /// The store is a map from torrent and address to port and seed, with an expiry.
+    /// The store is a map from torrent and address to seed, with an expiry.
     #[test]
     fn the_store_is_what_was_announced(
         steps in prop::collection::vec((0u32..4, 0u32..12, any::<bool>(), 0u64..900), 0..100),

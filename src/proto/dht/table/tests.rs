@@ -91,13 +91,37 @@ fn a_node_that_fails_gives_its_place_to_one_that_waits() {
 
 #[test]
 fn one_that_waits_but_never_answered_is_pinged_before_it_gets_a_place() {
-    let mut table = with((0..8).map(|i| node(0x08, i)));
+    let mut table = with((0..8).flat_map(|i| [node(0x08, i), node(0x01, i)]));
     assert_eq!(table.seen(node(0x08, 8), None, false, at(1)), None);
     table.failed(node(0x08, 0), at(1));
     assert_eq!(table.failed(node(0x08, 0), at(2)), Some(node(0x08, 8)));
     table.seen(node(0x08, 8), RTT, true, at(3));
     assert!(table.contacts().any(|c| c == node(0x08, 8)));
-    assert_eq!(table.contacts().count(), K);
+    assert_eq!(table.contacts().count(), 2 * K);
+}
+
+#[test]
+fn who_is_near_to_us_is_pinged_although_the_last_bucket_is_full() {
+    let mut table = with((0..8).map(|i| node(0x08, i)));
+    let near = node(0x04, 1);
+    assert_eq!(table.seen(near, None, false, at(1)), Some(near));
+    table.seen(near, RTT, true, at(2));
+    assert_eq!(table.closest(&OWN, 1, at(2)), [near]);
+    assert_eq!(table.len(), K + 1);
+}
+
+#[test]
+fn buckets_that_have_room_are_named_one_after_the_other() {
+    let full = (0..16).map(|i| node(0x10, i));
+    let mut table = with(full.chain((0..7).flat_map(|i| [node(0x80, i), node(0x01, i)])));
+    let mut named = Vec::new();
+    while let Some((index, target)) = table.lacking(named.last().map_or(0, |last| last + 1)) {
+        assert_eq!(table.index(&target), index);
+        named.push(index);
+    }
+    // The fourth has as many as it may have.
+    assert_eq!(named[..3], [0, 1, 2]);
+    assert!(!named.contains(&3) && named.contains(&4));
 }
 
 #[test]
@@ -240,8 +264,11 @@ proptest! {
             prop_assert_eq!(ids.len(), table.contacts().count());
             prop_assert!(!ids.contains(&table.own()));
         }
-        let target = NodeId::new([0x55; 20]);
-        let closest = table.closest(&target, 5, now);
-        prop_assert_eq!(closest.len(), table.contacts().count().min(5));
+        for target in [NodeId::new([0x55; 20]), table.own(), table.own().flipped(2)] {
+            let mut all: Vec<_> = table.usable().collect();
+            all.sort_by_key(|e| (!e.is_good(now), target.distance(&e.contact.id)));
+            let all: Vec<_> = all.into_iter().map(|e| e.contact).take(5).collect();
+            prop_assert_eq!(table.closest(&target, 5, now), all);
+        }
     }
 }

@@ -47,6 +47,33 @@ fn a_question_nobody_knows_is_refused() {
 }
 
 #[test]
+fn a_node_that_answers_with_errors_only_loses_its_place() {
+    let mut net = Net::of(1);
+    let (useless, id) = (local(66), NodeId::new([0x66; 20]));
+    net.scripts.insert(useless, answers(id, |_| {}));
+    let look = |net: &mut Net| {
+        let lookup = net.with(local(0), |dht, now| dht.find_node(id, now));
+        net.outcome(local(0), lookup);
+        net.nodes[&local(0)].contacts(true).any(|contact| contact.id == id)
+    };
+    net.with(local(0), |dht, now| dht.ping(useless, now));
+    net.run(secs(1));
+    assert!(look(&mut net));
+    let error = |transaction| Message {
+        transaction,
+        read_only: false,
+        ip: None,
+        body: Body::Error(KrpcError::new(KrpcError::UNKNOWN_METHOD, "no")),
+    };
+    let refuses = move |_, datagram: &[u8]| {
+        question(datagram).map(|(transaction, _)| error(transaction).encode()).into_iter().collect()
+    };
+    net.scripts.insert(useless, Box::new(refuses));
+    look(&mut net);
+    assert!(!look(&mut net));
+}
+
+#[test]
 fn an_answer_from_elsewhere_or_to_nothing_is_dropped() {
     let mut net = Net::new();
     net.join(local(1), CONFIG, local(2));

@@ -28,6 +28,20 @@ fn a_flood_from_everywhere_gets_only_so_many_answers() {
 }
 
 #[test]
+fn a_flood_from_false_addresses_leaves_answers_to_those_we_know() {
+    let mut net = Net::of(40);
+    let pings = |net: &mut Net, from: usize| {
+        (0..20).filter(|_| net.say(local(from), local(3), &ping(9)).is_some()).count()
+    };
+    for n in 0..20_000 {
+        net.say(local(1_000 + n), local(3), &ping(9));
+    }
+    let known = net.nodes[&local(3)].contacts(true).next().unwrap().addr;
+    let known = (0..40).find(|n| local(*n) == known).unwrap();
+    assert_eq!((pings(&mut net, known), pings(&mut net, 999)), (20, 0));
+}
+
+#[test]
 fn garbage_costs_no_answer_and_no_memory() {
     let mut net = Net::of(20);
     let before = net.nodes[&local(0)].stats();

@@ -15,6 +15,20 @@ fn nodes_that_know_one_router_find_each_other() {
 }
 
 #[test]
+fn a_node_knows_those_near_to_it_who_came_after_it() {
+    let net = Net::of(200);
+    let ids: Vec<_> = net.nodes.values().map(|dht| dht.stats().ids[0].unwrap()).collect();
+    let mut known = 0;
+    for dht in net.nodes.values() {
+        let own = dht.stats().ids[0].unwrap();
+        let mut near: Vec<_> = ids.iter().filter(|id| **id != own).collect();
+        near.sort_by_key(|id| own.distance(id));
+        known += near[..K].iter().filter(|id| dht.contacts(true).any(|c| c.id == ***id)).count();
+    }
+    assert!(known >= 200 * K * 97 / 100, "{known} of {}", 200 * K);
+}
+
+#[test]
 fn a_lookup_begun_before_anybody_is_known_begins_with_the_first_answer() {
     let mut net = Net::of(60);
     net.announce(local(7), hash(1), false);
@@ -117,6 +131,20 @@ fn an_id_changes_when_most_see_us_elsewhere_and_contacts_stay() {
     assert!(after.ids[0].unwrap().fits(ours));
     assert_eq!(after.external[0], Some(ours));
     assert!(after.nodes[0] + 4 >= before.nodes[0], "{} {}", after.nodes[0], before.nodes[0]);
+}
+
+#[test]
+fn two_networks_do_not_move_an_id() {
+    let mut net = Net::new();
+    net.join(local(1), CONFIG, local(1));
+    let ids = |net: &Net| net.nodes[&local(1)].stats().ids[0];
+    let (before, ours) = (ids(&net), [198, 51, 100, 7].into());
+    for n in 0..4 {
+        assert_eq!(ids(&net), before, "after {n}");
+        let voter = Ipv4Addr::new(203, 0, 113, n).into();
+        net.with(local(1), |dht, now| dht.voted(voter, ours, now));
+    }
+    assert!(ids(&net) != before && ids(&net).unwrap().fits(ours));
 }
 
 #[test]
