@@ -161,3 +161,26 @@ fn a_small_read_from_a_long_piece_fetches_its_block_alone() {
         assert!(twice <= 1 << 20, "{twice} bytes came twice, {kind}");
     }
 }
+
+#[test]
+fn a_file_that_another_torrent_of_the_cache_has_is_not_fetched_again() {
+    let scratch = Scratch::new();
+    let content = Content::single("film", 9 * MIB + 1);
+    let (torrent, data) = created(&scratch, &content, "--v1");
+    let seed = P2pfs::named(&scratch, "seed");
+    seed.try_seed(&torrent, &data, &[]).success();
+    let p2pfs = P2pfs::new(&scratch);
+    let mount = p2pfs.mount(&torrent, &["--peer", &seed.address.to_string()]);
+    mount.wait();
+    // The same file as part of another torrent, of which nobody is there.
+    std::fs::create_dir(scratch.path("other")).unwrap();
+    std::fs::copy(&data, scratch.path("other/a copy")).unwrap();
+    scratch.file("other/new", b"something else");
+    let other = scratch.path("other.torrent");
+    let mut command = p2pfs.command_alone("create");
+    command.arg(scratch.path("other")).arg("--v2").arg("-o").arg(&other);
+    run(&scratch, &mut command, PATIENCE).success();
+    let mount = p2pfs.mount(&other, &[]);
+    assert!(std::fs::read(mount.path("a copy")).unwrap() == content.bytes_of("film"));
+    assert_eq!(mount.status().number("downloaded"), 0);
+}

@@ -348,7 +348,8 @@ impl Task {
             },
             Internal::Written(piece, Ok(())) => {
                 self.verified.remove(&piece);
-                self.progress.send_if_modified(|p| p.error.take().is_some());
+                let passes = |error: &mut String| error.as_str() != CONTRADICTION;
+                self.progress.send_if_modified(|p| p.error.take_if(passes).is_some());
                 self.machine.piece_written(piece, now);
             }
             Internal::Written(piece, Err(error)) => {

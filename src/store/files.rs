@@ -256,7 +256,7 @@ fn open_existing(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Makes a new file at `path`, after removing what is there.
-fn create_own(path: &Path) -> io::Result<File> {
+pub(super) fn create_own(path: &Path) -> io::Result<File> {
     let removed = match fs::symlink_metadata(path) {
         Ok(m) if m.is_dir() => fs::remove_dir(path),
         Ok(_) => fs::remove_file(path),

@@ -23,6 +23,7 @@ mod mapping;
 mod pool;
 mod states;
 mod torrent;
+mod twins;
 mod workers;
 
 #[cfg(test)]
@@ -156,17 +157,22 @@ impl Store {
     }
 
     /// Opens a torrent of the cache, or begins it. A torrent that is open already is given out
-    /// again.
+    /// again. Files of which nothing is here, and which other torrents have, are copied first, which may
+    /// take a while; the same torrent must not be opened twice at that time.
     pub fn torrent(self: &Arc<Self>, info: Arc<Info>) -> Result<Arc<TorrentStore>, StoreError> {
-        let mut torrents = lock(&self.torrents);
-        if let Some(open) = torrents.get(&info.info_hash).and_then(Weak::upgrade) {
+        if let Some(open) = lock(&self.torrents).get(&info.info_hash).and_then(Weak::upgrade) {
             return Ok(open);
         }
         let dir = self.torrent_dir(&info.info_hash);
         let (index, files) = Self::open_torrent(&dir, &info)
-            .map_err(|source| StoreError::Cache { path: dir, source })?;
+            .map_err(|source| StoreError::Cache { path: dir.clone(), source })?;
+        let adopted = twins::adopt(&self.dir, &dir, &info, &index);
+        if adopted > 0 {
+            tracing::info!(torrent = %info.info_hash, adopted, "files that other torrents have");
+        }
         let files = Files::new(info.clone(), files, self.files.clone(), self.number());
         let torrent = Arc::new(TorrentStore::new(self.clone(), info, files, Some(index)));
+        let mut torrents = lock(&self.torrents);
         torrents.retain(|_, t| t.strong_count() > 0);
         torrents.insert(torrent.info().info_hash, Arc::downgrade(&torrent));
         Ok(torrent)

@@ -30,6 +30,9 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Hinted pieces hashed at once in the background.
 const BACKGROUND_CHECKS: usize = 2;
 
+/// Hinted pieces that may wait for their hash to come from peers.
+const MAX_UNPROVEN: usize = 64;
+
 /// Three pieces up to this size in all may always be held: one on its way in, one being verified
 /// or written, and one for a reader.
 const FEW_PIECES: u64 = 96 << 20;
@@ -101,6 +104,7 @@ impl Torrent {
         }
         while let Some(active) = &mut self.active
             && active.checking.len() < BACKGROUND_CHECKS
+            && active.trees.as_ref().is_none_or(|trees| trees.unproven.len() < MAX_UNPROVEN)
             && let Some(piece) = active.geometry.piece(active.next_check)
         {
             active.next_check += 1;

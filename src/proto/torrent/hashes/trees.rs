@@ -20,7 +20,7 @@ pub struct Trees {
     /// Whom we asked for hashes of which file, and when.
     pub(super) asked: BTreeMap<(usize, HashRange), Vec<(PeerKey, Timestamp)>>,
     /// Pieces that are whole, or at rest, and cannot be verified before their hash is known.
-    pub(super) unproven: BTreeSet<PieceIndex>,
+    pub(in super::super) unproven: BTreeSet<PieceIndex>,
     /// Pieces that the gate refused and whose bad blocks are being looked for, since when.
     pub(super) broken: BTreeMap<PieceIndex, Timestamp>,
 }
