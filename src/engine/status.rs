@@ -48,8 +48,11 @@ impl Informants {
 /// A torrent's state. Bytes, and bytes a second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TorrentStatus {
-    /// Info hash in hexadecimal.
+    /// Info hash in hexadecimal: the v1 hash, or without a v1 half the beginning of the v2 hash.
     pub info_hash: String,
+    /// The v2 info hash in hexadecimal, where there is a v2 half (BEP 52).
+    #[serde(default)]
+    pub info_hash_v2: Option<String>,
     /// The suggested name.
     pub name: String,
     /// All bytes.

@@ -101,7 +101,7 @@ enum Internal {
     Checked(PieceIndex, bool),
     Lost(PieceIndex, Option<u32>),
     BlocksJudged { buffer: Arc<PieceBuffer>, good: Vec<u32>, bad: Vec<u32> },
-    BlocksHashed(PeerKey, PieceIndex, RawHashes, Option<Vec<Hash>>),
+    BlocksHashed(PeerKey, PieceIndex, RawHashes, Option<Arc<[Hash]>>),
 }
 
 /// The task of one torrent.

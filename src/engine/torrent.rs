@@ -189,6 +189,7 @@ impl Torrent {
         };
         TorrentStatus {
             info_hash: info.info_hash.to_string(),
+            info_hash_v2: info.info_hash_v2().map(|hash| hash.to_string()),
             name: String::from_utf8_lossy(&info.name).into_owned(),
             total: geometry.payload(),
             verified,

@@ -1,6 +1,6 @@
 //! What of one torrent is here, and whether it may be read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,9 @@ use crate::proto::metainfo::Info;
 /// lock held.
 type OnLost = Box<dyn Fn(PieceIndex, Option<u32>) + Send + Sync>;
 
+/// Hashes of blocks that are kept in memory: half a mebibyte of them, which is those of 256 MiB.
+const MAX_KEPT_HASHES: usize = 16 << 10;
+
 /// The bytes of one torrent. All methods may be called from any thread; those that take a callback
 /// return at once and call it on a worker thread.
 pub struct TorrentStore {
@@ -32,6 +35,8 @@ pub struct TorrentStore {
     pending: Mutex<HashMap<PieceIndex, VerifiedRange>>,
     /// Verified blocks of other pieces.
     blocks: Blocks,
+    /// Hashes of the blocks of pieces, the oldest first.
+    hashed: Mutex<VecDeque<(PieceIndex, Arc<[Hash]>)>>,
     files: Files,
     /// None for the data of somebody else.
     index: Option<Index>,
@@ -48,8 +53,9 @@ impl TorrentStore {
         let all = || Bitfield::full(info.geometry.piece_count());
         let hinted = index.as_ref().map_or_else(all, Index::pieces);
         let states = States::new(&info.geometry, &hinted);
-        let (pending, blocks, on_lost) = (Mutex::default(), Blocks::default(), Mutex::default());
-        Self { store, info, states, pending, blocks, files, index, on_lost }
+        let (pending, hashed, on_lost) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let blocks = Blocks::default();
+        Self { store, info, states, pending, blocks, hashed, files, index, on_lost }
     }
 
     /// The torrent's info dictionary.
@@ -251,18 +257,41 @@ impl TorrentStore {
     }
 
     /// The hashes of the blocks of a verified piece (BEP 52), for a peer; `None` if it is not here.
+    /// Those of the pieces that were last asked for are kept in memory.
     pub fn hash_blocks(
         self: &Arc<Self>,
         piece: PieceIndex,
-        done: impl FnOnce(Option<Vec<Hash>>) + Send + 'static,
+        done: impl FnOnce(Option<Arc<[Hash]>>) + Send + 'static,
     ) {
+        if let Some(kept) = self.kept_hashes(piece) {
+            return done(Some(kept));
+        }
         let this = self.clone();
         self.store.workers.submit(Class::Check, move || {
-            let mut data = this.store.buffers.take(this.info.geometry.piece_len(piece) as usize);
-            let read = this.read_block(piece, 0, data.bytes_mut());
+            let hashes = this.kept_hashes(piece).or_else(|| this.hash_again(piece));
             drop(this);
-            done(matches!(read, Ok(true)).then(|| gate::block_hashes(data.bytes())));
+            done(hashes);
         });
+    }
+
+    fn kept_hashes(&self, piece: PieceIndex) -> Option<Arc<[Hash]>> {
+        let hashed = lock(&self.hashed);
+        let kept = hashed.iter().find(|(kept, _)| *kept == piece)?;
+        self.is_verified(piece).then(|| kept.1.clone())
+    }
+
+    fn hash_again(&self, piece: PieceIndex) -> Option<Arc<[Hash]>> {
+        let mut data = self.store.buffers.take(self.info.geometry.piece_len(piece) as usize);
+        if !self.read_block(piece, 0, data.bytes_mut()).ok()? {
+            return None;
+        }
+        let hashes: Arc<[Hash]> = gate::block_hashes(data.bytes()).into();
+        let mut hashed = lock(&self.hashed);
+        hashed.push_back((piece, hashes.clone()));
+        while hashed.iter().map(|(_, hashes)| hashes.len()).sum::<usize>() > MAX_KEPT_HASHES {
+            hashed.pop_front();
+        }
+        Some(hashes)
     }
 
     /// Hashes a hinted piece as it is on disk, by the `root` of its tree too where that is given: `true`, and it is verified; `false`, and the hint is
