@@ -200,7 +200,6 @@ async fn greet(
         .map_err(|_| ConnectError::Timeout)??;
     let exchange = async {
         let mut stream = stream;
-        stream.set_nodelay(true)?;
         stream.write_all(&greeting.encode()).await.map_err(|_| ConnectError::TurnedAway)?;
         let theirs = read_handshake(&mut stream).await.map_err(|error| match error {
             ConnectError::Io(_) => ConnectError::TurnedAway,
@@ -249,6 +248,8 @@ pub(super) struct Lines {
 pub(super) fn spawn(connection: Connection, limits: Limits, lines: Lines) -> PeerLink {
     let Lines { events, store, ended, open } = lines;
     let Connection { key, stream, peer_id, ip, greeting } = connection;
+    // Requests go out at once, whoever opened the connection. Only one that is closed already refuses.
+    let _ = stream.set_nodelay(true);
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
     let pending: Pending = Arc::default();
     let cancel = CancellationToken::new();
@@ -301,6 +302,9 @@ impl Reader {
             buffer.reserve(READ_CHUNK);
             let receive = async {
                 let read = self.read.read_buf(&mut buffer).await?;
+                // Many send the header of a block apart from its bytes, and the end of these only when
+                // all before is acknowledged (Nagle): what is acknowledged late comes late.
+                let _ = SockRef::from(self.read.as_ref()).set_tcp_quickack(true);
                 limits.wait(&limits.down, read).await;
                 io::Result::Ok(read)
             };
