@@ -75,7 +75,8 @@ pub enum Verdict {
 
 /// What the gate found out, with the bytes where they are not the piece's.
 pub(super) enum Judged {
-    Verified(VerifiedRange),
+    /// With the hashes of the blocks, where they were computed.
+    Verified(VerifiedRange, Vec<Hash>),
     Mismatch(PooledBytes),
     Contradiction,
 }
@@ -89,14 +90,13 @@ pub(super) fn check(
     data: PooledBytes,
 ) -> Judged {
     let v1 = (!info.is_v2_only()).then(|| v1_matches(info, piece, data.bytes()));
-    let v2 = root.map(|root| piece_root_of(info, piece, data.bytes()) == Some(*root.get()));
+    let hashes = if root.is_some() { block_hashes(data.bytes()) } else { Vec::new() };
+    let v2 = root.map(|root| root_of(info, piece, &hashes) == Some(*root.get()));
     match (v1, v2) {
-        (Some(true), Some(true) | None) | (None, Some(true)) => Judged::Verified(VerifiedRange {
-            torrent: info.info_hash,
-            piece,
-            begin: 0,
-            data: Arc::new(data),
-        }),
+        (Some(true), Some(true) | None) | (None, Some(true)) => {
+            let (torrent, data) = (info.info_hash, Arc::new(data));
+            Judged::Verified(VerifiedRange { torrent, piece, begin: 0, data }, hashes)
+        }
         (Some(true), Some(false)) | (Some(false), Some(true)) => Judged::Contradiction,
         (Some(false), _) | (None, _) => Judged::Mismatch(data),
     }
@@ -120,10 +120,10 @@ pub(super) fn block_hashes(data: &[u8]) -> Vec<Hash> {
     data.chunks(BLOCK_LEN as usize).map(block_hash).collect()
 }
 
-fn piece_root_of(info: &Info, piece: PieceIndex, data: &[u8]) -> Option<Hash> {
+fn root_of(info: &Info, piece: PieceIndex, blocks: &[Hash]) -> Option<Hash> {
     let file = info.file_at(info.geometry.piece_range(piece).start)?;
     let length = info.files.get(file)?.length;
-    Some(piece_root(&block_hashes(data), length, info.geometry.piece_length()))
+    Some(piece_root(blocks, length, info.geometry.piece_length()))
 }
 
 fn v1_matches(info: &Info, piece: PieceIndex, data: &[u8]) -> bool {

@@ -22,8 +22,11 @@ use crate::proto::metainfo::Info;
 /// lock held.
 type OnLost = Box<dyn Fn(PieceIndex, Option<u32>) + Send + Sync>;
 
-/// Hashes of blocks that are kept in memory: half a mebibyte of them, which is those of 256 MiB.
-const MAX_KEPT_HASHES: usize = 16 << 10;
+/// Hashes of blocks that are kept in memory: two mebibytes of them, which are those of 1 GiB.
+const MAX_KEPT_HASHES: usize = 64 << 10;
+
+/// Hashes that a piece has at least if they are kept: those of 1 MiB.
+const MIN_KEPT_HASHES: usize = 64;
 
 /// The bytes of one torrent. All methods may be called from any thread; those that take a callback
 /// return at once and call it on a worker thread.
@@ -170,7 +173,8 @@ impl TorrentStore {
             return Verdict::Mismatch { block_digests: Vec::new() };
         };
         match gate::check(&self.info, piece, root.as_ref(), data) {
-            Judged::Verified(range) => {
+            Judged::Verified(range, hashes) => {
+                self.keep_hashes(piece, hashes.into());
                 let block_digests = digests.then(|| gate::digests(range.bytes()));
                 Verdict::Verified { range, block_digests }
             }
@@ -257,7 +261,7 @@ impl TorrentStore {
     }
 
     /// The hashes of the blocks of a verified piece (BEP 52), for a peer; `None` if it is not here.
-    /// Those of the pieces that were last asked for are kept in memory.
+    /// Those of long pieces that were last verified or asked for are in memory.
     pub fn hash_blocks(
         self: &Arc<Self>,
         piece: PieceIndex,
@@ -286,12 +290,21 @@ impl TorrentStore {
             return None;
         }
         let hashes: Arc<[Hash]> = gate::block_hashes(data.bytes()).into();
+        self.keep_hashes(piece, hashes.clone());
+        Some(hashes)
+    }
+
+    /// Those of short pieces are computed again as fast as they are found.
+    fn keep_hashes(&self, piece: PieceIndex, hashes: Arc<[Hash]>) {
+        if hashes.len() < MIN_KEPT_HASHES {
+            return;
+        }
         let mut hashed = lock(&self.hashed);
-        hashed.push_back((piece, hashes.clone()));
+        hashed.retain(|(kept, _)| *kept != piece);
+        hashed.push_back((piece, hashes));
         while hashed.iter().map(|(_, hashes)| hashes.len()).sum::<usize>() > MAX_KEPT_HASHES {
             hashed.pop_front();
         }
-        Some(hashes)
     }
 
     /// Hashes a hinted piece as it is on disk, by the `root` of its tree too where that is given: `true`, and it is verified; `false`, and the hint is
@@ -482,7 +495,8 @@ impl TorrentStore {
         match self.files.read(start, data.bytes_mut()) {
             Ok(()) => {
                 let judged = gate::check(&self.info, piece, root.as_ref(), data);
-                if let Judged::Verified(range) = judged {
+                if let Judged::Verified(range, hashes) = judged {
+                    self.keep_hashes(piece, hashes.into());
                     self.states.at_rest(&range);
                     self.list(piece, true);
                     return true;
