@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use harness::*;
 use p2pfs::proto::metainfo::{Magnet, Metainfo};
+use sha1::{Digest, Sha1};
 
 /// What `p2pfs create` makes of `content` with `flag`, and where the data is.
 fn created(scratch: &Scratch, content: &Content, flag: &str) -> (PathBuf, PathBuf) {
@@ -183,4 +184,59 @@ fn a_file_that_another_torrent_of_the_cache_has_is_not_fetched_again() {
     let mount = p2pfs.mount(&other, &[]);
     assert!(std::fs::read(mount.path("a copy")).unwrap() == content.bytes_of("film"));
     assert_eq!(mount.status().number("downloaded"), 0);
+}
+
+/// The SHA-1s of the pieces as a .torrent file has them, and where they are.
+fn pieces(torrent: &[u8]) -> std::ops::Range<usize> {
+    let key = b"6:pieces";
+    let at = torrent.windows(key.len()).position(|w| w == key).unwrap() + key.len();
+    let colon = at + torrent[at..].iter().position(|&b| b == b':').unwrap();
+    let length: usize = std::str::from_utf8(&torrent[at..colon]).unwrap().parse().unwrap();
+    colon + 1..colon + 1 + length
+}
+
+#[test]
+fn a_hybrid_that_contradicts_itself_is_given_up() {
+    let scratch = Scratch::new();
+    let options = ["--hybrid", "--piece-length", "65536"];
+    let content = Content::single("film", MIB);
+    let (torrent, data) = created_with(&scratch, &content, &options);
+    let mut crafted = std::fs::read(&torrent).unwrap();
+    // The v1 half of other data.
+    let mut other = std::fs::read(&data).unwrap();
+    other.reverse();
+    let at = pieces(&crafted);
+    let hashes: Vec<u8> = other.chunks(65_536).flat_map(|piece| Sha1::digest(piece)).collect();
+    crafted[at].copy_from_slice(&hashes);
+    let crafted = scratch.file("crafted.torrent", &crafted);
+    let save = data.parent().unwrap();
+    let seeder = Libtorrent::start(&scratch, crafted.to_str().unwrap(), save, &["--seed-mode"]);
+    let p2pfs = P2pfs::new(&scratch);
+    let mount = p2pfs.mount(&crafted, &["--peer", &seeder.address.to_string()]);
+    wait_until("the contradiction is found", PATIENCE, || {
+        mount.status().json().contains("describe different data")
+    });
+    assert!(std::fs::read(mount.path("film")).is_err());
+    assert_eq!((mount.status().number("peers"), mount.status().number("verified")), (0, 0));
+}
+
+#[test]
+fn a_hybrid_is_announced_by_both_of_its_hashes() {
+    let scratch = Scratch::new();
+    let (torrent, data) = created(&scratch, &Content::single("film", MIB), "--hybrid");
+    let tracker = HttpServer::serving(b"d8:intervali1800e5:peers0:e".to_vec());
+    let announced = || {
+        let requests = tracker.requests();
+        let hash =
+            |line: &String| Some(line.split_once("info_hash=")?.1.split_once('&')?.0.to_owned());
+        requests.iter().filter_map(hash).collect::<std::collections::BTreeSet<_>>()
+    };
+    // By a link that names one of them, the other is known only when the description has come.
+    let seed = P2pfs::named(&scratch, "seed");
+    seed.try_seed(&torrent, &data, &[]).success();
+    let mut magnet = Magnet::from(metainfo(&torrent).info.info_hash);
+    magnet.trackers.push(tracker.url("/announce"));
+    let p2pfs = P2pfs::new(&scratch);
+    let _mount = p2pfs.mount(magnet.to_string(), &["--peer", &seed.address.to_string()]);
+    wait_until("both hashes are announced", PATIENCE, || announced().len() == 2);
 }
