@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{Hash, HashRange, MAX_HASHES, RangeError, Shape, Tree, pad_hash};
+use super::{Hash, HashRange, MAX_HASHES, Place, RangeError, Shape, Tree, pad_hash};
 
 /// A hash that leads up to the root of a file: what has it is the file's. Only [`Known`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Known {
     /// The tree above the piece layer, once all of that is known.
     pieces: Option<Tree>,
     /// Other hashes, by layer and index; those below the piece layer until their piece is verified.
-    nodes: BTreeMap<(u32, u64), Hash>,
+    nodes: BTreeMap<Place, Hash>,
 }
 
 impl Known {

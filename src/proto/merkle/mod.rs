@@ -25,6 +25,9 @@ use super::geometry::BLOCK_LEN;
 /// A node of a tree.
 pub type Hash = [u8; 32];
 
+/// Layer and index of a node; the leaves are layer 0.
+pub type Place = (u32, u64);
+
 /// The most layers above the leaves: files are shorter than 2^63 bytes.
 const MAX_HEIGHT: u32 = 49;
 

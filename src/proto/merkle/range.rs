@@ -1,6 +1,6 @@
 //! Runs of hashes with their proof, as peers ask for them and send them.
 
-use super::{Hash, MAX_HEIGHT, Shape, parent};
+use super::{Hash, MAX_HEIGHT, Place, Shape, parent};
 use crate::proto::wire::RawHashes;
 
 /// The most hashes of the lowest layer in one range (BEP 52: "SHOULD NOT be greater than 512"): half of
@@ -108,20 +108,20 @@ impl HashRange {
     }
 
     /// The layer and index of the node that the hashes and their proof lead to.
-    pub const fn top(self) -> (u32, u64) {
+    pub const fn top(self) -> Place {
         let proven = self.layer + self.proof_layers + 1;
         let top = if proven > self.subtree() { proven } else { self.subtree() };
         (top, self.index >> (top - self.layer))
     }
 
     /// Layer and index of each uncle, lowest first.
-    pub fn uncles(self) -> impl Iterator<Item = (u32, u64)> {
+    pub fn uncles(self) -> impl Iterator<Item = Place> {
         let (top, _) = self.top();
         (self.subtree()..top).map(move |layer| (layer, (self.index >> (layer - self.layer)) ^ 1))
     }
 
     /// Layer and index of everything that a message about it carries, in its order.
-    pub fn nodes(self) -> impl Iterator<Item = (u32, u64)> {
+    pub fn nodes(self) -> impl Iterator<Item = Place> {
         let own = self.index..self.index + u64::from(self.length);
         own.map(move |index| (self.layer, index)).chain(self.uncles())
     }
@@ -140,11 +140,7 @@ impl HashRange {
 
     /// Checks hashes and uncles that a peer sent against the trusted hash of [`Self::top`], and
     /// gives what follows from them: the nodes from the root of the range's subtree up to there.
-    pub fn check(
-        self,
-        trusted: &Hash,
-        hashes: &[Hash],
-    ) -> Result<Vec<((u32, u64), Hash)>, RangeError> {
+    pub fn check(self, trusted: &Hash, hashes: &[Hash]) -> Result<Vec<(Place, Hash)>, RangeError> {
         let (found, expected) = (hashes.len(), self.count());
         let bad = RangeError::Count { found, expected };
         let (own, uncles) = hashes.split_at_checked(self.length as usize).ok_or(bad)?;
