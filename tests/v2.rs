@@ -206,7 +206,7 @@ fn a_hybrid_that_contradicts_itself_is_given_up() {
     let mut other = std::fs::read(&data).unwrap();
     other.reverse();
     let at = pieces(&crafted);
-    let hashes: Vec<u8> = other.chunks(65_536).flat_map(|piece| Sha1::digest(piece)).collect();
+    let hashes: Vec<u8> = other.chunks(65_536).flat_map(Sha1::digest).collect();
     crafted[at].copy_from_slice(&hashes);
     let crafted = scratch.file("crafted.torrent", &crafted);
     let save = data.parent().unwrap();
