@@ -54,7 +54,7 @@ impl Torrent {
         self.check_hinted(&order, now);
         self.prove_wanted(&order, now);
         self.ask_for_waiting(&order, now);
-        if order.is_empty() && self.is_left_to_readers(now) {
+        if self.is_left_to_readers(now) && order.is_empty() {
             return;
         }
         let askable = self.askable();

@@ -40,6 +40,9 @@ fn a_torrent_that_was_just_mounted_is_left_to_its_first_reader_for_a_moment() {
             lone.step();
             assert!(lone.asked.iter().all(|(_, block)| block.piece.get() == 7));
             assert_eq!(lone.asked.len(), 16);
+            lone.now = lone.now + Duration::from_millis(100);
+            lone.step();
+            assert!(lone.machine.poll_timeout() > lone.now);
         } else {
             assert!(lone.machine.poll_timeout() <= Timestamp::ZERO + Duration::from_millis(100));
             lone.now = lone.machine.poll_timeout();
