@@ -505,17 +505,22 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
-    #[tokio::test]
-    async fn a_flood_of_messages_comes_in_small_batches() {
+    /// Both ends of a connection.
+    async fn pair() -> (TcpStream, TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut flood = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, addr) = listener.accept().await.unwrap();
-        let (events, mut received) = mpsc::channel(4);
-        let peer_id = PeerId::new([b'x'; 20]);
-        let _link = spawn(
-            Connection { key: PeerKey(1), stream, peer_id, ip: addr.ip(), greeting: None },
+        let opened = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (opened, listener.accept().await.unwrap().0)
+    }
+
+    fn run(stream: TcpStream) -> (PeerLink, mpsc::Receiver<Events>) {
+        let (events, received) = mpsc::channel(4);
+        let (peer_id, ip) = (PeerId::new([b'x'; 20]), stream.peer_addr().unwrap().ip());
+        let link = spawn(
+            Connection { key: PeerKey(1), stream, peer_id, ip, greeting: None },
             Limits { clock: Clock::start(), down: None, up: None },
             Lines {
                 events,
@@ -524,6 +529,23 @@ mod tests {
                 open: TaskTracker::new(),
             },
         );
+        (link, received)
+    }
+
+    #[tokio::test]
+    async fn small_messages_are_not_held_back_whoever_opened_the_connection() {
+        let (opened, accepted) = pair().await;
+        for stream in [opened, accepted] {
+            let same = stream.as_fd().try_clone_to_owned().unwrap();
+            let _running = run(stream);
+            assert!(SockRef::from(&same).tcp_nodelay().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_messages_comes_in_small_batches() {
+        let (mut flood, stream) = pair().await;
+        let (_link, mut received) = run(stream);
         tokio::spawn(async move { flood.write_all(&[0; 4 * 100_000]).await });
         let mut messages = 0;
         while messages < 100_000 {

@@ -5,6 +5,10 @@
 //! window and it grows by at least a quarter each round trip; once the link is the limit, the rate
 //! stands still and so does the window. What is queued at the peer stays short, so a read that
 //! arrives finds a short queue.
+//!
+//! The rate is sampled as TCP BBR does (draft-cheng-iccrg-delivery-rate-estimation): what arrived
+//! between the request for a block and its arrival, by that time. However blocks are bunched on the
+//! way, that is never more than one window in one round trip.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,6 +27,19 @@ const MAX: usize = 512;
 
 /// What the target holds beyond the round trip, for scheduling hiccups on both sides.
 const SLACK: Duration = Duration::from_millis(20);
+
+/// After this long without a shorter one, the round trip may be found to have grown.
+const RTT_AGES: Duration = Duration::from_secs(10);
+
+/// What arrives sooner counts as if it took this long: clocks have a resolution.
+const RESOLUTION: Duration = Duration::from_micros(1);
+
+/// How much a higher sample of the rate counts. Each is an average over a round trip already.
+const RISE: f64 = 0.25;
+
+/// How much a lower one counts, of which there is at most one in half a round trip: all that comes
+/// in a burst after a pause tells of the same pause.
+const FALL: f64 = 0.2;
 
 /// The round trip assumed before one was seen.
 const ASSUMED_RTT: Duration = Duration::from_millis(100);
@@ -52,10 +69,23 @@ const MAX_BEATEN: u32 = 4;
 /// When a stalled peer that is asked for nothing counts as a newcomer again.
 const FORGIVE: Duration = Duration::from_secs(60);
 
+/// A block that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    block: Block,
+    at: Timestamp,
+    /// Bytes that had been delivered by then.
+    delivered: u64,
+    /// It filled the window.
+    filled: bool,
+    /// It has hardly anything of ours in front of it.
+    first: bool,
+}
+
 /// Requests outstanding at one peer and what is known of how it answers.
 #[derive(Clone, Debug)]
 pub struct RequestWindow {
-    outstanding: VecDeque<(Block, Timestamp)>,
+    outstanding: VecDeque<Asked>,
     outstanding_bytes: u64,
     limit: usize,
     /// Blocks that rate and round trip call for.
@@ -63,8 +93,12 @@ pub struct RequestWindow {
     /// Bytes a second while requests were outstanding.
     rate: f64,
     rtt: Option<Duration>,
-    sample_bytes: u64,
-    sample_since: Timestamp,
+    /// When the round trip was last seen to be that short.
+    rtt_seen: Timestamp,
+    /// Bytes of all blocks that came when they were outstanding.
+    delivered: u64,
+    /// When the rate last fell.
+    fell: Timestamp,
     last_progress: Timestamp,
     /// Blocks that other peers sent first while this one sent nothing.
     beaten: u32,
@@ -80,8 +114,9 @@ impl Default for RequestWindow {
             target: START,
             rate: 0.0,
             rtt: None,
-            sample_bytes: 0,
-            sample_since: Timestamp::ZERO,
+            rtt_seen: Timestamp::ZERO,
+            delivered: 0,
+            fell: Timestamp::ZERO,
             last_progress: Timestamp::ZERO,
             beaten: 0,
             stalled: false,
@@ -100,12 +135,15 @@ impl RequestWindow {
         if self.stalled { 1 } else { self.target.min(self.limit) }
     }
 
-    fn aim(&mut self) {
-        if let Some(rtt) = self.rtt.filter(|_| self.rate > 0.0) {
-            let seconds = (rtt.mul_f64(1.25) + SLACK).as_secs_f64();
-            let blocks = self.rate * seconds / f64::from(BLOCK_LEN);
-            self.target = (blocks.ceil() as usize).clamp(MIN, MAX);
-        }
+    /// What the window holds at most, in time.
+    fn span(&self) -> Duration {
+        self.rtt.unwrap_or(ASSUMED_RTT).mul_f64(1.25) + SLACK
+    }
+
+    /// The window that rate and round trip call for.
+    fn aim(&self) -> usize {
+        let blocks = self.rate * self.span().as_secs_f64() / f64::from(BLOCK_LEN);
+        (blocks.ceil() as usize).clamp(MIN, MAX)
     }
 
     /// Blocks that may still be asked for now.
@@ -121,7 +159,7 @@ impl RequestWindow {
 
     /// Blocks asked for and not answered, oldest first.
     pub fn outstanding(&self) -> impl Iterator<Item = Block> + '_ {
-        self.outstanding.iter().map(|(b, _)| *b)
+        self.outstanding.iter().map(|a| a.block)
     }
 
     /// How many blocks are asked for and not answered.
@@ -136,7 +174,7 @@ impl RequestWindow {
 
     /// How long `block` has been outstanding here.
     pub fn age_of(&self, block: Block, now: Timestamp) -> Option<Duration> {
-        self.outstanding.iter().find(|(b, _)| *b == block).map(|(_, at)| now.since(*at))
+        self.outstanding.iter().find(|a| a.block == block).map(|a| now.since(a.at))
     }
 
     /// When a block asked for now would probably be here.
@@ -158,30 +196,54 @@ impl RequestWindow {
     /// `block` was asked for.
     pub fn sent(&mut self, block: Block, now: Timestamp) {
         if self.outstanding.is_empty() {
-            self.sample_bytes = 0;
-            self.sample_since = now;
             self.last_progress = now;
         }
-        self.outstanding.push_back((block, now));
+        let before = self.outstanding.len();
+        self.outstanding.push_back(Asked {
+            block,
+            at: now,
+            delivered: self.delivered,
+            filled: before + 1 >= self.size(),
+            first: before < MIN,
+        });
         self.outstanding_bytes += u64::from(block.length);
     }
 
     /// `block` arrived; false when it was not outstanding.
     pub fn arrived(&mut self, block: Block, now: Timestamp) -> bool {
-        let Some(sent) = self.remove(block) else { return false };
+        let Some(asked) = self.remove(block) else { return false };
         self.heard(now);
-        let response = now.since(sent);
-        self.rtt = Some(self.rtt.map_or(response, |rtt| rtt.min(response)));
-        self.sample_bytes += u64::from(block.length);
-        let elapsed = now.since(self.sample_since);
-        let step = self.rtt.unwrap_or(ASSUMED_RTT).div_f64(2.0);
-        if elapsed >= step.clamp(Duration::from_millis(5), Duration::from_millis(100)) {
-            self.fold(self.sample_bytes as f64 / elapsed.as_secs_f64());
-            self.sample_bytes = 0;
-            self.sample_since = now;
-            self.aim();
+        self.delivered += u64::from(block.length);
+        let response = now.since(asked.at).max(RESOLUTION);
+        self.note_round_trip(response, asked.first, now);
+        let sample = (self.delivered - asked.delivered) as f64 / response.as_secs_f64();
+        if sample > self.rate {
+            self.rate += (sample - self.rate) * RISE;
+            self.target = self.target.max(self.aim());
+        } else if asked.filled || response > self.span() {
+            self.fall(sample, now);
         }
         true
+    }
+
+    /// A longer round trip than before may be our own queue, unless there was none.
+    fn note_round_trip(&mut self, response: Duration, first: bool, now: Timestamp) {
+        let aged = now.since(self.rtt_seen) > RTT_AGES;
+        if self.rtt.is_none_or(|rtt| response <= rtt || (first && aged)) {
+            self.rtt = Some(response);
+            self.rtt_seen = now;
+        }
+    }
+
+    /// Less came than the rate says, though enough had been asked for, or late.
+    fn fall(&mut self, sample: f64, now: Timestamp) {
+        let step = self.rtt.unwrap_or(ASSUMED_RTT).div_f64(2.0);
+        let step = step.clamp(Duration::from_millis(5), Duration::from_millis(100));
+        if now.since(self.fell) >= step {
+            self.fell = now;
+            self.rate += (sample - self.rate) * FALL;
+            self.target = self.aim();
+        }
     }
 
     /// Payload came, perhaps too late to be of use.
@@ -195,18 +257,12 @@ impl RequestWindow {
     /// times without a sign of life counts as stalled: it would never come to a long silence, since
     /// what it owes is taken from it.
     pub fn beaten(&mut self, block: Block, now: Timestamp) -> bool {
-        let Some(sent) = self.remove(block) else { return false };
-        if self.last_progress <= sent && now.since(sent) > BEATEN_AFTER {
+        let Some(asked) = self.remove(block) else { return false };
+        if self.last_progress <= asked.at && now.since(asked.at) > BEATEN_AFTER {
             self.beaten += 1;
             self.stalled |= self.beaten >= MAX_BEATEN;
         }
         true
-    }
-
-    /// Follows a rise fast and a fall slowly: one late block is no trend.
-    fn fold(&mut self, sample: f64) {
-        let weight = if sample > self.rate { 0.5 } else { 0.1 };
-        self.rate += (sample - self.rate) * weight;
     }
 
     /// `block` will not come; false when it was not outstanding.
@@ -217,14 +273,14 @@ impl RequestWindow {
     /// Nothing outstanding will come.
     pub fn clear(&mut self) -> Vec<Block> {
         self.outstanding_bytes = 0;
-        self.outstanding.drain(..).map(|(b, _)| b).collect()
+        self.outstanding.drain(..).map(|a| a.block).collect()
     }
 
-    fn remove(&mut self, block: Block) -> Option<Timestamp> {
-        let at = self.outstanding.iter().position(|(b, _)| *b == block)?;
-        let (_, sent) = self.outstanding.remove(at)?;
+    fn remove(&mut self, block: Block) -> Option<Asked> {
+        let at = self.outstanding.iter().position(|a| a.block == block)?;
+        let asked = self.outstanding.remove(at)?;
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(u64::from(block.length));
-        Some(sent)
+        Some(asked)
     }
 
     /// Whether the peer has been silent for too long with requests outstanding. From then on it is
@@ -239,7 +295,9 @@ impl RequestWindow {
         if !self.outstanding.is_empty() && now.since(self.last_progress) > patience {
             self.stalled = true;
             self.rate /= 2.0;
-            self.aim();
+            if self.rate > 0.0 {
+                self.target = self.aim();
+            }
             self.last_progress = now;
             return true;
         }
@@ -250,8 +308,8 @@ impl RequestWindow {
     /// keeps us waiting, though it may send other blocks all the while.
     pub fn take_overdue(&mut self, now: Timestamp) -> Vec<Block> {
         let patience = (self.expected_delay() * 4).clamp(MIN_OVERDUE, MAX_OVERDUE);
-        let overdue = |(_, at): &&(Block, Timestamp)| now.since(*at) > patience;
-        let blocks: Vec<_> = self.outstanding.iter().take_while(overdue).map(|(b, _)| *b).collect();
+        let overdue = |asked: &&Asked| now.since(asked.at) > patience;
+        let blocks: Vec<_> = self.outstanding.iter().take_while(overdue).map(|a| a.block).collect();
         for block in &blocks {
             self.remove(*block);
         }
@@ -269,42 +327,152 @@ mod tests {
     use super::*;
     use crate::proto::geometry::Geometry;
 
-    /// A peer behind a link: answers in order at `rate` bytes a second, `rtt` after the request.
-    fn settle(rate: f64, rtt: Duration) -> (usize, f64) {
-        let geometry = Geometry::new(1 << 40, 16 << 20).unwrap();
-        let mut blocks = geometry.pieces().flat_map(|p| geometry.blocks(p).collect::<Vec<_>>());
-        let mut window = RequestWindow::default();
-        let mut wire: VecDeque<(Block, Timestamp)> = VecDeque::new();
-        let (mut now, mut free_at, mut bytes) = (Timestamp::ZERO, Timestamp::ZERO, 0u64);
-        let end = Timestamp::ZERO + Duration::from_secs(5);
-        while now < end {
-            while window.room() > 0 {
-                let block = blocks.next().unwrap();
-                window.sent(block, now);
-                let start = free_at.max(now + rtt);
-                free_at = start + Duration::from_secs_f64(f64::from(block.length) / rate);
-                wire.push_back((block, free_at));
-            }
-            let (block, at) = wire.pop_front().unwrap();
-            now = at;
-            bytes += u64::from(block.length);
-            assert!(window.arrived(block, now));
-        }
-        (window.size(), bytes as f64 / 5.0)
+    /// Peers that answer in order, all behind the same downlink.
+    struct Link {
+        /// Bytes a second.
+        rate: f64,
+        rtt: Duration,
+        /// What has come is handed over so often only: in bursts.
+        bunch: Duration,
+        windows: Vec<RequestWindow>,
+        wire: VecDeque<(usize, Block, Timestamp)>,
+        blocks: u32,
+        free_at: Timestamp,
+        now: Timestamp,
+        arrived: u64,
     }
+
+    impl Link {
+        fn new(peers: usize, mbit: f64, rtt: Duration) -> Self {
+            Self {
+                rate: mbit * 125_000.0,
+                rtt,
+                bunch: Duration::from_nanos(1),
+                windows: vec![RequestWindow::default(); peers],
+                wire: VecDeque::new(),
+                blocks: 0,
+                free_at: Timestamp::ZERO,
+                now: Timestamp::ZERO,
+                arrived: 0,
+            }
+        }
+
+        fn fill(&mut self) {
+            let geometry = Geometry::new(1 << 34, u64::from(BLOCK_LEN)).unwrap();
+            // In turn, as the answers of many share a line.
+            while let Some(peer) = (0..self.windows.len())
+                .filter(|i| self.windows[*i].room() > 0)
+                .max_by_key(|i| self.windows[*i].room() * 1000 / self.windows[*i].size())
+            {
+                let block = geometry.block_at(self.blocks, 0, BLOCK_LEN).unwrap();
+                self.blocks += 1;
+                self.windows[peer].sent(block, self.now);
+                let start = self.free_at.max(self.now + self.rtt);
+                self.free_at = start + Duration::from_secs_f64(f64::from(BLOCK_LEN) / self.rate);
+                let bunch = self.bunch.as_nanos() as u64;
+                let at = self.free_at.as_nanos().div_ceil(bunch) * bunch;
+                self.wire.push_back((peer, block, Timestamp::from_nanos(at)));
+            }
+        }
+
+        /// Bytes a second that came.
+        fn run(&mut self, time: Duration) -> f64 {
+            let (end, before) = (self.now + time, self.arrived);
+            while self.now < end {
+                self.fill();
+                self.now = self.wire.front().unwrap().2;
+                while let Some(&(peer, block, at)) = self.wire.front()
+                    && at <= self.now
+                {
+                    self.wire.pop_front();
+                    self.arrived += u64::from(block.length);
+                    assert!(self.windows[peer].arrived(block, self.now));
+                }
+            }
+            (self.arrived - before) as f64 / time.as_secs_f64()
+        }
+
+        /// Blocks that all windows hold, by what the line holds in a round trip.
+        fn held(&self) -> f64 {
+            let held: usize = self.windows.iter().map(RequestWindow::size).sum();
+            held as f64 * f64::from(BLOCK_LEN) / (self.rate * self.rtt.as_secs_f64())
+        }
+    }
+
+    const FAR: Duration = Duration::from_millis(50);
 
     #[test]
     fn a_long_link_is_filled_without_a_long_queue() {
-        let (size, rate) = settle(12.5e6, Duration::from_millis(50));
-        assert!(rate > 0.93 * 12.5e6, "{rate}");
-        let bdp = 12.5e6 * 0.05 / f64::from(BLOCK_LEN);
-        assert!((size as f64) < 3.0 * bdp, "{size}");
+        for (peers, bunch) in [(1, 0), (1, 10), (1, 30), (4, 0), (4, 10), (4, 30)] {
+            let mut link = Link::new(peers, 100.0, FAR);
+            link.bunch = Duration::from_millis(bunch).max(link.bunch);
+            let first = link.run(Duration::from_secs(1)) / link.rate;
+            assert!(first > 0.75, "{peers} peers, bursts of {bunch} ms: {first}");
+            let rate = link.run(Duration::from_secs(20)) / link.rate;
+            assert!(rate > 0.97, "{peers} peers, bursts of {bunch} ms: {rate}");
+            assert!(link.held() < 2.1, "{peers} peers, bursts of {bunch} ms: {}", link.held());
+        }
+    }
+
+    #[test]
+    fn a_window_opens_within_a_second_on_a_fast_long_link() {
+        for (peers, least) in [(1, 0.6), (4, 0.75)] {
+            let mut link = Link::new(peers, 1000.0, FAR);
+            let first = link.run(Duration::from_secs(1)) / link.rate;
+            assert!(first > least, "{peers} peers: {first}");
+            let rate = link.run(Duration::from_secs(2)) / link.rate;
+            assert!(rate > 0.97, "{peers} peers: {rate}");
+        }
+    }
+
+    #[test]
+    fn one_pause_does_not_close_a_window() {
+        let mut link = Link::new(1, 100.0, FAR);
+        link.run(Duration::from_secs(2));
+        let size = link.windows[0].size();
+        let pause = link.now + Duration::from_millis(300);
+        for (_, _, at) in &mut link.wire {
+            *at = (*at).max(pause);
+        }
+        link.free_at = pause;
+        link.run(Duration::from_millis(301));
+        assert!(link.windows[0].size() > size * 3 / 4, "{size}: {}", link.windows[0].size());
+    }
+
+    #[test]
+    fn few_requests_say_nothing_against_the_rate() {
+        let mut link = Link::new(1, 100.0, FAR);
+        link.run(Duration::from_secs(2));
+        let before = link.windows[0].rate();
+        let window = &mut link.windows[0];
+        for block in window.clear() {
+            assert!(!window.withdrawn(block));
+        }
+        let mut now = link.now + Duration::from_secs(1);
+        let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
+        for block in geometry.blocks(geometry.piece(0).unwrap()) {
+            window.sent(block, now);
+            now = now + FAR + Duration::from_millis(2);
+            assert!(window.arrived(block, now));
+        }
+        assert!(window.rate() == before, "{before}: {}", window.rate());
     }
 
     #[test]
     fn a_short_fat_link_is_filled() {
-        let (_, rate) = settle(400e6, Duration::from_micros(300));
-        assert!(rate > 0.95 * 400e6, "{rate}");
+        let mut link = Link::new(1, 3200.0, Duration::from_micros(300));
+        let rate = link.run(Duration::from_secs(1));
+        assert!(rate > 0.95 * link.rate, "{rate}");
+    }
+
+    #[test]
+    fn a_window_follows_a_round_trip_that_grows() {
+        let mut link = Link::new(1, 100.0, FAR);
+        link.run(Duration::from_secs(2));
+        link.rtt = 4 * FAR;
+        link.run(Duration::from_secs(15));
+        let rate = link.run(Duration::from_secs(5)) / link.rate;
+        assert!(rate > 0.9, "{rate}");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Active {
     pub readable: Bitfield,
     /// Told to peers: at rest, verified or hinted.
     pub announced: Bitfield,
+    /// Until when nothing is asked for in the background, after the metadata came.
+    pub first_chance: Option<Timestamp>,
     /// Wanted pieces that are not yet both verified and at rest.
     pub unfinished: Bitfield,
     /// What we gave to whom, once the torrent is complete.

@@ -49,7 +49,7 @@ impl Lone {
             set.insert(piece);
         }
         let now = Timestamp::ZERO + Duration::from_secs(1);
-        machine.activate(info.clone(), Bitfield::empty(pieces), &set, now);
+        machine.activate(info.clone(), Bitfield::empty(pieces), &set, Timestamp::ZERO);
         let (asked, times) = (BTreeSet::new(), BTreeMap::new());
         let (sent, others) = (Vec::new(), Vec::new());
         Self { machine, now, info, last_key: 0, asked, times, sent, others }

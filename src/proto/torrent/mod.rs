@@ -348,7 +348,8 @@ impl Torrent {
     pub fn poll_timeout(&self) -> Timestamp {
         let expiry = self.active.as_ref().and_then(|a| a.demand.next_expiry());
         let metadata = self.fetch.as_ref().and_then(|f| f.poll_timeout());
-        [Some(self.last_tick + self.tick()), expiry, metadata]
+        let background = self.active.as_ref().and_then(|a| a.first_chance);
+        [Some(self.last_tick + self.tick()), expiry, metadata, background]
             .into_iter()
             .flatten()
             .min()

@@ -19,6 +19,9 @@ use crate::proto::wire::Message;
 /// How long after the disk refused a piece it is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long a torrent whose metadata has just come is left to its first reader.
+const FIRST_CHANCE: Duration = Duration::from_millis(100);
+
 impl Torrent {
     /// The metadata is known and the cache open: `hinted` pieces are at rest according to its
     /// index, `wanted` are to be fetched in the background.
@@ -44,6 +47,7 @@ impl Torrent {
             readable: Bitfield::empty(geometry.piece_count()),
             geometry,
             announced: hinted,
+            first_chance: Some(now + FIRST_CHANCE),
             unfinished: wanted.clone(),
             hand_out: None,
             checking: BTreeSet::new(),

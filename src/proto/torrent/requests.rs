@@ -57,6 +57,9 @@ impl Torrent {
         self.check_hinted(&order, now);
         self.prove_wanted(&order, now);
         self.ask_for_waiting(&order, now);
+        if self.is_left_to_readers(now) && order.is_empty() {
+            return;
+        }
         let askable = self.askable();
         let mut keys: Vec<_> = askable
             .iter()
@@ -77,6 +80,14 @@ impl Torrent {
         for (_, key) in keys {
             self.fill(key, &order, &mut spare, now);
         }
+    }
+
+    /// Whether the metadata came just now. Whoever mounts a torrent mostly reads from it at once, and a
+    /// connection that was never used is slow at first: what is asked for there before comes before.
+    fn is_left_to_readers(&mut self, now: Timestamp) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        active.first_chance = active.first_chance.filter(|until| now < *until);
+        active.first_chance.is_some()
     }
 
     /// How many blocks may be asked for in all, waiting readers' and one of each peer aside.
