@@ -28,7 +28,6 @@ use crate::proto::metainfo::{Info, PieceLayers};
 use crate::proto::swarm::{PeerKey, PeerSource, Priority};
 use crate::proto::time::Timestamp;
 use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine};
-use crate::proto::wire::RawHashes;
 use crate::proto::wire::handshake::Handshake;
 use crate::store::{PieceBuffer, TorrentStore, Verdict, VerifiedRange};
 
@@ -101,7 +100,7 @@ enum Internal {
     Checked(PieceIndex, bool),
     Lost(PieceIndex, Option<u32>),
     BlocksJudged { buffer: Arc<PieceBuffer>, good: Vec<u32>, bad: Vec<u32> },
-    BlocksHashed(PeerKey, PieceIndex, RawHashes, Option<Arc<[Hash]>>),
+    BlocksHashed(PieceIndex, Option<Arc<[Hash]>>),
 }
 
 /// The task of one torrent.
@@ -373,8 +372,8 @@ impl Task {
                     self.machine.blocks_judged(piece, &good, &bad, now);
                 }
             }
-            Internal::BlocksHashed(key, piece, raw, hashes) => {
-                self.machine.blocks_hashed(key, piece, raw, hashes.as_deref(), now);
+            Internal::BlocksHashed(piece, hashes) => {
+                self.machine.blocks_hashed(piece, hashes.as_deref(), now);
             }
         }
     }
@@ -414,7 +413,7 @@ impl Task {
                 self.buffers.get(&piece).iter().for_each(|buffer| buffer.refuse(index));
             }
             Output::CheckAtRest(piece, root) => self.check_at_rest(piece, root),
-            Output::HashBlocks(key, piece, raw) => self.hash_blocks(key, piece, raw),
+            Output::HashBlocks(piece) => self.hash_blocks(piece),
             Output::KeepLayer(file, hashes) => self.keep_layer(file, hashes),
             Output::Contradiction => {
                 tracing::error!("{CONTRADICTION}");
@@ -467,11 +466,11 @@ impl Task {
         }
     }
 
-    fn hash_blocks(&self, key: PeerKey, piece: PieceIndex, raw: RawHashes) {
+    fn hash_blocks(&self, piece: PieceIndex) {
         if let Some(store) = self.store.borrow().clone() {
             let answer = self.internal.0.clone();
             store.hash_blocks(piece, move |hashes| {
-                let _ = answer.send(Internal::BlocksHashed(key, piece, raw, hashes));
+                let _ = answer.send(Internal::BlocksHashed(piece, hashes));
             });
         }
     }

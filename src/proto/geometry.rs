@@ -6,6 +6,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Of pieces of at least this many bytes, what has not come takes no memory.
+pub const SPARSE_PIECE: u32 = 4 << 20;
+
 /// The unit in which payload is requested, in bytes (BEP 3: "all current implementations").
 pub const BLOCK_LEN: u32 = 16 * 1024;
 

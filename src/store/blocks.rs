@@ -11,7 +11,7 @@ use super::lock;
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
 
 /// Blocks that the disk refused and that are kept in memory; the oldest is lost for the next one.
-const MAX_UNWRITTEN: usize = 256;
+pub(super) const MAX_UNWRITTEN: usize = 256;
 
 /// Where a verified block is.
 pub(super) enum Place {
@@ -65,6 +65,24 @@ impl Blocks {
         let state = lock(&self.0);
         let place = state.blocks.get(&(piece, index))?.clone();
         Some(place.map_or(Place::Disk, Place::Memory))
+    }
+
+    /// Whether a block is verified.
+    pub(super) fn has(&self, piece: PieceIndex, index: u32) -> bool {
+        lock(&self.0).blocks.contains_key(&(piece, index))
+    }
+
+    /// Whether every block is written, or cannot be.
+    #[cfg(test)]
+    pub(super) fn are_settled(&self) -> bool {
+        let state = lock(&self.0);
+        let mut held = state.blocks.iter().filter(|(_, block)| block.is_some());
+        held.all(|(key, _)| state.unwritten.contains(key))
+    }
+
+    /// Forgets one block, which is not what it should be.
+    pub(super) fn forget_one(&self, piece: PieceIndex, index: u32) {
+        lock(&self.0).blocks.remove(&(piece, index));
     }
 
     /// Forgets the blocks of a piece: it is whole, or they cannot be read. Returns which there were.

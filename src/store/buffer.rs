@@ -13,16 +13,13 @@ use std::sync::{Arc, Mutex};
 use memmap2::MmapMut;
 
 use super::lock;
-use crate::proto::geometry::{Block, Geometry, PieceIndex};
+use crate::proto::geometry::{Block, Geometry, PieceIndex, SPARSE_PIECE};
 
 /// The most bytes kept for reuse: what one torrent may have in flight.
 const FREE_BYTES: usize = 32 << 20;
 
 /// The most buffers kept for reuse: small pieces must not make a long list to search.
 const FREE_BUFFERS: usize = 256;
-
-/// The shortest buffer, in bytes, that is a mapping of its own.
-const SPARSE: usize = 4 << 20;
 
 /// The free list.
 #[derive(Default)]
@@ -33,11 +30,6 @@ pub(super) struct BufferPool {
 impl BufferPool {
     /// `length` bytes of arbitrary content.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> PooledBytes {
-        if length >= SPARSE
-            && let Ok(bytes) = MmapMut::map_anon(length)
-        {
-            return PooledBytes { bytes: Bytes::Mapped(bytes), length, pool: self.clone() };
-        }
         let mut free = lock(&self.free);
         // Not one much too large: that would hold memory that nobody counts.
         let found = free.iter().rposition(|b| b.len() >= length && b.len() / 2 <= length);
@@ -45,6 +37,14 @@ impl BufferPool {
         drop(free);
         let bytes = found.unwrap_or_else(|| vec![0; length].into());
         PooledBytes { bytes: Bytes::Allocated(bytes), length, pool: self.clone() }
+    }
+
+    /// `length` zeros, which take memory only when something else is written there.
+    fn take_sparse(self: &Arc<Self>, length: usize) -> PooledBytes {
+        match MmapMut::map_anon(length) {
+            Ok(bytes) => PooledBytes { bytes: Bytes::Mapped(bytes), length, pool: self.clone() },
+            Err(_) => self.take(length),
+        }
     }
 
     fn give_back(&self, bytes: Box<[u8]>) {
@@ -113,8 +113,18 @@ struct Filling {
 }
 
 impl PieceBuffer {
-    pub(super) fn new(piece: PieceIndex, geometry: Geometry, pool: &Arc<BufferPool>) -> Self {
-        let data = pool.take(geometry.piece_len(piece) as usize);
+    /// `by_blocks`: blocks of the torrent can be verified alone, so that perhaps only some will come.
+    pub(super) fn new(
+        piece: PieceIndex,
+        geometry: Geometry,
+        by_blocks: bool,
+        pool: &Arc<BufferPool>,
+    ) -> Self {
+        let length = geometry.piece_len(piece);
+        let data = match by_blocks && length >= SPARSE_PIECE {
+            true => pool.take_sparse(length as usize),
+            false => pool.take(length as usize),
+        };
         let arrived = vec![false; geometry.block_count(piece) as usize].into();
         Self { piece, geometry, filling: Mutex::new(Some(Filling { data, arrived })) }
     }
@@ -208,7 +218,7 @@ mod tests {
     fn the_first_copy_of_a_block_wins() {
         let (g, pool) = (geometry(), Arc::default());
         let piece = g.piece(1).unwrap();
-        let buffer = PieceBuffer::new(piece, g.clone(), &pool);
+        let buffer = PieceBuffer::new(piece, g.clone(), false, &pool);
         for block in g.blocks(piece) {
             assert!(buffer.put(block, &vec![1; block.length as usize]));
             assert!(!buffer.put(block, &vec![2; block.length as usize]));
@@ -220,7 +230,7 @@ mod tests {
     #[test]
     fn what_does_not_belong_is_refused() {
         let (g, pool) = (geometry(), Arc::default());
-        let buffer = PieceBuffer::new(g.piece(1).unwrap(), g.clone(), &pool);
+        let buffer = PieceBuffer::new(g.piece(1).unwrap(), g.clone(), false, &pool);
         let block = g.block(buffer.piece(), 0).unwrap();
         assert!(!buffer.put(g.block(g.piece(0).unwrap(), 0).unwrap(), &[0; 16_384]));
         assert!(!buffer.put(block, &[0; 16_383]));
@@ -232,7 +242,7 @@ mod tests {
     #[test]
     fn a_closed_buffer_takes_no_late_block() {
         let (g, pool) = (geometry(), Arc::default());
-        let buffer = PieceBuffer::new(g.piece(2).unwrap(), g.clone(), &pool);
+        let buffer = PieceBuffer::new(g.piece(2).unwrap(), g.clone(), false, &pool);
         let mut blocks = g.blocks(buffer.piece());
         let first = blocks.next().unwrap();
         assert!(buffer.put(first, &vec![1; first.length as usize]));

@@ -138,14 +138,16 @@ impl TorrentStore {
     /// buffer's memory is free again when the buffer, and the [`VerifiedRange`] that came of it,
     /// are dropped and the piece is at rest or lost.
     pub fn buffer(self: &Arc<Self>, piece: PieceIndex) -> Arc<PieceBuffer> {
-        Arc::new(PieceBuffer::new(piece, self.info.geometry.clone(), &self.store.buffers))
+        let by_blocks = self.info.v2.is_some();
+        let geometry = self.info.geometry.clone();
+        Arc::new(PieceBuffer::new(piece, geometry, by_blocks, &self.store.buffers))
     }
 
     /// Closes `buffer` and checks its piece, by the `root` of its tree too (BEP 52) where that is
     /// given. If the hash matches, the piece can be read (from memory) before `done` is called; the
     /// caller must then hand the range to [`Self::write`], or it stays in memory. If it does not, and
-    /// there is a root, the buffer is open again: hashes of its blocks can tell which are wrong. Block
-    /// digests are made for a mismatch, and with `block_digests` always.
+    /// the torrent has a v2 half, the buffer is open again: hashes of its blocks can tell which are wrong.
+    /// Block digests are made for a mismatch, and with `block_digests` always.
     pub fn verify(
         self: &Arc<Self>,
         buffer: Arc<PieceBuffer>,
@@ -180,7 +182,7 @@ impl TorrentStore {
             }
             Judged::Mismatch(data) => {
                 let block_digests = gate::digests(data.bytes());
-                if root.is_some() {
+                if self.info.v2.is_some() {
                     buffer.reopen(data);
                 }
                 Verdict::Mismatch { block_digests }
@@ -210,7 +212,11 @@ impl TorrentStore {
                         ranges.push(range);
                         good.push(index);
                     }
-                    None => bad.push(index),
+                    None => {
+                        // What is at rest may have been what was bad.
+                        this.blocks.forget_one(piece, index);
+                        bad.push(index);
+                    }
                 }
             }
             drop(buffer);
@@ -223,7 +229,7 @@ impl TorrentStore {
     fn write_blocks(&self, ranges: &[VerifiedRange]) {
         for range in ranges {
             let start = self.info.geometry.piece_range(range.piece()).start;
-            let lost = match self.files.write(start + u64::from(range.begin()), range.bytes()) {
+            let lost = match self.write_block(start + u64::from(range.begin()), range.bytes()) {
                 Ok(()) => {
                     self.blocks.at_rest(range);
                     None
@@ -234,6 +240,13 @@ impl TorrentStore {
                 self.tell_lost(piece, Some(index));
             }
         }
+    }
+
+    fn write_block(&self, start: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.is_in_place() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.files.write(start, bytes)
     }
 
     /// Copies a verified block from wherever it is.
@@ -388,6 +401,13 @@ impl TorrentStore {
     /// Calls `f` with a range of the torrent of which some pieces are not whole, if their blocks are
     /// verified.
     fn read_blocks<R>(&self, range: Range<u64>, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let here = |piece| {
+            let mut blocks = self.info.geometry.blocks_of(piece, range.clone());
+            self.is_verified(piece) || blocks.all(|index| self.blocks.has(piece, index))
+        };
+        if self.info.v2.is_none() || !self.info.geometry.pieces_of(range.clone()).all(here) {
+            return None;
+        }
         let mut bytes = self.store.buffers.take((range.end - range.start) as usize);
         let mut block = self.store.buffers.take(BLOCK_LEN as usize);
         for piece in self.info.geometry.pieces_of(range.clone()) {
@@ -560,6 +580,11 @@ impl TorrentStore {
     #[cfg(test)]
     pub(super) fn pins(&self, piece: PieceIndex) -> u32 {
         self.states.pins(piece)
+    }
+
+    #[cfg(test)]
+    pub(super) fn blocks_are_settled(&self) -> bool {
+        self.blocks.are_settled()
     }
 
     fn pieces_of(&self, range: Range<u64>) -> Range<usize> {

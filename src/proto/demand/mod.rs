@@ -130,12 +130,12 @@ impl Demand {
 
     /// The pieces that are wanted and satisfy `missing`, each once: first what readers wait for,
     /// the longest wait first; then what is read ahead, the nearest pieces of all handles first;
-    /// then reads whose reader is probably gone. `by_blocks`: blocks can be verified alone, so that of
-    /// each piece those are wanted that somebody wants, each once.
+    /// then reads whose reader is probably gone. `by_blocks` says of which pieces the blocks can be
+    /// verified alone: of these only those are wanted that somebody wants, each once.
     pub fn order(
         &self,
         geometry: &Geometry,
-        by_blocks: bool,
+        by_blocks: impl Fn(PieceIndex) -> bool,
         missing: impl Fn(PieceIndex) -> bool,
     ) -> Vec<Wanted> {
         let mut waits: Vec<_> = self.waits.values().filter(|w| w.urgent).collect();
@@ -143,7 +143,7 @@ impl Demand {
         let mut order = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
         let mut add = |piece, range: &Range<u64>, waiting_since| {
-            let blocks = match by_blocks {
+            let blocks = match by_blocks(piece) {
                 true => geometry.blocks_of(piece, range.clone()),
                 false => 0..geometry.block_count(piece),
             };
@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn order(demand: &Demand) -> Vec<u32> {
-        demand.order(&geometry(), false, |_| true).iter().map(|w| w.piece.get()).collect()
+        demand.order(&geometry(), |_| false, |_| true).iter().map(|w| w.piece.get()).collect()
     }
 
     #[test]
@@ -226,9 +226,10 @@ mod tests {
         d.wait(Ticket(1), HandleId(1), MIB - 1..MIB + 1, at(1), at(9));
         d.wait(Ticket(2), HandleId(1), MIB..MIB + 4096, at(2), at(9));
         d.read_ahead(HandleId(1), MIB + 40_000..MIB + 60_000);
-        let order = d.order(&geometry(), true, |_| true);
+        d.read_ahead(HandleId(2), 2 * MIB..2 * MIB + 1);
+        let order = d.order(&geometry(), |p| p.get() < 2, |_| true);
         let wanted: Vec<_> = order.iter().map(|w| (w.piece.get(), w.blocks.clone())).collect();
-        assert_eq!(wanted, [(0, 63..64), (1, 0..1), (1, 2..4)]);
+        assert_eq!(wanted, [(0, 63..64), (1, 0..1), (1, 2..4), (2, 0..64)]);
     }
 
     #[test]

@@ -25,13 +25,15 @@ pub struct Known {
     pieces: Option<Tree>,
     /// Other hashes, by layer and index; those below the piece layer until their piece is verified.
     nodes: BTreeMap<Place, Hash>,
+    /// How many of them are of the piece layer.
+    known_pieces: u64,
 }
 
 impl Known {
     /// The tree of a file with this root, in a torrent with pieces of `piece_length` bytes.
     pub fn new(shape: Shape, root: Hash, piece_length: u32) -> Self {
         let base = Shape::piece_layer(piece_length).min(shape.height());
-        Self { shape, base, root, pieces: None, nodes: BTreeMap::new() }
+        Self { shape, base, root, pieces: None, nodes: BTreeMap::new(), known_pieces: 0 }
     }
 
     /// The same with its piece layer; as it was if that is not the layer of this root.
@@ -105,6 +107,7 @@ impl Known {
         for ((layer, index), hash) in nodes {
             if self.hash(layer, index).is_none() {
                 self.nodes.insert((layer, index), hash);
+                self.known_pieces += u64::from(layer == self.base);
             }
         }
         self.complete_pieces();
@@ -113,17 +116,13 @@ impl Known {
 
     /// Makes a tree of the piece layer when the last of its hashes is known.
     fn complete_pieces(&mut self) {
-        let count = self.shape.layer_len(self.base);
-        let known = self.nodes.range((self.base, 0)..(self.base, count));
-        if self.pieces.is_some() || self.base == self.shape.height() {
+        let (base, count) = (self.base, self.shape.layer_len(self.base));
+        if self.pieces.is_some() || base == self.shape.height() || self.known_pieces < count {
             return;
         }
-        let layer: Vec<_> = known.map(|(_, hash)| *hash).collect();
-        if layer.len() as u64 == count {
-            self.pieces = Tree::new(self.shape, self.base, layer);
-            let base = self.base;
-            self.nodes.retain(|(layer, _), _| *layer < base);
-        }
+        let layer = self.nodes.range((base, 0)..(base, count)).map(|(_, hash)| *hash).collect();
+        self.pieces = Tree::new(self.shape, base, layer);
+        self.nodes.retain(|(layer, _), _| *layer < base);
     }
 
     /// Forgets what is below the hash of a piece.

@@ -18,6 +18,8 @@ pub use known::{Known, Trusted};
 pub use range::{HashRange, MAX_HASHES, MAX_MESSAGE_HASHES, RangeError};
 pub use tree::Tree;
 
+use std::sync::LazyLock;
+
 use sha2::{Digest, Sha256};
 
 use super::geometry::BLOCK_LEN;
@@ -47,7 +49,11 @@ pub fn parent(left: &Hash, right: &Hash) -> Hash {
 
 /// The hash of a node at `layer` all of whose leaves are beyond the end of the file.
 pub fn pad_hash(layer: u32) -> Hash {
-    (0..layer.min(MAX_HEIGHT)).fold([0; 32], |hash, _| parent(&hash, &hash))
+    static PADS: LazyLock<Vec<Hash>> = LazyLock::new(|| {
+        let above = |below: &Hash| Some(parent(below, below));
+        std::iter::successors(Some(Hash::default()), above).take(MAX_HEIGHT as usize + 1).collect()
+    });
+    PADS.get(layer.min(MAX_HEIGHT) as usize).copied().unwrap_or_default()
 }
 
 /// The node `up` layers above the first hashes of `layer`; missing ones are padding, those beyond the

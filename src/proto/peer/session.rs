@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Exchange, RequestWindow};
+use super::{Exchange, HashAllowance, RequestWindow};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::ids::InfoHash;
@@ -14,7 +14,7 @@ use crate::proto::metainfo::Info;
 use crate::proto::rate::Rate;
 use crate::proto::swarm::{Holds, MAX_SUGGESTED};
 use crate::proto::time::Timestamp;
-use crate::proto::wire::RawBlock;
+use crate::proto::wire::{RawBlock, RawHashes};
 
 /// Requests of one peer that wait for us; more are rejected.
 pub const UPLOAD_QUEUE: usize = 256;
@@ -134,8 +134,14 @@ pub struct PeerSession {
     pub info_hash: Option<InfoHash>,
     /// When it last refused hashes, or did not answer.
     pub hashes_refused: Option<Timestamp>,
-    /// Pieces that are being hashed for it.
-    pub hash_reads: u32,
+    /// It has not answered a question for hashes for a while.
+    pub hashes_late: bool,
+    /// What it may ask hashes for.
+    pub hash_allowance: HashAllowance,
+    /// Hashes that it asked for and that follow from the bytes of a piece, oldest first.
+    pub hash_questions: VecDeque<(PieceIndex, RawHashes)>,
+    /// When a piece was last hashed for it.
+    pub last_hash_read: Timestamp,
     /// Both sides speak the fast extension (BEP 6).
     pub fast: bool,
     /// Both sides speak the extension protocol (BEP 10).
@@ -226,6 +232,11 @@ impl PeerSession {
         v2.is_some() && (self.v2 || self.info_hash == v2) && self.hashes_refused.is_none()
     }
 
+    /// Whether it can, and will probably answer soon.
+    pub fn proves_soon(&self, info: &Info) -> bool {
+        !self.hashes_late && self.gives_hashes(info)
+    }
+
     /// A fresh connection: both sides choke and nobody is interested (BEP 3).
     pub fn new(
         addr: SocketAddr,
@@ -241,7 +252,10 @@ impl PeerSession {
             v2: false,
             info_hash: None,
             hashes_refused: None,
-            hash_reads: 0,
+            hashes_late: false,
+            hash_allowance: HashAllowance::new(now),
+            hash_questions: VecDeque::new(),
+            last_hash_read: Timestamp::ZERO,
             fast,
             extended,
             dht: false,

@@ -91,7 +91,13 @@ struct BlockSlot {
 
 impl BlockSlot {
     fn is_here(&self) -> bool {
-        self.from.is_some() || self.trust == Trust::Proven
+        self.from.is_some() || self.trust != Trust::Unknown
+    }
+
+    /// Whether its bytes are in memory, or on their way there.
+    fn is_in_memory(&self) -> bool {
+        let only_at_rest = self.from.is_none() && self.trust == Trust::Proven;
+        self.is_here() && !only_at_rest || !self.requesters.is_empty()
     }
 
     fn is_free(&self) -> bool {
@@ -108,6 +114,9 @@ enum Trust {
     Checking,
     /// It has the hash that the tree of its file says, and stays even if the piece is given up.
     Proven,
+    /// It was proven and nobody of late sent it, but the gate refused its piece: its bytes, which are in
+    /// memory, have to be judged again.
+    Doubted,
 }
 
 /// A piece some of whose blocks were asked for.
@@ -148,6 +157,8 @@ pub struct Picker {
     open: BTreeSet<PieceIndex>,
     /// Pieces that failed a check and must come from one peer.
     suspicious: BTreeSet<PieceIndex>,
+    /// Proven blocks of pieces that are not begun, in order.
+    at_rest: BTreeMap<PieceIndex, Vec<u32>>,
     epoch: u64,
 }
 
@@ -164,6 +175,7 @@ impl Picker {
             partials: BTreeMap::new(),
             open: BTreeSet::new(),
             suspicious: BTreeSet::new(),
+            at_rest: BTreeMap::new(),
             epoch: 0,
         };
         for piece in geometry.pieces() {
@@ -324,7 +336,10 @@ impl Picker {
         blocks: Range<u32>,
         peer: PeerKey,
     ) -> Option<Block> {
-        if self.slots[piece.index()].state == State::Missing {
+        if self.is_missing(piece) {
+            if !self.is_open_to(piece, &blocks, peer) {
+                return None;
+            }
             self.begin(piece, peer);
         }
         let partial = self.partials.get_mut(&piece).filter(|p| p.is_open_to(peer))?;
@@ -344,7 +359,10 @@ impl Picker {
             p.is_open_to(peer) && (any_of_all(p) || p.first_free(blocks.clone()).is_some())
         };
         match self.slots[piece.index()].state {
-            State::Missing => true,
+            State::Missing => {
+                let end = blocks.end.min(self.geometry.block_count(piece));
+                !self.are_proven(piece, blocks.start..end)
+            }
             State::Partial => self.partials.get(&piece).is_some_and(open),
             State::Verifying | State::Have => false,
         }
@@ -457,10 +475,18 @@ impl Picker {
     fn begin(&mut self, piece: PieceIndex, peer: PeerKey) {
         self.set_state(piece, State::Partial);
         let count = self.geometry.block_count(piece);
+        let mut blocks = vec![BlockSlot::default(); count as usize];
+        let proven = self.at_rest.remove(&piece).unwrap_or_default();
+        for index in &proven {
+            if let Some(slot) = blocks.get_mut(*index as usize) {
+                slot.trust = Trust::Proven;
+            }
+        }
+        let arrived = proven.len() as u32;
         let partial = Partial {
-            blocks: vec![BlockSlot::default(); count as usize],
-            free: count,
-            arrived: 0,
+            blocks,
+            free: count - arrived,
+            arrived,
             sole_source: self.suspicious.contains(&piece).then_some(peer),
         };
         self.partials.insert(piece, partial);
@@ -504,8 +530,8 @@ impl Picker {
             partial.free += 1;
             self.open.insert(block.piece);
             // Nothing of it is in memory and nobody is asked: it is as good as any other again.
-            let held = |b: &BlockSlot| b.from.is_some() || !b.requesters.is_empty();
-            if !partial.blocks.iter().any(held) || partial.sole_source == Some(peer) {
+            let held = partial.blocks.iter().any(BlockSlot::is_in_memory);
+            if !held || partial.sole_source == Some(peer) {
                 self.abandon(block.piece);
             }
         }
@@ -513,53 +539,55 @@ impl Picker {
     }
 
     /// Forgets a begun piece but for its proven blocks: the others were lost or are not worth the
-    /// memory.
+    /// memory. If all are proven and it is not verified all the same, they are forgotten too.
     pub fn abandon(&mut self, piece: PieceIndex) {
-        let Some(mut partial) = self.partials.remove(&piece) else { return };
+        let Some(partial) = self.partials.remove(&piece) else { return };
         self.open.remove(&piece);
         self.epoch += 1;
-        let proven = |b: &&BlockSlot| b.trust == Trust::Proven;
-        partial.arrived = partial.blocks.iter().filter(proven).count() as u32;
-        if partial.arrived == 0 {
-            return self.set_state(piece, State::Missing);
+        let proven = (0..).zip(&partial.blocks).filter(|(_, b)| b.trust == Trust::Proven);
+        let proven: Vec<_> = proven.map(|(index, _)| index).collect();
+        if !proven.is_empty() && proven.len() < partial.blocks.len() {
+            self.at_rest.insert(piece, proven);
         }
-        for slot in &mut partial.blocks {
-            let trust = if slot.trust == Trust::Proven { Trust::Proven } else { Trust::Unknown };
-            *slot = BlockSlot { trust, ..BlockSlot::default() };
-        }
-        partial.free = partial.blocks.len() as u32 - partial.arrived;
-        partial.sole_source = None;
-        self.partials.insert(piece, partial);
-        self.set_state(piece, State::Partial);
-        self.open.insert(piece);
+        self.set_state(piece, State::Missing);
     }
 
     /// Whether a begun piece has blocks in memory, or on their way there.
     pub fn is_in_memory(&self, piece: PieceIndex) -> bool {
-        let held = |b: &BlockSlot| b.from.is_some() || !b.requesters.is_empty();
-        self.partials.get(&piece).is_some_and(|p| p.blocks.iter().any(held))
+        self.partials.get(&piece).is_some_and(|p| p.blocks.iter().any(BlockSlot::is_in_memory))
     }
 
     // ---- blocks that are verified alone (BEP 52)
 
-    /// Whether all of these blocks of a begun piece are proven.
+    /// Whether all of these blocks of a piece that is not whole are proven.
     pub fn are_proven(&self, piece: PieceIndex, blocks: Range<u32>) -> bool {
+        if let Some(at_rest) = self.at_rest.get(&piece) {
+            let first = at_rest.partition_point(|index| *index < blocks.start);
+            let end = at_rest.partition_point(|index| *index < blocks.end);
+            return end.saturating_sub(first) == blocks.len();
+        }
         let partial = self.partials.get(&piece);
         let slots = partial.and_then(|p| p.blocks.get(blocks.start as usize..blocks.end as usize));
         slots.is_some_and(|slots| slots.iter().all(|b| b.trust == Trust::Proven))
     }
 
-    /// The blocks of a begun piece that are in memory, not known to be good, and not at the gate.
-    pub fn unproven(&self, piece: PieceIndex) -> Vec<u32> {
-        let unproven = |b: &BlockSlot| b.from.is_some() && b.trust == Trust::Unknown;
+    /// Those of some blocks of a begun piece that are in memory, not known to be good, and not at the
+    /// gate.
+    pub fn unproven(&self, piece: PieceIndex, blocks: Range<u32>) -> Vec<u32> {
         let partial = self.partials.get(&piece).filter(|_| self.is_partial(piece));
-        let slots = partial.into_iter().flat_map(|p| (0..).zip(&p.blocks));
+        let Some(partial) = partial else { return Vec::new() };
+        let end = (blocks.end as usize).min(partial.blocks.len());
+        let slots = partial.blocks.get(blocks.start as usize..end).unwrap_or_default();
+        let slots = (blocks.start..).zip(slots).filter(|(_, b)| b.is_here());
+        let unproven = |b: &BlockSlot| matches!(b.trust, Trust::Unknown | Trust::Doubted);
         slots.filter(|(_, b)| unproven(b)).map(|(index, _)| index).collect()
     }
 
     /// The gate has `block`.
     pub fn checking(&mut self, piece: PieceIndex, index: u32) {
-        if let Some(slot) = self.slot(piece, index).filter(|b| b.trust == Trust::Unknown) {
+        if let Some(slot) = self.slot(piece, index).filter(|b| b.is_here())
+            && slot.trust != Trust::Proven
+        {
             slot.trust = Trust::Checking;
         }
     }
@@ -572,24 +600,51 @@ impl Picker {
 
     /// The gate refused a block, or its bytes are gone. Returns who sent it.
     pub fn refused(&mut self, piece: PieceIndex, index: u32) -> Option<PeerKey> {
+        if let Some(at_rest) = self.at_rest.get_mut(&piece) {
+            at_rest.retain(|other| *other != index);
+            if at_rest.is_empty() {
+                self.at_rest.remove(&piece);
+            }
+            self.epoch += 1;
+            return None;
+        }
         let slot = self.slot(piece, index).filter(|b| b.is_here())?;
         let from = slot.from;
         *slot = BlockSlot::default();
         let partial = self.partials.get_mut(&piece)?;
         partial.arrived -= 1;
         partial.free += 1;
-        self.open.insert(piece);
+        // While the gate has the whole piece, nothing more of it is asked for.
+        if self.is_partial(piece) {
+            self.open.insert(piece);
+        }
         self.epoch += 1;
         from
     }
 
-    /// The gate refused a piece of whose blocks it can be said which are wrong: they are still here.
-    pub fn reopen(&mut self, piece: PieceIndex) {
-        let Some(partial) = self.partials.get_mut(&piece) else { return };
-        for slot in partial.blocks.iter_mut().filter(|b| b.trust == Trust::Checking) {
-            slot.trust = Trust::Unknown;
+    /// The gate refused a piece of whose blocks it can be said which are wrong. All of them are in
+    /// memory, those too that were at rest, and have to be judged (again). Returns the blocks that were
+    /// refused, or lost, meanwhile.
+    pub fn reopen(&mut self, piece: PieceIndex) -> Vec<u32> {
+        let Some(partial) = self.partials.get_mut(&piece) else { return Vec::new() };
+        for slot in partial.blocks.iter_mut().filter(|b| b.is_here()) {
+            slot.trust = if slot.from.is_some() { Trust::Unknown } else { Trust::Doubted };
+        }
+        let missing = (0..).zip(&partial.blocks).filter(|(_, b)| !b.is_here());
+        let missing: Vec<_> = missing.map(|(index, _)| index).collect();
+        if partial.free > 0 {
+            self.open.insert(piece);
         }
         self.set_state(piece, State::Partial);
+        self.epoch += 1;
+        missing
+    }
+
+    /// All blocks of a begun piece are here, and the gate has it once more.
+    pub fn judged_again(&mut self, piece: PieceIndex) {
+        if self.is_partial(piece) {
+            self.set_state(piece, State::Verifying);
+        }
     }
 
     fn slot(&mut self, piece: PieceIndex, index: u32) -> Option<&mut BlockSlot> {
@@ -634,6 +689,7 @@ impl Picker {
         self.partials.remove(&piece);
         self.open.remove(&piece);
         self.suspicious.remove(&piece);
+        self.at_rest.remove(&piece);
         self.set_state(piece, State::Have);
     }
 

@@ -8,7 +8,7 @@ use super::Output;
 use super::hashes::Trees;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::demand::{Demand, Wanted};
-use crate::proto::geometry::{BLOCK_LEN, Block, Geometry, PieceIndex};
+use crate::proto::geometry::{BLOCK_LEN, Block, Geometry, PieceIndex, SPARSE_PIECE};
 use crate::proto::metainfo::Info;
 use crate::proto::swarm::{Blame, HandOut, PeerKey, Picker, Priority};
 use crate::proto::time::Timestamp;
@@ -54,6 +54,8 @@ pub(super) struct Active {
     pub trees: Option<Trees>,
     /// Whether there is somebody to ask for the hashes by which a block is verified alone.
     pub by_blocks: bool,
+    /// Demand came, or somebody who may have hashes for it: look for what can be asked.
+    pub look_for_proof: bool,
 }
 
 impl Active {
@@ -62,10 +64,17 @@ impl Active {
         self.order = None;
     }
 
-    /// The pieces readers want that have to be fetched or checked, in order.
-    pub fn ordered(&mut self) -> Arc<[Wanted]> {
+    /// The same, and hashes may be needed for it.
+    pub fn demand_came(&mut self) {
+        self.demand_changed();
+        self.look_for_proof = true;
+    }
+
+    /// The pieces readers want that have to be fetched or checked, in order; `by_blocks` says of which
+    /// the blocks can be verified alone.
+    pub fn ordered(&mut self, by_blocks: impl Fn(PieceIndex) -> bool) -> Arc<[Wanted]> {
         let (demand, geometry, readable) = (&self.demand, &self.geometry, &self.readable);
-        let order = || demand.order(geometry, self.by_blocks, |p| !readable.contains(p)).into();
+        let order = || demand.order(geometry, by_blocks, |p| !readable.contains(p)).into();
         self.order.get_or_insert_with(order).clone()
     }
 
@@ -84,12 +93,12 @@ impl Active {
     }
 
     /// What the memory of `piece` will count for, with one more of some `blocks` that are wanted: that
-    /// block alone if they are not all, or else the piece, as it has to be finished.
+    /// block alone if they are not all and the piece is long, or else the piece.
     pub fn buffer_with(&self, piece: PieceIndex, blocks: &Range<u32>) -> u32 {
         let length = self.geometry.piece_len(piece);
         let held = self.buffered.get(&piece).copied().unwrap_or(0);
         let part = blocks.len() < self.geometry.block_count(piece) as usize;
-        if part { (held + BLOCK_LEN).min(length) } else { length }
+        if part && length >= SPARSE_PIECE { (held + BLOCK_LEN).min(length) } else { length }
     }
 
     /// Counts the memory of a piece that is begun, in bytes.
@@ -130,6 +139,9 @@ impl Active {
         {
             self.buffer_gone(piece);
             outputs.push_back(Output::Discard(piece));
+            if let Some(trees) = &mut self.trees {
+                trees.abandoned(piece);
+            }
         }
     }
 }

@@ -113,6 +113,9 @@ impl Torrent {
     /// How many connections there may be from now on, at most [`MAX_PEERS`]; if there are more, the
     /// least useful ones are closed.
     pub fn set_connection_limit(&mut self, limit: usize, now: Timestamp) {
+        if self.given_up {
+            return;
+        }
         self.limit = limit.clamp(1, MAX_PEERS);
         while self.peers.len() > self.limit {
             let named = |peer: &PeerSession| self.list.is_manual(peer.known_addr());
@@ -369,7 +372,7 @@ impl Torrent {
 
     /// Whether there is anything to get from more peers.
     pub fn wants_peers(&self) -> bool {
-        self.active.as_ref().is_none_or(|a| !a.announced.is_full())
+        !self.given_up && self.active.as_ref().is_none_or(|a| !a.announced.is_full())
     }
 
     // ---- what a connection is worth

@@ -1,6 +1,9 @@
 //! The hash trees of v2 torrents (BEP 52): what is known of them, asking peers for what is lacking,
-//! answering what peers ask, and blocks that are verified alone.
+//! and blocks that are verified alone. `answers` has what peers ask.
 
+mod answers;
+#[cfg(test)]
+mod tests;
 mod trees;
 
 use std::ops::Range;
@@ -8,10 +11,10 @@ use std::time::Duration;
 
 use super::{Output, Torrent};
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
-use crate::proto::merkle::{Hash, HashRange, MAX_HASHES, RangeError};
+use crate::proto::merkle::{Hash, MAX_HASHES, RangeError};
 use crate::proto::metainfo::PieceLayers;
 use crate::proto::peer::Disconnect;
-use crate::proto::swarm::PeerKey;
+use crate::proto::swarm::{PeerKey, Picker};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::{Message, RawHashes};
 
@@ -27,18 +30,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// read and hash a long piece first.
 const NO_ANSWER: Duration = Duration::from_secs(20);
 
-/// A peer that refused hashes, or did not answer, is not asked again for this long.
+/// Nobody counts on the answer to a question after this long, though it may come still.
+const LATE: Duration = Duration::from_secs(3);
+
+/// A peer that refused hashes, did not answer, or was overtaken by one that was asked after [`PATIENCE`],
+/// is not asked again for this long.
 const REFUSAL: Duration = Duration::from_secs(30);
 
 /// How long a piece with bad blocks waits for somebody who has the hashes that tell which they are,
 /// when there are only others who would send all of it again.
 const WAIT_FOR_HASHES: Duration = Duration::from_secs(10);
 
-/// Pieces that are hashed for one peer at a time, because it asked for hashes of their blocks.
-const MAX_READS: u32 = 4;
-
 /// A piece of so few blocks is fetched whole at once: the hashes of its blocks would cost as much.
-const FEW_BLOCKS: usize = 2;
+pub(super) const FEW_BLOCKS: u32 = 2;
 
 impl Torrent {
     /// Piece layers that came with the torrent. They are checked again against the roots.
@@ -50,34 +54,41 @@ impl Torrent {
 
     // ---- asking
 
-    /// Whether a peer can be asked for hashes now.
-    fn gives_hashes(&self, key: PeerKey, piece: PieceIndex) -> bool {
-        let (Some(active), Some(peer)) = (&self.active, self.peers.get(&key)) else { return false };
-        let holds = peer.holds.as_ref().is_some_and(|holds| holds.contains(piece));
-        holds && peer.gives_hashes(&active.info)
+    /// Whether there is somebody who will probably say soon by which hashes the blocks of a piece can be
+    /// verified alone.
+    fn somebody_proves(&self, piece: PieceIndex) -> bool {
+        let Some(active) = self.active.as_ref().filter(|a| a.by_blocks) else { return false };
+        self.peers.values().any(|p| p.has(piece) && p.proves_soon(&active.info))
+    }
+
+    /// There may be something to ask hashes for, or somebody to ask.
+    fn look_for_proof(&mut self) {
+        self.active.iter_mut().for_each(|active| active.look_for_proof = true);
     }
 
     /// Looks whether there is anybody who can be asked for hashes at all.
     pub(super) fn look_for_hashes(&mut self) {
         let Some(active) = self.active.as_mut().filter(|a| a.trees.is_some()) else { return };
-        let able = self.peers.values().any(|p| p.gives_hashes(&active.info));
+        let able = self.peers.values().any(|p| p.proves_soon(&active.info));
         if active.by_blocks != able {
             active.by_blocks = able;
-            active.demand_changed();
+            active.demand_came();
         }
     }
 
     /// Asks for the hashes by which the blocks that readers want can be verified alone.
     pub(super) fn prove_wanted(&mut self, order: &[crate::proto::demand::Wanted], now: Timestamp) {
-        if !self.active.as_ref().is_some_and(|a| a.by_blocks) {
+        let Some(active) = self.active.as_mut().filter(|a| a.by_blocks) else { return };
+        if !std::mem::take(&mut active.look_for_proof) {
             return;
         }
         for wanted in order.iter().take(MAX_ASKED) {
             let Some(active) = &self.active else { return };
             let count = active.geometry.block_count(wanted.piece) as usize;
-            let part = wanted.blocks.len() < count && count > FEW_BLOCKS;
-            if part && active.picker.is_wanting(wanted.piece) {
-                self.prove_blocks(wanted.piece, wanted.blocks.clone(), now);
+            let (piece, part) = (wanted.piece, wanted.blocks.len() < count);
+            let proven = |picker: &Picker| picker.are_proven(piece, wanted.blocks.clone());
+            if part && active.picker.is_wanting(piece) && !proven(&active.picker) {
+                self.prove_blocks(piece, wanted.blocks.clone(), now);
             }
         }
     }
@@ -120,10 +131,12 @@ impl Torrent {
         of: Range<u64>,
         now: Timestamp,
     ) {
+        let trees = self.active.as_ref().and_then(|a| a.trees.as_ref());
+        let late = trees.map(|t| t.late(now, PATIENCE)).unwrap_or_default();
         let mut first = of.start;
         while let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut())
-            && trees.asked.len() < MAX_ASKED
             && let Some(range) = trees.file(file).and_then(|k| k.lacking(layer, first, of.end))
+            && (trees.asked.len() < MAX_ASKED || trees.asked.contains_key(&(file, range)))
         {
             first = range.end();
             let Some(root) = trees.root(file) else { return };
@@ -131,9 +144,12 @@ impl Torrent {
             if asked.iter().any(|(_, at)| now.since(*at) < PATIENCE) {
                 continue;
             }
+            let Some(info) = self.active.as_ref().map(|a| &a.info) else { return };
             let new = |k: &PeerKey| asked.iter().all(|(asked, _)| asked != k);
-            let able = self.peers.iter().filter(|(k, _)| new(k) && self.gives_hashes(**k, piece));
-            let fastest = able.min_by_key(|(k, p)| (p.window.expected_delay(), **k));
+            let able =
+                self.peers.iter().filter(|(k, p)| new(k) && p.has(piece) && p.gives_hashes(info));
+            let slow = |k: &PeerKey| late.contains(k);
+            let fastest = able.min_by_key(|(k, p)| (slow(k), p.window.expected_delay(), **k));
             let Some(key) = fastest.map(|(k, _)| *k) else { continue };
             if let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) {
                 trees.asked.entry((file, range)).or_default().push((key, now));
@@ -161,9 +177,17 @@ impl Torrent {
             });
             !asked.is_empty()
         });
+        let late = trees.late(now, LATE);
+        for (key, peer) in peers {
+            peer.hashes_late = late.contains(key);
+        }
         let unproven: Vec<_> = trees.unproven.iter().copied().collect();
         let broken: Vec<_> = trees.broken.keys().copied().collect();
         self.look_for_hashes();
+        // Who has what, and is not late, may have changed.
+        if let Some(active) = self.active.as_mut().filter(|a| a.by_blocks) {
+            active.demand_came();
+        }
         for piece in unproven {
             self.prove_piece(piece, now);
         }
@@ -183,18 +207,31 @@ impl Torrent {
         let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else {
             return Ok(());
         };
-        // Late answers are as good as any if nobody else was faster; others nobody asked for.
+        // What is known by now from somebody who was faster, or was never asked for, does not count.
         let Some((file, range)) = trees.answered(key, &raw) else { return Ok(()) };
+        let beaten = trees.asked.get(&(file, range)).cloned().unwrap_or_default();
         let Some(known) = trees.file(file) else { return Ok(()) };
         let whole = known.piece_layer().is_some();
         match known.learn(range, hashes) {
             Ok(()) => {}
             Err(RangeError::Unknown) => return Ok(()),
             Err(_) => {
+                self.look_for_proof();
                 self.ban(key, now);
                 return Ok(());
             }
         }
+        trees.asked.remove(&(file, range));
+        for (other, since) in beaten {
+            let slow = now.since(since) >= PATIENCE;
+            if let Some(peer) = self.peers.get_mut(&other).filter(|_| slow) {
+                peer.hashes_refused = Some(now);
+            }
+        }
+        let Some(trees) = self.active.as_mut().and_then(|a| a.trees.as_mut()) else {
+            return Ok(());
+        };
+        let Some(known) = trees.file(file) else { return Ok(()) };
         if !whole && let Some(layer) = known.piece_layer() {
             self.outputs.push_back(Output::KeepLayer(file, layer.to_vec()));
         }
@@ -203,10 +240,11 @@ impl Torrent {
         if shift > 0 {
             for at in first >> shift..=last >> shift {
                 if let Some(piece) = self.piece_of(file, at) {
-                    self.check_blocks(piece);
+                    self.check_blocks(piece, 0..u32::MAX);
                 }
             }
         }
+        self.look_for_proof();
         self.go_on_with_proven(now);
         Ok(())
     }
@@ -247,65 +285,13 @@ impl Torrent {
         }
     }
 
-    // ---- answering
-
-    /// A peer asks for hashes. Those below the piece layer follow from the bytes of the piece, which
-    /// the engine hashes.
-    pub(super) fn hashes_requested(&mut self, key: PeerKey, raw: RawHashes, now: Timestamp) {
-        let Some(active) = &mut self.active else { return };
-        let may = self.options.upload;
-        let found = active.trees.as_mut().filter(|_| may).and_then(|trees| {
-            let (range, file) = (HashRange::of(&raw).ok()?, trees.with_root(&raw.root)?);
-            let known = trees.file(file)?;
-            Some((range, file, known.base(), known.answer(range)))
-        });
-        match found {
-            Some((_, _, _, Ok(hashes))) => self.send(key, Message::Hashes(raw, hashes), now),
-            Some((range, file, base, Err(RangeError::Unknown))) if range.layer() < base => {
-                let at = range.index() >> (base - range.layer());
-                let within = range.end() <= (at + 1) << (base - range.layer());
-                let piece = self.piece_of(file, at).filter(|_| within);
-                let here = piece
-                    .filter(|p| self.active.as_ref().is_some_and(|a| a.announced.contains(*p)));
-                let peer = self.peers.get_mut(&key).filter(|p| p.hash_reads < MAX_READS);
-                let (Some(piece), Some(peer)) = (here, peer) else {
-                    return self.send(key, Message::HashReject(raw), now);
-                };
-                peer.hash_reads += 1;
-                self.outputs.push_back(Output::HashBlocks(key, piece, raw));
-            }
-            _ => self.send(key, Message::HashReject(raw), now),
-        }
-    }
-
-    /// The blocks of a piece were hashed for a peer; `None` if they could not be read.
-    pub fn blocks_hashed(
-        &mut self,
-        key: PeerKey,
-        piece: PieceIndex,
-        raw: RawHashes,
-        blocks: Option<&[Hash]>,
-        now: Timestamp,
-    ) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.hash_reads = peer.hash_reads.saturating_sub(1);
-        let trees = self.active.as_mut().and_then(|a| a.trees.as_mut());
-        let answer =
-            trees.zip(blocks).and_then(|(trees, blocks)| trees.answer(piece, &raw, blocks));
-        let message = match answer {
-            Some(hashes) => Message::Hashes(raw, hashes),
-            None => Message::HashReject(raw),
-        };
-        self.send(key, message, now);
-    }
-
     // ---- blocks that are verified alone
 
-    /// Has the blocks of a begun piece that came, and whose hashes are known, judged.
-    pub(super) fn check_blocks(&mut self, piece: PieceIndex) {
+    /// Has those of some blocks of a begun piece that came, and whose hashes are known, judged.
+    pub(super) fn check_blocks(&mut self, piece: PieceIndex, blocks: Range<u32>) {
         let Some(active) = &mut self.active else { return };
         let Some(trees) = &mut active.trees else { return };
-        let unproven = active.picker.unproven(piece);
+        let unproven = active.picker.unproven(piece, blocks);
         let of = |index| trees.block(piece, index).map(|hash| (index, hash));
         let blocks: Vec<_> = unproven.into_iter().filter_map(of).collect();
         if blocks.is_empty() {
@@ -345,12 +331,15 @@ impl Torrent {
         if let Some(active) = &mut self.active {
             active.picker.refused(piece, index);
             active.demand_changed();
+            // It may be in memory still, and would be in the way of the next copy.
+            self.outputs.push_back(Output::Refuse(piece, index));
         }
     }
 
     /// The gate refused a piece whose root is known: asks for the hashes of its blocks, which say who
     /// sent what is wrong. `false` if there is nobody to ask.
     pub(super) fn find_bad_blocks(&mut self, piece: PieceIndex, now: Timestamp) -> bool {
+        let able = self.somebody_proves(piece);
         let Some(active) = &mut self.active else { return false };
         let Some(trees) = active.trees.as_mut() else { return false };
         let count = active.geometry.block_count(piece);
@@ -360,19 +349,23 @@ impl Torrent {
             trees.broken.remove(&piece);
             return false;
         }
-        if count == 1 || (!active.by_blocks && since.is_none()) {
+        if count == 1 || (!able && since.is_none()) {
             return false;
+        }
+        if !active.picker.is_partial(piece) {
+            // It is whole again and at the gate.
+            return true;
         }
         // Whoever sent it may be banned by now; others with the hashes may come.
         let others = self.peers.values().any(|p| p.serves(piece));
-        if !active.by_blocks && others && since.is_some_and(|at| now.since(at) > WAIT_FOR_HASHES) {
+        if !able && others && since.is_some_and(|at| now.since(at) > WAIT_FOR_HASHES) {
             trees.broken.remove(&piece);
             self.fetch_again(piece, Vec::new(), now);
             return false;
         }
         trees.broken.entry(piece).or_insert(now);
         self.prove_blocks(piece, 0..count, now);
-        self.check_blocks(piece);
+        self.check_blocks(piece, 0..count);
         true
     }
 
@@ -384,9 +377,11 @@ impl Torrent {
         if let Some(trees) = active.trees.as_mut().filter(|_| all_good || !none_bad) {
             trees.broken.remove(&piece);
         }
-        if all_good {
-            // Its blocks are what they should be, so what the gate saw were others: again.
-            self.fetch_again(piece, Vec::new(), now);
+        if all_good && let Some(active) = &mut self.active {
+            // They are what their hashes say, and the piece is not what its own says: as the root is known
+            // by now, the gate sees whether it is the torrent that contradicts itself.
+            active.picker.judged_again(piece);
+            self.verify(piece, now);
         }
     }
 }

@@ -33,8 +33,13 @@ pub(super) struct Lone {
 impl Lone {
     /// A machine that wants `wanted` of a torrent with `pieces` pieces of `blocks` blocks.
     pub fn new(pieces: u32, blocks: u32, wanted: impl Fn(u32) -> bool) -> Self {
-        let info = info(pieces, blocks * BLOCK_LEN);
+        Self::of(info(pieces, blocks * BLOCK_LEN), wanted)
+    }
+
+    /// A machine that wants `wanted` of a torrent.
+    pub fn of(info: Arc<Info>, wanted: impl Fn(u32) -> bool) -> Self {
         let geometry = &info.geometry;
+        let pieces = geometry.piece_count();
         let options = Options {
             on_demand: false,
             upload: true,
@@ -60,17 +65,27 @@ impl Lone {
     }
 
     pub fn connect(&mut self, outgoing: bool, fast: bool) -> PeerKey {
+        self.connect_as(outgoing, fast, false)
+    }
+
+    fn connect_as(&mut self, outgoing: bool, fast: bool, v2: bool) -> PeerKey {
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         let addr = SocketAddr::from(([192, 0, 2, 1], 1_000 + self.last_key as u16));
-        let session = PeerSession::new(addr, outgoing, fast, true, self.now);
+        let mut session = PeerSession::new(addr, outgoing, fast, true, self.now);
+        session.v2 = v2;
         self.machine.peer_connected(key, session, self.now);
         key
     }
 
     /// A peer that has these pieces and lets us ask for them.
     pub fn holder(&mut self, fast: bool, has: impl Fn(u32) -> bool) -> PeerKey {
-        let key = self.connect(true, fast);
+        self.holder_as(fast, false, has)
+    }
+
+    /// The same, which may speak BitTorrent v2.
+    pub fn holder_as(&mut self, fast: bool, v2: bool, has: impl Fn(u32) -> bool) -> PeerKey {
+        let key = self.connect_as(true, fast, v2);
         let mut bits = Bitfield::empty(self.info.geometry.piece_count());
         for piece in self.info.geometry.pieces().filter(|p| has(p.get())) {
             bits.insert(piece);

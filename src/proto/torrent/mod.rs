@@ -45,7 +45,7 @@ use crate::proto::rate::Tokens;
 use crate::proto::swarm::{ExternalAddress, PeerKey, PeerList};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::metadata::MetadataFetch;
-use crate::proto::wire::{Message, RawBlock, RawHashes};
+use crate::proto::wire::{Message, RawBlock};
 
 pub use crate::proto::demand::{HandleId, Ticket};
 pub use connections::{MAX_PEERS, Second};
@@ -110,9 +110,9 @@ pub enum Output {
     /// Hash a hinted piece that is at rest; with the root of its tree, where there is a v2 half and it
     /// is known.
     CheckAtRest(PieceIndex, Option<Trusted>),
-    /// Hash the blocks of a piece that is here, for a peer that asked for these hashes; answer with
+    /// Hash the blocks of a piece that is here, because peers asked for their hashes; answer with
     /// [`Torrent::blocks_hashed`].
-    HashBlocks(PeerKey, PieceIndex, RawHashes),
+    HashBlocks(PieceIndex),
     /// The piece layer of a file is known now.
     KeepLayer(usize, Vec<Hash>),
     /// The v1 and the v2 half of the torrent contradict each other: nothing more is fetched or served.
@@ -175,6 +175,8 @@ pub struct Torrent {
     refused: bool,
     fetch: Option<MetadataFetch>,
     active: Option<Active>,
+    /// It contradicts itself: nobody is connected to any more.
+    given_up: bool,
     outputs: VecDeque<Output>,
     /// The peers that may be asked for something; `None` when they have to be looked for anew.
     askable: Option<Vec<PeerKey>>,
@@ -205,6 +207,7 @@ impl Torrent {
             refused: false,
             fetch: Some(MetadataFetch::new(info_hash, seed)),
             active: None,
+            given_up: false,
             outputs: VecDeque::new(),
             askable: None,
             last_tick: Timestamp::ZERO,
@@ -258,14 +261,14 @@ impl Torrent {
             return;
         }
         active.demand.wait(ticket, handle, range, now, expires);
-        active.demand_changed();
+        active.demand_came();
     }
 
     /// What a handle will probably read next.
     pub fn read_ahead(&mut self, handle: HandleId, range: std::ops::Range<u64>) {
         if let Some(active) = &mut self.active {
             active.demand.read_ahead(handle, range);
-            active.demand_changed();
+            active.demand_came();
         }
     }
 
@@ -337,6 +340,7 @@ impl Torrent {
             self.forgive_refusals(key, now);
         }
         self.ask_hashes_again(now);
+        self.pump_hash_reads(now);
         self.tell_of_peers(now);
         self.free_suspicious();
         self.pass_turns_on();

@@ -62,6 +62,7 @@ impl Torrent {
             hedged_bytes: 0,
             trees,
             by_blocks: false,
+            look_for_proof: false,
         });
         self.keep_to_privacy();
         let keys: Vec<_> = self.peers.keys().copied().collect();
@@ -130,7 +131,7 @@ impl Torrent {
         };
         match whole {
             true => self.verify(block.piece, now),
-            false => self.check_blocks(block.piece),
+            false => self.check_blocks(block.piece, block.index..block.index + 1),
         }
         for other in others {
             if let Some(peer) = self.peers.get_mut(&other)
@@ -217,13 +218,18 @@ impl Torrent {
         self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Ready)));
     }
 
-    /// The gate refused `piece`. With a v2 half it is found out which of its blocks are wrong; else, or
-    /// if nobody can say, whoever is proven to have sent bad data is banned, and it is asked of others,
-    /// one at a time.
+    /// The gate refused `piece`; without `digests` because some of its bytes were missing. With a v2 half
+    /// it is found out which of its blocks are wrong; else, or if nobody can say, whoever is proven to have
+    /// sent bad data is banned, and it is asked of others, one at a time.
     pub fn piece_failed(&mut self, piece: PieceIndex, digests: Vec<Digest>, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         self.totals.failed_pieces += 1;
-        active.picker.reopen(piece);
+        if digests.is_empty() {
+            return self.fetch_again(piece, digests, now);
+        }
+        let missing = active.picker.reopen(piece);
+        // The buffer takes them for what they were.
+        self.outputs.extend(missing.into_iter().map(|index| Output::Refuse(piece, index)));
         if !self.find_bad_blocks(piece, now) {
             self.fetch_again(piece, digests, now);
         }
@@ -290,7 +296,7 @@ impl Torrent {
         let Some(mut active) = self.active.take() else { return };
         let ended = active.demand.end_all();
         self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Aborted)));
-        self.limit = 0;
+        (self.limit, self.given_up) = (0, true);
         self.outputs.push_back(Output::Contradiction);
     }
 
@@ -305,6 +311,7 @@ impl Torrent {
             self.piece_lost(piece, now);
         }
         self.pump_all_uploads(now);
+        self.pump_hash_reads(now);
     }
 
     /// The store no longer has `piece`.
@@ -360,8 +367,11 @@ impl Torrent {
     /// Tells whether we want something of a peer, when that changed. A connection between two
     /// that have everything is closed.
     pub(super) fn update_interest(&mut self, key: PeerKey, now: Timestamp) {
-        let (Some(active), Some(peer)) = (&self.active, self.peers.get_mut(&key)) else { return };
+        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get_mut(&key)) else {
+            return;
+        };
         let Some(holds) = &peer.holds else { return };
+        active.look_for_proof = true;
         let missing_nothing = active.announced.is_full();
         if missing_nothing && holds.is_full() {
             self.list.is_seed(peer.known_addr());

@@ -5,8 +5,10 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::hashes::FEW_BLOCKS;
 use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
 use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
@@ -30,7 +32,7 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Hinted pieces hashed at once in the background.
 const BACKGROUND_CHECKS: usize = 2;
 
-/// Hinted pieces that may wait for their hash to come from peers.
+/// No more hinted pieces are looked at in the background while so many wait for their hash (BEP 52).
 const MAX_UNPROVEN: usize = 64;
 
 /// Three pieces up to this size in all may always be held: one on its way in, one being verified
@@ -51,9 +53,8 @@ const MIN_QUEUE: usize = 64;
 impl Torrent {
     /// Fills the request windows.
     pub(super) fn plan_requests(&mut self, now: Timestamp) {
-        let Some(active) = &mut self.active else { return };
-        let order = active.ordered();
-        let epoch = active.epoch();
+        let Some(order) = self.ordered() else { return };
+        let Some(epoch) = self.active.as_ref().map(|a| a.epoch()) else { return };
         self.check_hinted(&order, now);
         self.prove_wanted(&order, now);
         self.ask_for_waiting(&order, now);
@@ -90,6 +91,22 @@ impl Torrent {
         active.first_chance.is_some()
     }
 
+    /// What readers want, in order.
+    fn ordered(&mut self) -> Option<Arc<[Wanted]>> {
+        let active = self.active.as_mut()?;
+        let givers: Vec<_> = match active.by_blocks {
+            true => self.peers.values().filter(|p| p.proves_soon(&active.info)).collect(),
+            false => Vec::new(),
+        };
+        let geometry = active.geometry.clone();
+        let by_blocks = |piece| {
+            !givers.is_empty()
+                && geometry.block_count(piece) > FEW_BLOCKS
+                && givers.iter().any(|p| p.has(piece))
+        };
+        Some(active.ordered(by_blocks))
+    }
+
     /// How many blocks may be asked for in all, waiting readers' and one of each peer aside.
     fn downlink_queue(&mut self, now: Timestamp) -> usize {
         let bytes = self.totals.down.per_second(now) * QUEUE.as_secs_f64();
@@ -115,7 +132,7 @@ impl Torrent {
         }
         while let Some(active) = &mut self.active
             && active.checking.len() < BACKGROUND_CHECKS
-            && active.trees.as_ref().is_none_or(|trees| trees.unproven.len() < MAX_UNPROVEN)
+            && active.trees.as_ref().is_none_or(|t| t.unproven.len() < MAX_UNPROVEN)
             && let Some(piece) = active.geometry.piece(active.next_check)
         {
             active.next_check += 1;
@@ -289,8 +306,7 @@ impl Torrent {
     /// Asks other peers for blocks that readers wait for and that whoever was asked is slow to
     /// send. It comes before all that is only read ahead, so windows may be exceeded for it too.
     pub(super) fn hedge(&mut self, now: Timestamp) {
-        let Some(active) = &mut self.active else { return };
-        let order = active.ordered();
+        let Some(order) = self.ordered() else { return };
         for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
             while let Some(active) = &self.active
                 && active.hedged_bytes <= HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE

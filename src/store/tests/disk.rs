@@ -277,10 +277,10 @@ fn a_piece_that_cannot_be_read_at_rest_any_more_is_lost() {
 }
 
 /// A tmpfs that is unmounted when dropped.
-struct SmallDisk(TempDir);
+pub(super) struct SmallDisk(pub(super) TempDir);
 
 impl SmallDisk {
-    fn new(bytes: usize) -> Self {
+    pub(super) fn new(bytes: usize) -> Self {
         let dir = TempDir::new().unwrap();
         let size = format!("size={bytes}");
         mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole, on real files.
 
+mod blocks;
 mod disk;
 mod in_place;
 mod model;

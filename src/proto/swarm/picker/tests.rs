@@ -47,9 +47,16 @@ fn check(picker: &Picker) {
     }
     assert_eq!(picker.buckets.iter().flatten().map(Vec::len).sum::<usize>(), filed);
     for (piece, partial) in &picker.partials {
-        let free = partial.blocks.iter().filter(|b| b.from.is_none() && b.requesters.is_empty());
-        assert_eq!(free.count() as u32, partial.free);
-        assert_eq!(picker.open.contains(piece), partial.free > 0);
+        let count = |is: fn(&BlockSlot) -> bool| partial.blocks.iter().filter(|b| is(b)).count();
+        assert_eq!(count(BlockSlot::is_free) as u32, partial.free);
+        assert_eq!(count(BlockSlot::is_here) as u32, partial.arrived);
+        assert_eq!(picker.open.contains(piece), partial.free > 0 && picker.is_partial(*piece));
+        assert!(partial.blocks.iter().all(|b| !b.is_here() || b.requesters.is_empty()));
+        assert!(!picker.at_rest.contains_key(piece));
+    }
+    for (piece, proven) in &picker.at_rest {
+        assert!(picker.is_missing(*piece) && proven.is_sorted() && !proven.is_empty());
+        assert!(proven.len() < picker.geometry.block_count(*piece) as usize);
     }
 }
 
@@ -61,7 +68,8 @@ proptest! {
         for (what, index, peer) in steps {
             let piece = geometry().piece(index % PIECES).unwrap();
             let peer = PeerKey(u64::from(peer % 4));
-            match what % 12 {
+            let block = index / PIECES % 2;
+            match what % 16 {
                 0 => {
                     let new = if index % 5 == 0 { Holds::All } else { holds(&[index, index / 7, index / 31]) };
                     picker.peer_came(&new);
@@ -77,6 +85,14 @@ proptest! {
                 8 => if let Some((block, peer)) = asked.pop() { picker.released(block, peer) },
                 9 => if picker.slots[piece.index()].state == State::Verifying { picker.verified(piece) },
                 10 => if picker.slots[piece.index()].state == State::Verifying { picker.failed(piece) },
+                11 => for block in picker.unproven(piece, ALL) { picker.checking(piece, block) },
+                12 => { picker.proven(piece, block); }
+                13 => { picker.refused(piece, block); }
+                14 => match picker.slots[piece.index()].state {
+                    State::Verifying => drop(picker.reopen(piece)),
+                    State::Partial if picker.partials[&piece].arrived == 2 => picker.judged_again(piece),
+                    _ => {}
+                },
                 _ => match index % 4 {
                     0 => picker.lost(piece),
                     1 => picker.abandon(piece),

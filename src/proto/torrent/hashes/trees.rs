@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::proto::geometry::PieceIndex;
 use crate::proto::merkle::{Hash, HashRange, Known, Shape, Trusted, subtree_root};
@@ -23,6 +24,8 @@ pub struct Trees {
     pub(in super::super) unproven: BTreeSet<PieceIndex>,
     /// Pieces that the gate refused and whose bad blocks are being looked for, since when.
     pub(super) broken: BTreeMap<PieceIndex, Timestamp>,
+    /// Pieces that are being hashed because peers asked for hashes of their blocks.
+    pub(super) reading: BTreeSet<PieceIndex>,
 }
 
 impl Trees {
@@ -36,6 +39,7 @@ impl Trees {
             asked: BTreeMap::new(),
             unproven: BTreeSet::new(),
             broken: BTreeMap::new(),
+            reading: BTreeSet::new(),
         })
     }
 
@@ -68,6 +72,19 @@ impl Trees {
         if let Some((_, known, at)) = self.at(piece) {
             known.forget_below(at);
         }
+    }
+
+    /// A begun piece was given up for its memory: so are the hashes of its blocks.
+    pub(in super::super) fn abandoned(&mut self, piece: PieceIndex) {
+        if let Some((_, known, at)) = self.at(piece) {
+            known.forget_below(at);
+        }
+    }
+
+    /// Who was asked something more than `time` ago and has not answered.
+    pub(super) fn late(&self, now: Timestamp, time: Duration) -> BTreeSet<PeerKey> {
+        let asked = self.asked.values().flatten();
+        asked.filter(|(_, since)| now.since(*since) >= time).map(|(key, _)| *key).collect()
     }
 
     /// The root of a file that has bytes.
