@@ -46,8 +46,10 @@ fn known(sample: &Sample, file: usize) -> Known {
     let tree = tree(sample, file);
     let piece_length = sample.info.geometry.piece_length();
     let mut known = Known::new(tree.shape(), tree.root(), piece_length);
-    while let Some(range) = known.lacking(0, 0, u64::MAX) {
-        known.learn(range, &tree.answer(range).unwrap()).unwrap();
+    for layer in [known.base(), 0] {
+        while let Some(range) = known.lacking(layer, 0, u64::MAX) {
+            known.learn(range, &tree.answer(range).unwrap()).unwrap();
+        }
     }
     known
 }

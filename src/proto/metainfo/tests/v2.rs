@@ -70,15 +70,16 @@ fn a_v2_only_torrent_is_read() {
             (name(".pad16379"), 5, 16_379),
             (name("b"), 16_384, 0),
             (name("c"), 16_384, 40_000),
-            (name("l"), 56_384, 0)
+            (name(".pad9152"), 56_384, 9_152),
+            (name("l"), 65_536, 0)
         ]
     );
     assert!(info.files[0].executable && info.files[0].hidden && info.files[0].mtime == Some(9));
     assert!(info.files[1].pad);
-    assert_eq!(info.files[4].symlink, Some(vec![b"a".to_vec()]));
-    assert_eq!((info.geometry.total(), info.geometry.piece_count()), (56_384, 4));
+    assert_eq!(info.files[5].symlink, Some(vec![b"a".to_vec()]));
+    assert_eq!((info.geometry.total(), info.geometry.piece_count()), (65_536, 4));
     let root = Some([7; 32]);
-    assert_eq!(info.v2.as_ref().unwrap().roots, [root, None, None, root, None]);
+    assert_eq!(info.v2.as_ref().unwrap().roots, [root, None, None, root, None, None]);
     assert_eq!(info.files_with_layers().collect::<Vec<_>>(), [(&[7; 32], 40_000)]);
 }
 
