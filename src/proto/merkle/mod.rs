@@ -15,7 +15,7 @@ mod tests;
 mod tree;
 
 pub use known::{Known, Trusted};
-pub use range::{HashRange, MAX_HASHES, MAX_MESSAGE_HASHES, RangeError};
+pub use range::{HashRange, MAX_HASHES, MAX_MESSAGE_HASHES, Node, RangeError};
 pub use tree::Tree;
 
 use std::sync::LazyLock;

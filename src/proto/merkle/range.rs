@@ -3,6 +3,9 @@
 use super::{Hash, MAX_HEIGHT, Shape, parent};
 use crate::proto::wire::RawHashes;
 
+/// A hash with its layer and its index in that.
+pub type Node = ((u32, u64), Hash);
+
 /// The most hashes of the lowest layer in one range (BEP 52: "SHOULD NOT be greater than 512"): half of
 /// a piece of 16 MiB. What others ask for may be so much; we never ask for more.
 pub const MAX_HASHES: u32 = 512;
@@ -140,11 +143,7 @@ impl HashRange {
 
     /// Checks hashes and uncles that a peer sent against the trusted hash of [`Self::top`], and
     /// gives what follows from them: the nodes from the root of the range's subtree up to there.
-    pub fn check(
-        self,
-        trusted: &Hash,
-        hashes: &[Hash],
-    ) -> Result<Vec<((u32, u64), Hash)>, RangeError> {
+    pub fn check(self, trusted: &Hash, hashes: &[Hash]) -> Result<Vec<Node>, RangeError> {
         let (found, expected) = (hashes.len(), self.count());
         let bad = RangeError::Count { found, expected };
         let (own, uncles) = hashes.split_at_checked(self.length as usize).ok_or(bad)?;

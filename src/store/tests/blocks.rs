@@ -85,7 +85,7 @@ fn judge(
     let first = u64::from(buffer.piece().get()) << known.base();
     let hash = |index: &u32| (*index, known.trusted(0, first + u64::from(*index)).unwrap());
     let blocks = blocks.iter().map(hash).collect();
-    let judged = wait(|done: Box<dyn FnOnce((Vec<u32>, Vec<u32>)) + Send>| {
+    let judged = wait(|done: Box<dyn FnOnce(_) + Send>| {
         let done = move |good: &[u32], bad: &[u32]| done((good.to_vec(), bad.to_vec()));
         torrent.verify_blocks(buffer.clone(), blocks, done);
     });

@@ -100,7 +100,7 @@ impl World {
         let other = TempDir::new().unwrap();
         self.torrent = open(other.path(), &self.sample);
         self.torrent = open(self.dir.path(), &self.sample);
-        assert!(self.torrent.hinted().iter(&geometry).eq(self.at_rest.iter().copied()));
+        assert!(self.torrent.hinted().iter(geometry).eq(self.at_rest.iter().copied()));
         for piece in geometry.pieces() {
             assert!(!self.torrent.is_verified(piece));
             let found = wait(|done| self.torrent.verify_at_rest(piece, None, done));
