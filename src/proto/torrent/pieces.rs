@@ -218,14 +218,14 @@ impl Torrent {
         self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Ready)));
     }
 
-    /// The gate refused `piece`; without `digests` because some of its bytes were missing. With a v2 half
-    /// it is found out which of its blocks are wrong; else, or if nobody can say, whoever is proven to have
+    /// The gate refused `piece`; without `digests` because some of its bytes were missing, for which nobody
+    /// is to blame. With a v2 half it is found out which of its blocks are wrong; else, or if nobody can say, whoever is proven to have
     /// sent bad data is banned, and it is asked of others, one at a time.
     pub fn piece_failed(&mut self, piece: PieceIndex, digests: Vec<Digest>, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         self.totals.failed_pieces += 1;
         if digests.is_empty() {
-            return self.fetch_again(piece, digests, now);
+            return self.drop_piece(piece);
         }
         let missing = active.picker.reopen(piece);
         // The buffer takes them for what they were.
@@ -239,19 +239,29 @@ impl Torrent {
     pub(super) fn fetch_again(&mut self, piece: PieceIndex, digests: Vec<Digest>, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         let sources = active.picker.sources(piece);
-        self.outputs.push_back(Output::Discard(piece));
-        self.totals.wasted += u64::from(active.geometry.piece_len(piece));
+        let count = active.geometry.block_count(piece) as usize;
         active.picker.failed(piece);
-        active.buffer_gone(piece);
-        active.demand_changed();
+        self.drop_piece(piece);
         for key in sources.iter().collect::<BTreeSet<_>>() {
             if let Some(peer) = self.peers.get_mut(key) {
                 peer.suspected += 1;
             }
         }
+        // Where blocks were filled in from the disk, they may be what is wrong.
+        let Some(active) = self.active.as_mut().filter(|_| sources.len() == count) else { return };
         if let Some(liar) = active.blame.failed(piece, sources, digests) {
             self.ban(liar, now);
         }
+    }
+
+    /// What there was of a piece that is to be fetched again is of no use.
+    fn drop_piece(&mut self, piece: PieceIndex) {
+        let Some(active) = &mut self.active else { return };
+        active.picker.abandon(piece);
+        self.outputs.push_back(Output::Discard(piece));
+        self.totals.wasted += u64::from(active.geometry.piece_len(piece));
+        active.buffer_gone(piece);
+        active.demand_changed();
     }
 
     /// `piece` is written and indexed: peers may know of it.

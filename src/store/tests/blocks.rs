@@ -46,8 +46,10 @@ fn known(sample: &Sample, file: usize) -> Known {
     let tree = tree(sample, file);
     let piece_length = sample.info.geometry.piece_length();
     let mut known = Known::new(tree.shape(), tree.root(), piece_length);
-    while let Some(range) = known.lacking(0, 0, u64::MAX) {
-        known.learn(range, &tree.answer(range).unwrap()).unwrap();
+    for layer in [known.base(), 0] {
+        while let Some(range) = known.lacking(layer, 0, u64::MAX) {
+            known.learn(range, &tree.answer(range).unwrap()).unwrap();
+        }
     }
     known
 }
@@ -83,7 +85,7 @@ fn judge(
     let first = u64::from(buffer.piece().get()) << known.base();
     let hash = |index: &u32| (*index, known.trusted(0, first + u64::from(*index)).unwrap());
     let blocks = blocks.iter().map(hash).collect();
-    let judged = wait(|done: Box<dyn FnOnce((Vec<u32>, Vec<u32>)) + Send>| {
+    let judged = wait(|done: Box<dyn FnOnce(_) + Send>| {
         let done = move |good: &[u32], bad: &[u32]| done((good.to_vec(), bad.to_vec()));
         torrent.verify_blocks(buffer.clone(), blocks, done);
     });
@@ -262,6 +264,9 @@ fn padding_behind_a_file_hashes_as_zeros_and_is_given_to_peers() {
     assert_eq!(read_all(&torrent, 2).unwrap(), sample.file(2));
 }
 
+/// Told of the hashes of the blocks of a piece.
+type Hashed = Box<dyn FnOnce(Option<Arc<[Hash]>>) + Send>;
+
 #[test]
 fn the_blocks_of_a_piece_are_hashed_for_peers_once_it_is_verified() {
     let dir = TempDir::new().unwrap();
@@ -270,13 +275,13 @@ fn the_blocks_of_a_piece_are_hashed_for_peers_once_it_is_verified() {
     let torrent = open(dir.path(), &sample);
     let hashes = |piece| {
         let piece = sample.piece(piece);
-        wait(|done: Box<dyn FnOnce(Option<std::sync::Arc<[Hash]>>) + Send>| torrent.hash_blocks(piece, done))
+        wait(|done: Hashed| torrent.hash_blocks(piece, done))
     };
     assert_eq!(hashes(0), None);
     let piece = sample.piece(0);
     let verdict = offer(&torrent, piece, sample.bytes(piece));
     let Verdict::Verified { range, .. } = verdict else { panic!("{verdict:?}") };
-    let expected: std::sync::Arc<[_]> = sample.file(0).chunks(BLOCK).map(block_hash).collect();
+    let expected: Arc<[_]> = sample.file(0).chunks(BLOCK).map(block_hash).collect();
     assert_eq!(hashes(0).as_ref(), Some(&expected), "from memory");
     wait(|done| torrent.write(range, done)).unwrap();
     assert_eq!(hashes(0), Some(expected), "from the disk");
