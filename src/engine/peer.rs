@@ -50,6 +50,9 @@ const LINGER: Duration = Duration::from_secs(30);
 /// Read from the socket at once, in bytes: sixteen blocks.
 const READ_CHUNK: usize = 256 * 1024;
 
+/// With more requests than this outstanding, data keeps coming.
+const FEW_REQUESTS: usize = 3;
+
 /// Events told to the torrent at once. What waits for it is bounded in batches, so these have to
 /// be: one read from the socket can hold 50,000 messages.
 const MAX_BATCH: usize = 256;
@@ -303,8 +306,11 @@ impl Reader {
             let receive = async {
                 let read = self.read.read_buf(&mut buffer).await?;
                 // Many send the header of a block apart from its bytes, and the end of these only when
-                // all before is acknowledged (Nagle): what is acknowledged late comes late.
-                let _ = SockRef::from(self.read.as_ref()).set_tcp_quickack(true);
+                // all before is acknowledged (Nagle): what is acknowledged late comes late, unless more
+                // is on its way; then each acknowledgement costs more than it brings.
+                if lock(&self.pending).len() <= FEW_REQUESTS {
+                    let _ = SockRef::from(self.read.as_ref()).set_tcp_quickack(true);
+                }
                 limits.wait(&limits.down, read).await;
                 io::Result::Ok(read)
             };
