@@ -205,8 +205,7 @@ impl Starting<'_> {
         }
         let layout = Arc::new(Layout::new(&info));
         let wanted = wanted(&add, &info, &layout)?;
-        let store = self.open_store(&add, &info, &layout).await?;
-        let layers = Arc::new(self.layers(&add.source, &info));
+        let (store, layers) = self.open_store(&add, &info, &layout).await?;
         let activate =
             Command::Activate { info: info.clone(), store: store.clone(), layers, wanted };
         commands.send(activate).map_err(|_| AddError::Stopping)?;
@@ -242,16 +241,6 @@ impl Starting<'_> {
     fn know_hashes(&mut self, info: &Info) {
         self.also = both_hashes(info).find(|hash| *hash != self.hash);
         self.session.shared.set_also(&self.hash, self.id, self.also);
-    }
-
-    /// What is known of the piece layers.
-    fn layers(&self, source: &Source, info: &Info) -> PieceLayers {
-        match source {
-            Source::Metainfo(metainfo) if !metainfo.piece_layers.is_empty() => {
-                metainfo.piece_layers.clone()
-            }
-            _ => self.session.shared.store.layers(info),
-        }
     }
 
     /// Asks trackers and the DHT, for each swarm of the torrent, and whomever the user and the magnet
@@ -418,23 +407,33 @@ impl Starting<'_> {
         }
     }
 
+    /// Opens the data, with what is known of the piece layers.
     async fn open_store(
         &self,
         add: &AddTorrent,
         info: &Arc<Info>,
         layout: &Arc<Layout>,
-    ) -> Result<Arc<TorrentStore>, AddError> {
+    ) -> Result<(Arc<TorrentStore>, Arc<PieceLayers>), AddError> {
         let store = self.session.shared.store.clone();
         let (info, layout, data) = (info.clone(), layout.clone(), add.data.clone());
         let progress = add.progress.clone();
-        let layers = self.layers(&add.source, &info);
-        let open = tokio::task::spawn_blocking(move || match data {
-            DataPlace::Cache => Ok(store.torrent(info)?),
-            DataPlace::InPlace(path) => {
-                let torrent = store.in_place(info.clone(), &layout, &path)?;
-                check_all(&torrent, &layers, &layout, &progress)?;
-                Ok(torrent)
-            }
+        let named = match &add.source {
+            Source::Metainfo(metainfo) => Some(metainfo.piece_layers.clone()),
+            Source::Magnet(_) => None,
+        };
+        let open = tokio::task::spawn_blocking(move || {
+            // Else those that peers gave before.
+            let named = named.filter(|layers| !layers.is_empty());
+            let layers = named.unwrap_or_else(|| store.layers(&info));
+            let torrent = match data {
+                DataPlace::Cache => store.torrent(info)?,
+                DataPlace::InPlace(path) => {
+                    let torrent = store.in_place(info, &layout, &path)?;
+                    check_all(&torrent, &layers, &layout, &progress)?;
+                    torrent
+                }
+            };
+            Ok((torrent, Arc::new(layers)))
         });
         open.await.unwrap_or(Err(AddError::Stopping))
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::blocks::{Blocks, Place};
+use super::blocks::Blocks;
 use super::buffer::PieceBuffer;
 use super::files::{FileError, Files};
 use super::gate::{self, Judged, Verdict, VerifiedRange};
@@ -16,7 +16,7 @@ use super::states::{State, States};
 use super::workers::Class;
 use super::{Store, lock};
 use crate::proto::bitfield::Bitfield;
-use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
+use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::Info;
 

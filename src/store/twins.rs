@@ -33,6 +33,9 @@ const KEPT_LEN: usize = 32 + 8 + 8 + 16;
 /// copies and lists those that are there. Returns how many.
 pub(super) fn adopt(cache: &Path, own: &Path, info: &Info, index: &Index) -> usize {
     let mut missing = missing(info, index);
+    if missing.is_empty() {
+        return 0;
+    }
     let mut adopted = 0;
     let mut looked_at = 0;
     let torrents = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());

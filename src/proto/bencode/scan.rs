@@ -215,17 +215,8 @@ pub(super) fn number(bytes: &[u8], end: u8, signed: bool) -> Result<(i64, usize)
         [b'0', ..] => false,
         all => all.iter().all(u8::is_ascii_digit),
     };
-    let value = canonical.then(|| decimal(digits, digits.len() < text.len())).flatten();
-    value.map(|v| (v, length + 1)).ok_or(Fault::Number)
-}
-
-/// The value of digits, if there is such a number.
-fn decimal(digits: &[u8], negative: bool) -> Option<i64> {
-    digits.iter().try_fold(0i64, |value, digit| {
-        let digit = i64::from(digit.wrapping_sub(b'0'));
-        let value = value.checked_mul(10)?;
-        if negative { value.checked_sub(digit) } else { value.checked_add(digit) }
-    })
+    let value = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
+    value.filter(|_| canonical).map(|v| (v, length + 1)).ok_or(Fault::Number)
 }
 
 /// Sorts `keys` and says whether two are the same.

@@ -2,9 +2,10 @@
 //! bounded share of our time and uplink.
 //!
 //! Each site (an IPv4 address or IPv6 /64) has an allowance for each short period, all together
-//! have a rate, and strangers, whose addresses may be false, not all of it. The counts live in one small map that is emptied with each period, so a flood from
-//! many addresses takes no more memory than a quiet day. Our own host is not counted: it floods nobody
-//! else, and all that runs on it has one address.
+//! have a rate, and strangers, whose addresses may be false, not all of it. The counts live in one
+//! small map that is emptied with each period, so a flood from many addresses takes no more memory than
+//! a quiet day. Our own host is not counted: it floods nobody else, and all that runs on it has one
+//! address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -151,9 +151,9 @@ impl Known {
         range: HashRange,
         below: impl Fn(u32, u64) -> Option<Hash>,
     ) -> Result<Vec<Hash>, RangeError> {
-        range.fits(self.shape)?;
-        let of = |(layer, index)| self.hash(layer, index).or_else(|| below(layer, index));
-        range.nodes().map(of).collect::<Option<_>>().ok_or(RangeError::Unknown)
+        range.answer(self.shape, |layer, index| {
+            self.hash(layer, index).or_else(|| below(layer, index))
+        })
     }
 
     /// Its form.

@@ -126,6 +126,18 @@ impl HashRange {
         own.map(move |index| (self.layer, index)).chain(self.uncles())
     }
 
+    /// What a peer that asks for it is sent: its hashes, then the uncles, lowest first, as `hash` has
+    /// them.
+    pub fn answer(
+        self,
+        shape: Shape,
+        hash: impl Fn(u32, u64) -> Option<Hash>,
+    ) -> Result<Vec<Hash>, RangeError> {
+        self.fits(shape)?;
+        let hashes = self.nodes().map(|(layer, index)| hash(layer, index));
+        hashes.collect::<Option<_>>().ok_or(RangeError::Unknown)
+    }
+
     /// How many hashes a message about it carries.
     pub fn count(self) -> usize {
         self.length as usize + (self.top().0 - self.subtree()) as usize

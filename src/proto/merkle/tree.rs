@@ -55,10 +55,6 @@ impl Tree {
 
     /// What a peer that asks for `range` is sent: its hashes, then the uncles, lowest first.
     pub fn answer(&self, range: HashRange) -> Result<Vec<Hash>, RangeError> {
-        range.fits(self.shape)?;
-        let base = (range.index()..range.index() + u64::from(range.length()))
-            .map(|index| self.hash(range.layer(), index));
-        let uncles = range.uncles().map(|(layer, index)| self.hash(layer, index));
-        base.chain(uncles).collect::<Option<_>>().ok_or(RangeError::Unknown)
+        range.answer(self.shape, |layer, index| self.hash(layer, index))
     }
 }

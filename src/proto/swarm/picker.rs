@@ -10,12 +10,14 @@
 //! rarest; when nothing is free any more, the last blocks are asked of several peers (endgame).
 
 mod blocks;
+mod partial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use rand::{Rng, RngExt};
 
+use self::partial::{BlockSlot, Partial, Trust};
 use super::PeerKey;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Block, Geometry, PieceIndex};
@@ -81,68 +83,6 @@ struct Slot {
     availability: u16,
     /// Position in its bucket, while in one.
     position: u32,
-}
-
-#[derive(Clone, Debug, Default)]
-struct BlockSlot {
-    requesters: Vec<PeerKey>,
-    /// Who sent it, while its bytes are in memory.
-    from: Option<PeerKey>,
-    trust: Trust,
-}
-
-impl BlockSlot {
-    fn is_here(&self) -> bool {
-        self.from.is_some() || self.trust != Trust::Unknown
-    }
-
-    /// Whether its bytes are in memory, or on their way there.
-    fn is_in_memory(&self) -> bool {
-        let only_at_rest = self.from.is_none() && self.trust == Trust::Proven;
-        self.is_here() && !only_at_rest || !self.requesters.is_empty()
-    }
-
-    fn is_free(&self) -> bool {
-        !self.is_here() && self.requesters.is_empty()
-    }
-}
-
-/// What is known of one block beside its piece.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Trust {
-    #[default]
-    Unknown,
-    /// The gate has it.
-    Checking,
-    /// It has the hash that the tree of its file says, and stays even if the piece is given up.
-    Proven,
-    /// It was proven and nobody of late sent it, but the gate refused its piece: its bytes, which are in
-    /// memory, have to be judged again.
-    Doubted,
-}
-
-/// A piece some of whose blocks were asked for.
-#[derive(Clone, Debug)]
-struct Partial {
-    blocks: Vec<BlockSlot>,
-    free: u32,
-    arrived: u32,
-    /// After a failed check: only this peer is asked, so that a second failure is proof.
-    sole_source: Option<PeerKey>,
-}
-
-impl Partial {
-    fn is_open_to(&self, peer: PeerKey) -> bool {
-        self.free > 0 && self.sole_source.is_none_or(|only| only == peer)
-    }
-
-    /// The first free one of some blocks.
-    fn first_free(&self, blocks: Range<u32>) -> Option<usize> {
-        let end = (blocks.end as usize).min(self.blocks.len());
-        let slots = self.blocks.get(blocks.start as usize..end)?;
-        let at = slots.iter().position(BlockSlot::is_free)?;
-        Some(blocks.start as usize + at)
-    }
 }
 
 /// The picker of one torrent.

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{Output, Torrent};
+use crate::proto::demand::Wanted;
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
 use crate::proto::merkle::{Hash, MAX_HASHES, RangeError};
 use crate::proto::metainfo::PieceLayers;
@@ -77,7 +78,7 @@ impl Torrent {
     }
 
     /// Asks for the hashes by which the blocks that readers want can be verified alone.
-    pub(super) fn prove_wanted(&mut self, order: &[crate::proto::demand::Wanted], now: Timestamp) {
+    pub(super) fn prove_wanted(&mut self, order: &[Wanted], now: Timestamp) {
         let Some(active) = self.active.as_mut().filter(|a| a.by_blocks) else { return };
         if !std::mem::take(&mut active.look_for_proof) {
             return;

@@ -218,9 +218,10 @@ impl Torrent {
         self.outputs.extend(ended.into_iter().map(|t| Output::Reply(t, ReadEnd::Ready)));
     }
 
-    /// The gate refused `piece`; without `digests` because some of its bytes were missing, for which nobody
-    /// is to blame. With a v2 half it is found out which of its blocks are wrong; else, or if nobody can say, whoever is proven to have
-    /// sent bad data is banned, and it is asked of others, one at a time.
+    /// The gate refused `piece`; without `digests` because some of its bytes were missing, for which
+    /// nobody is to blame. With a v2 half it is found out which of its blocks are wrong; else, or if
+    /// nobody can say, whoever is proven to have sent bad data is banned, and it is asked of others, one
+    /// at a time.
     pub fn piece_failed(&mut self, piece: PieceIndex, digests: Vec<Digest>, now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         self.totals.failed_pieces += 1;

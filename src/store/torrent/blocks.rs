@@ -1,6 +1,17 @@
 //! Blocks that are verified alone (BEP 52), and the hashes of blocks for peers.
 
-use super::*;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{TorrentStore, overlap};
+use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+use crate::proto::merkle::{Hash, Trusted};
+use crate::store::blocks::Place;
+use crate::store::buffer::PieceBuffer;
+use crate::store::gate::{self, VerifiedRange};
+use crate::store::lock;
+use crate::store::workers::Class;
 
 /// Hashes of blocks that are kept in memory: two mebibytes of them, which are those of 1 GiB.
 const MAX_KEPT_HASHES: usize = 64 << 10;

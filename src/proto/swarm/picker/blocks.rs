@@ -1,6 +1,9 @@
 //! Blocks that are verified alone (BEP 52), before their piece is whole.
 
-use super::{BlockSlot, PeerKey, Picker, PieceIndex, Range, State, Trust};
+use std::ops::Range;
+
+use super::partial::{BlockSlot, Trust};
+use super::{PeerKey, Picker, PieceIndex, State};
 
 impl Picker {
     /// Whether all of these blocks of a piece that is not whole are proven.
