@@ -112,11 +112,20 @@ impl Driver {
                 family = self.sockets.readable() => self.receive(family),
                 () = sleep_until(wake) => {}
             }
-            let now = self.clock.now();
-            if self.dht.poll_timeout().is_some_and(|at| at <= now) {
-                self.dht.handle_timeout(now);
-            }
+            self.handle_timeout();
             self.unpublished = true;
+        }
+    }
+
+    /// Nobody is late whose answer is here: after a pause of this thread it is read first.
+    fn handle_timeout(&mut self) {
+        let due = |dht: &Dht, now| dht.poll_timeout().is_some_and(|at| at <= now);
+        if due(&self.dht, self.clock.now()) {
+            (0..2).for_each(|family| self.receive(family));
+        }
+        let now = self.clock.now();
+        if due(&self.dht, now) {
+            self.dht.handle_timeout(now);
         }
     }
 

@@ -57,6 +57,11 @@ const END: f32 = K as f32 - 0.5;
 /// of a hundred of the k closest are then missing because they are late.
 const REST: f32 = 0.15;
 
+/// While fewer than k have answered, those who are silent are waited for so long: in a small network,
+/// or of the one node that is known, nobody else can answer instead, and on a busy machine an
+/// answer takes far longer than those before.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Nodes that are asked once more, for others that are near to the target.
 const MAX_SIDES: usize = 2;
 
@@ -494,11 +499,20 @@ impl Lookup {
         rest
     }
 
+    /// Whether so few have answered that whoever is late should be waited for.
+    fn needs_the_late(&self, now: Timestamp) -> bool {
+        self.responders().count() < K
+            && self.candidates.iter().any(|candidate| match candidate.state {
+                State::Asked(at) | State::Again(at, _) => now.since(at) < GRACE,
+                State::New | State::Answered | State::Failed => false,
+            })
+    }
+
     /// Looks whether the end is reached, and if not, when to look again.
     fn review(&mut self, now: Timestamp) {
         self.go_round(now);
         self.finished |= now.since(self.started) >= MAX_TIME
-            || self.choose(now).is_none() && self.rest(now) < REST;
+            || self.choose(now).is_none() && self.rest(now) < REST && !self.needs_the_late(now);
         let tick = (self.options.answers.within(0.5) / 8).clamp(MIN_TICK, MAX_TICK);
         self.look_again = (!self.finished).then(|| now + tick);
     }

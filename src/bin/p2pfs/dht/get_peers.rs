@@ -85,7 +85,7 @@ impl GetPeers {
                 Event::Finished(Outcome::Peers { nodes, announced, .. }) => {
                     (found.nodes, found.announced, found.complete) = (Some(nodes), announced, true);
                 }
-                Event::Finished(_) => {}
+                Event::Finished(_) => found.nodes = Some(0),
             }
         }
         Ok(())

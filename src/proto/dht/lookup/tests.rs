@@ -80,6 +80,21 @@ fn whoever_is_silent_frees_its_place_and_may_still_answer() {
 }
 
 #[test]
+fn the_only_node_may_take_far_longer_than_before() {
+    let trip = RoundTrip::first(Duration::from_micros(300));
+    let (only, next) = (node(0x8000), node(0x100));
+    let mut lookup = Lookup::new(TARGET, &[(only, Some(trip))], LookupOptions::default(), ms(0));
+    assert_eq!(asked(&mut lookup, ms(0)), [only]);
+    lookup.handle_timeout(ms(900));
+    assert!(!lookup.is_finished());
+    lookup.answered(first(only), &[next], Duration::from_millis(900), ms(900));
+    assert_eq!(asked(&mut lookup, ms(900)), [next]);
+    lookup.handle_timeout(ms(1_900));
+    assert!(lookup.is_finished(), "whoever is silent is not waited for without end");
+    assert_eq!(lookup.closest_answering(), [only]);
+}
+
+#[test]
 fn who_is_asked_again_may_still_answer_the_first_question() {
     let expected = Some(TARGET.distance(&node(0x100).id));
     let start: Vec<_> = (0..8).map(|i| (node(0x40 + i), None)).collect();
