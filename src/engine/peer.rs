@@ -197,13 +197,21 @@ impl Drop for PeerLink {
     }
 }
 
+/// A connection that we opened.
+pub(super) struct Opened {
+    pub stream: TcpStream,
+    pub theirs: Handshake,
+    /// How long it took to connect: the way there and back.
+    pub round_trip: Duration,
+}
+
 /// Connects and exchanges handshakes. Whoever does not know the torrent by the hash of `greeting` is
 /// greeted with the other one, if it has two.
 pub(super) async fn connect(
     addr: SocketAddr,
     greeting: Handshake,
     also: Option<InfoHash>,
-) -> Result<(TcpStream, Handshake), ConnectError> {
+) -> Result<Opened, ConnectError> {
     match (greet(addr, greeting, also).await, also) {
         (Err(ConnectError::TurnedAway), Some(also)) => {
             let again = Handshake { info_hash: also, ..greeting };
@@ -217,10 +225,12 @@ async fn greet(
     addr: SocketAddr,
     greeting: Handshake,
     also: Option<InfoHash>,
-) -> Result<(TcpStream, Handshake), ConnectError> {
+) -> Result<Opened, ConnectError> {
+    let began = Instant::now();
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
         .await
         .map_err(|_| ConnectError::Timeout)??;
+    let round_trip = began.elapsed();
     let exchange = async {
         let mut stream = stream;
         stream.write_all(&greeting.encode()).await.map_err(|_| ConnectError::TurnedAway)?;
@@ -234,7 +244,7 @@ async fn greet(
         if theirs.peer_id == greeting.peer_id {
             return Err(ConnectError::Ourselves);
         }
-        Ok((stream, theirs))
+        Ok(Opened { stream, theirs, round_trip })
     };
     tokio::time::timeout(HANDSHAKE_TIMEOUT, exchange).await.map_err(|_| ConnectError::Timeout)?
 }
