@@ -31,7 +31,7 @@ const MAX_STEP: Duration = Duration::from_millis(100);
 pub struct Mark {
     at: Timestamp,
     /// Bytes that had been delivered by then.
-    delivered: u64,
+    pub delivered: u64,
     /// When the newest of the blocks that had been delivered was asked for.
     newest: Timestamp,
 }
@@ -61,6 +61,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Bytes that came so far.
+    pub const fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
     /// A block is asked for. If nothing else is outstanding, what was before says nothing.
     pub fn mark(&self, alone: bool, now: Timestamp) -> Mark {
         let newest = if alone { now } else { self.newest };
