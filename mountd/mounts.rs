@@ -12,8 +12,8 @@ use p2pfs::fs::{self, Mount, MountOptions, Unmount, UnmountError};
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{
-    ErrorKind, MountRequest, Outcome, Progress, Response, RpcError, ShareKind, ShareStatus,
-    Unmounting, WirePath,
+    ErrorKind, MountRequest, Outcome, PartStatus, Progress, Response, RpcError, ShareKind,
+    ShareStatus, Unmounting, WirePath,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -230,28 +230,35 @@ impl Daemon {
 
     /// Has the files at or below `path` fetched now.
     pub fn prefetch(&self, path: &Path) -> Result<Outcome, RpcError> {
-        let live = self.mounts.holding(path)?;
-        let below = path.strip_prefix(&live.dir).unwrap_or(path);
+        let (live, files) = self.mounts.files_at(path)?;
         let torrent = live.lease.torrent();
-        let files = files_below(torrent, below);
-        if files.is_empty() {
-            return Err(RpcError::failed(format_args!(
-                "{}: no such file in the torrent; see p2pfs status and ls",
-                path.display()
-            )));
-        }
         let lengths = files.iter().filter_map(|&file| torrent.info().files.get(file));
         let bytes = lengths.map(|file| file.length).sum();
         torrent.prefetch(&files);
         Ok(Outcome { files: files.len() as u64, bytes, ..Outcome::default() })
     }
 
-    /// Describes the mount at `dir`, or all.
-    pub fn mount_status(&self, dir: Option<&Path>) -> Result<Vec<ShareStatus>, RpcError> {
-        let lives = match dir {
-            Some(dir) => vec![self.mounts.at(dir)?],
-            None => self.mounts.all(),
-        };
+    /// Says what of a file, or of what is below a folder, is here.
+    pub fn part_status(&self, path: &Path) -> Result<PartStatus, RpcError> {
+        let (live, files) = self.mounts.files_at(path)?;
+        let torrent = live.lease.torrent();
+        let info = torrent.info();
+        let pieces = torrent.pieces_of(&files);
+        let lengths = files.iter().filter_map(|&file| info.files.get(file));
+        Ok(PartStatus {
+            path: WirePath(path.to_owned()),
+            mount: WirePath(live.dir.clone()),
+            info_hash: info.info_hash.to_string(),
+            files: files.len() as u64,
+            total: lengths.map(|file| file.length).sum(),
+            verified: files.iter().map(|&file| torrent.verified_bytes(Some(file))).sum(),
+            pieces: pieces.len() as u64,
+            pieces_verified: pieces.iter().filter(|&&piece| torrent.is_here(piece)).count() as u64,
+        })
+    }
+
+    /// Describes the mounts.
+    pub fn mount_status(&self) -> Vec<ShareStatus> {
         let status = |live: Arc<Live>| ShareStatus {
             kind: ShareKind::Mount,
             path: WirePath(live.dir.clone()),
@@ -263,7 +270,7 @@ impl Daemon {
             problem: locked(&live.problem).clone(),
             torrent: live.lease.torrent().status(),
         };
-        Ok(lives.into_iter().map(status).collect())
+        self.mounts.all().into_iter().map(status).collect()
     }
 }
 
@@ -335,6 +342,19 @@ impl Mounts {
         self.all().into_iter().filter(holds).max_by_key(innermost).ok_or_else(|| {
             RpcError::not_here(format_args!("{}: is in no mounted torrent", path.display()))
         })
+    }
+
+    /// The files at or below `path`, and the mount that they are in.
+    fn files_at(&self, path: &Path) -> Result<(Arc<Live>, Vec<usize>), RpcError> {
+        let live = self.holding(path)?;
+        let files = files_below(live.lease.torrent(), path.strip_prefix(&live.dir).unwrap_or(path));
+        match files.is_empty() {
+            false => Ok((live, files)),
+            true => Err(RpcError::failed(format_args!(
+                "{}: no such file in the torrent; see p2pfs status and ls",
+                path.display()
+            ))),
+        }
     }
 
     /// Ends all mounts, at once and at the same time.

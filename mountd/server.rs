@@ -1,5 +1,6 @@
 //! The server's side of the control protocol.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use p2pfs::engine::DataPlace;
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::rpc::frame::{self, FrameError};
 use p2pfs::rpc::{
-    Call, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError, SourceRequest,
-    VERSION, WirePath,
+    Call, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError, ShareStatus,
+    SourceRequest, VERSION, WirePath,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -113,7 +114,7 @@ pub async fn handle(
         Request::List(request) => list(daemon, &request, &events).await,
         Request::Umount { dir, how } => daemon.umount(&dir, how).await,
         Request::Abort { dir } => daemon.abort(&dir),
-        Request::Status { dir } => status(daemon, dir, &events).await,
+        Request::Status { path } => status(daemon, path.as_deref(), &events).await,
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
         Request::Prefetch { path } => daemon.prefetch(&path),
         Request::Stop { what } => daemon.stop(&what),
@@ -154,12 +155,18 @@ async fn list(
 
 async fn status(
     daemon: &Daemon,
-    dir: Option<WirePath>,
+    path: Option<&Path>,
     events: &Events,
 ) -> Result<Outcome, RpcError> {
-    let mut shares = daemon.mount_status(dir.as_deref())?;
-    if dir.is_none() {
-        shares.extend(daemon.seed_status());
+    let is_meant = |share: &ShareStatus| match path {
+        Some(path) => *share.path == *path && !share.detached,
+        None => true,
+    };
+    let all = daemon.mount_status().into_iter().chain(daemon.seed_status());
+    let shares: Vec<_> = all.filter(is_meant).collect();
+    if let Some(path) = path.filter(|_| shares.is_empty()) {
+        let part = daemon.part_status(path)?;
+        let _ = events.send(Response::Part(Box::new(part))).await;
     }
     for share in shares {
         let _ = events.send(Response::Share(Box::new(share))).await;

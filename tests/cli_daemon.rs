@@ -111,7 +111,7 @@ fn clients_that_come_at_once_end_up_with_one_daemon() {
     let clients: Vec<_> = (0..6).map(|_| Daemon { child: listing() }).collect();
     // All of them wait for the same daemon, which lives as long as one of them does.
     until("a daemon listens", || UnixStream::connect(place.socket()).is_ok());
-    let (pid, _) = ask(&place.socket(), Request::Status { dir: None });
+    let (pid, _) = ask(&place.socket(), Request::Status { path: None });
     until("all clients are connected", || connections(pid) >= clients.len());
     let lock = std::fs::read_to_string("/proc/locks").unwrap();
     assert!(lock.contains(&format!(" {pid} ")), "the daemon holds its lock");
@@ -159,7 +159,7 @@ fn a_stale_socket_is_no_obstacle() {
     drop(first);
     assert!(place.socket().exists());
     let second = place.start();
-    assert_eq!(ask(&place.socket(), Request::Status { dir: None }), (second.child.id(), Ok(())));
+    assert_eq!(ask(&place.socket(), Request::Status { path: None }), (second.child.id(), Ok(())));
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn another_user_is_turned_away_even_where_modes_let_him_in() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8(stranger.stdout).unwrap(), "0\n", "{:?}", stranger.stderr);
-    assert!(ask(&place.socket(), Request::Status { dir: None }).1.is_ok());
+    assert!(ask(&place.socket(), Request::Status { path: None }).1.is_ok());
 }
 
 #[test]
@@ -307,5 +307,5 @@ fn nonsense_on_the_socket_does_not_hurt_the_daemon() {
         frame::read::<Response>(&mut stream).await.unwrap()
     });
     assert!(matches!(refused, Some(Response::Error(e)) if e.message.contains("version")));
-    assert!(ask(&place.socket(), Request::Status { dir: None }).1.is_ok());
+    assert!(ask(&place.socket(), Request::Status { path: None }).1.is_ok());
 }

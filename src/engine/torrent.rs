@@ -12,6 +12,7 @@ use super::dht::Node;
 use super::status::{Informants, TorrentStatus};
 use super::task::{Command, Progress};
 use super::tracker::Trackers;
+use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
 use crate::proto::seeding::{SeedUntil, Seeding, ShareRatio};
@@ -129,6 +130,17 @@ impl Torrent {
     /// of the daemon or an earlier one (then they are hashed again before they are used).
     pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
         self.inner.store.verified_bytes(file)
+    }
+
+    /// The pieces that hold some of these files (indexes in `info().files`), in order.
+    pub fn pieces_of(&self, files: &[usize]) -> Vec<PieceIndex> {
+        let info = self.info();
+        super::select::pieces_of(info, files).iter(&info.geometry).collect()
+    }
+
+    /// Whether a piece was verified, in this life of the daemon or an earlier one.
+    pub fn is_here(&self, piece: PieceIndex) -> bool {
+        self.inner.store.is_here(piece)
     }
 
     /// Fetches these files (indexes in `info().files`) before everything nobody waits for.

@@ -50,10 +50,11 @@ pub enum Request {
         /// Where it is.
         dir: WirePath,
     },
-    /// Describe one mount, or all mounts and seeds. Sends [`Response::Share`] for each.
+    /// Describe one mount or seed, or all of them. Sends [`Response::Share`] for each; or
+    /// [`Response::Part`] for a file or folder in a mount.
     Status {
-        /// Where it is; all when absent.
-        dir: Option<WirePath>,
+        /// The mount's folder, the seed's data, or a path in a mount; all when absent.
+        path: Option<WirePath>,
     },
     /// Wait until all that was selected is verified. Sends [`Progress`].
     Wait {
@@ -202,6 +203,8 @@ pub enum Response {
     Files(Vec<ListedFile>),
     /// One mount or seed.
     Share(Box<ShareStatus>),
+    /// What of a file or folder is here.
+    Part(Box<PartStatus>),
     /// The node of the DHT.
     Dht(Box<DhtStatus>),
     /// It is done.
@@ -293,10 +296,12 @@ impl fmt::Display for Progress {
             ),
             Self::Checking { done, of } => write!(f, "checking: {done} of {of} pieces"),
             Self::Download { done, of, rate, peers, ref nobody } => {
+                let left = size::time_left(of.saturating_sub(done), rate);
                 let (percent, done, of) =
                     (size::percent(done, of), size::show(done), size::show(of));
                 let rate = size::show(rate);
                 write!(f, "{done} of {of} ({percent} %), {rate}/s from {}", people(peers))?;
+                left.map_or(Ok(()), |left| write!(f, ", {left} left"))?;
                 nobody.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
             }
         }
@@ -353,6 +358,27 @@ pub struct ShareStatus {
     /// The torrent.
     #[serde(flatten)]
     pub torrent: TorrentStatus,
+}
+
+/// What of a file, or of all files below a folder, is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartStatus {
+    /// Its path.
+    pub path: WirePath,
+    /// The folder of the mount that it is in.
+    pub mount: WirePath,
+    /// Info hash of the torrent.
+    pub info_hash: String,
+    /// How many files: one, or those below a folder.
+    pub files: u64,
+    /// Their bytes.
+    pub total: u64,
+    /// How many of these are verified.
+    pub verified: u64,
+    /// Pieces that hold some of their bytes.
+    pub pieces: u64,
+    /// How many of these are verified.
+    pub pieces_verified: u64,
 }
 
 /// What kind of failure it was, for those who react to it.

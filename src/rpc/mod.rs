@@ -21,9 +21,9 @@ pub use client::{Client, ConnectError};
 pub use dht::{DhtStatus, FamilyStatus};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
-    Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request,
-    Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
-    parse_node, visible,
+    Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, PartStatus, Progress,
+    Request, Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest,
+    Unmounting, parse_node, visible,
 };
 pub use path::WirePath;
 pub use place::{Places, beside};

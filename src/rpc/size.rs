@@ -46,6 +46,27 @@ pub fn count(n: u64, thing: &str) -> String {
     format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
+/// How long `bytes` take at `rate` bytes a second, such as `3 h 20 min`; `None` when there is nothing to
+/// wait for, or no end of it in sight.
+pub fn time_left(bytes: u64, rate: u64) -> Option<String> {
+    let seconds = bytes.div_ceil(rate.max(1));
+    (bytes > 0 && rate > 0).then(|| duration(seconds))
+}
+
+/// Shows so many seconds by their two largest units: `40 s`, `3 min 5 s`, `2 d 7 h`.
+pub fn duration(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let first = UNITS.iter().position(|(unit, _)| seconds >= *unit).unwrap_or(UNITS.len() - 1);
+    let (unit, name) = UNITS[first];
+    let (whole, rest) = (seconds / unit, seconds % unit);
+    match UNITS.get(first + 1) {
+        Some((next, its_name)) if rest >= *next => {
+            format!("{whole} {name} {} {its_name}", rest / next)
+        }
+        _ => format!("{whole} {name}"),
+    }
+}
+
 /// `part` of `whole` in per cent, rounded down; all of nothing is 100.
 pub fn percent(part: u64, whole: u64) -> u64 {
     if whole == 0 { 100 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
@@ -80,6 +101,14 @@ mod tests {
         assert_eq!(show(u64::MAX), "16.0 EiB");
         assert_eq!((count(1, "file"), count(2, "file")), ("1 file".into(), "2 files".into()));
         assert_eq!((percent(1, 3), percent(0, 0), percent(u64::MAX, u64::MAX)), (33, 100, 100));
+    }
+
+    #[test]
+    fn times_are_shown_by_two_units() {
+        let shown = [0, 59, 60, 3_599, 3_600, 7_260, 200_000].map(duration);
+        assert_eq!(shown, ["0 s", "59 s", "1 min", "59 min 59 s", "1 h", "2 h 1 min", "2 d 7 h"]);
+        assert_eq!(time_left(1001, 10).as_deref(), Some("1 min 41 s"));
+        assert_eq!((time_left(0, 10), time_left(10, 0)), (None, None));
     }
 
     proptest! {

@@ -48,7 +48,7 @@ pub async fn ask(
 fn subject(request: &Request) -> String {
     let path = match request {
         Request::Umount { dir, .. } | Request::Abort { dir } | Request::Wait { dir } => Some(dir),
-        Request::Status { dir } => dir.as_ref(),
+        Request::Status { path } => path.as_ref(),
         Request::Prefetch { path } => Some(path),
         Request::Stop { what } => Some(what),
         Request::Mount(_)

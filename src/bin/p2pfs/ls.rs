@@ -35,7 +35,7 @@ impl Ls {
         match resolved {
             Source::Metainfo(metainfo) => print(&files(&metainfo.info)),
             Source::Magnet(_) => {
-                let request = self.network.request(self.source, Vec::new(), self.timeout)?;
+                let request = self.network.request(self.source, self.timeout)?;
                 let settings = request.settings.clone();
                 let mut listed = Vec::new();
                 let request = Request::List(Box::new(request));

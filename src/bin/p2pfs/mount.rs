@@ -110,7 +110,7 @@ impl Mount {
         let keep = self.keep.as_deref().map(places::absolute).transpose()?;
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         Ok(MountRequest {
-            source: self.network.request(source, Vec::new(), timeout)?,
+            source: self.network.request(source, timeout)?,
             dir: dir.into(),
             on_demand: self.on_demand,
             until_done: self.until_done,
@@ -170,6 +170,7 @@ impl Mount {
         settings.no_dht |= others.no_dht;
         settings.dht_bootstrap.extend(others.dht_bootstrap);
         self.network.peers.extend(other.network.peers);
+        self.network.trackers.extend(other.network.trackers);
         self.select.extend(other.select);
         self.foreground |= other.foreground;
         self.on_demand |= other.on_demand;

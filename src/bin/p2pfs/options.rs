@@ -6,9 +6,10 @@ use super::mount::Mount;
 use p2pfs::rpc::{ErrorKind, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 21] = [
+const OURS: [&str; 22] = [
     "socket",
     "peer",
+    "tracker",
     "port",
     "listen",
     "no-lsd",

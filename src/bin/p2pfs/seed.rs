@@ -21,9 +21,6 @@ pub struct Seed {
     torrent: String,
     /// File or folder that it describes
     path: PathBuf,
-    /// Tracker to announce to, beside the torrent's own, repeatable
-    #[arg(long = "tracker", value_name = "URL")]
-    trackers: Vec<String>,
     /// Stop when this is met: ratio=R, so many full copies sent, or time=D, such as time=30m; see
     /// p2pfs(7). Without RULE, as the last word of the line, ratio=1.0
     #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "ratio=1.0")]
@@ -42,7 +39,7 @@ impl Seed {
             bail!("{}: only names a torrent; seeding needs its .torrent file", self.torrent);
         }
         let data = places::existing(&self.path)?;
-        let source = self.network.request(torrent, self.trackers, mount::TIMEOUT)?;
+        let source = self.network.request(torrent, mount::TIMEOUT)?;
         let settings = source.settings.clone();
         let seed_until = self.seed_until;
         let request = SeedRequest { source, data: data.clone().into(), seed_until };
