@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use p2pfs::engine::{AddTorrent, DataPlace, DhtConfig, Session, SessionConfig, resolve};
+use p2pfs::engine::{
+    AddTorrent, DataPlace, DhtConfig, RateLimits, Session, SessionConfig, resolve,
+};
 use tokio::sync::watch;
 
 #[tokio::main]
@@ -19,8 +21,7 @@ async fn main() -> anyhow::Result<()> {
         cache_dir,
         listen: Vec::new(),
         port: None,
-        upload_limit: None,
-        download_limit: None,
+        limits: RateLimits::default(),
         lsd: true,
         pex: true,
         dht: Some(DhtConfig::default()),

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use p2pfs::engine::{
-    AddProgress, AddTorrent, DataPlace, DhtConfig, Session, SessionConfig, Torrent, resolve,
+    AddProgress, AddTorrent, DataPlace, DhtConfig, RateLimits, Session, SessionConfig, Torrent,
+    resolve,
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
@@ -62,8 +63,7 @@ impl Daemon {
             cache_dir: cache.clone(),
             listen: settings.listen.clone(),
             port: settings.port,
-            upload_limit: settings.upload_limit,
-            download_limit: settings.download_limit,
+            limits: settings.limits(),
             lsd: !settings.no_lsd,
             pex: !settings.no_pex,
             dht: (!settings.no_dht)
@@ -96,6 +96,16 @@ impl Daemon {
         self.leases.session.port()
     }
 
+    /// How much may be sent and received by all torrents together.
+    pub fn limits(&self) -> RateLimits {
+        self.leases.session.limits()
+    }
+
+    /// Has these limits hold from now on.
+    pub fn set_limits(&self, limits: RateLimits) {
+        self.leases.session.set_limits(limits);
+    }
+
     /// The node of the DHT; `None` without it.
     pub fn dht(&self) -> Option<DhtStatus> {
         let node = self.leases.session.dht()?;
@@ -110,16 +120,12 @@ impl Daemon {
 
     /// Refuses settings that are not ours: they are one for all mounts.
     pub fn check_settings(&self, asked: &Settings) -> Result<(), RpcError> {
-        let rate = |limit: Option<u64>| match limit {
-            Some(limit) => format!("{}/s", size::show(limit)),
-            None => "none".into(),
-        };
         let addresses = |listen: &[std::net::IpAddr]| match listen {
             [] => "all addresses".into(),
             some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
         let dir = |dir: Option<&Path>| dir.map(|d| d.display().to_string()).unwrap_or_default();
-        let own = &self.settings;
+        let (own, limits) = (&self.settings, self.limits());
         let mut listen = asked.listen.clone();
         listen.sort();
         let mut bootstrap = asked.dht_bootstrap.clone();
@@ -134,10 +140,10 @@ impl Daemon {
             ("listen address", addresses(&own.listen), addresses(&listen))
         } else if !same_dir(asked.data_dir.as_deref(), own.data_dir.as_deref()) {
             ("cache", dir(own.data_dir.as_deref()), dir(asked.data_dir.as_deref()))
-        } else if asked.upload_limit.is_some() && asked.upload_limit != own.upload_limit {
-            ("upload limit", rate(own.upload_limit), rate(asked.upload_limit))
-        } else if asked.download_limit.is_some() && asked.download_limit != own.download_limit {
-            ("download limit", rate(own.download_limit), rate(asked.download_limit))
+        } else if asked.upload_limit.is_some() && asked.upload_limit != limits.up {
+            ("upload limit", size::limit(limits.up), size::limit(asked.upload_limit))
+        } else if asked.download_limit.is_some() && asked.download_limit != limits.down {
+            ("download limit", size::limit(limits.down), size::limit(asked.download_limit))
         } else if asked.no_lsd && !own.no_lsd {
             ("local discovery", "on".into(), "off".into())
         } else if asked.no_pex && !own.no_pex {

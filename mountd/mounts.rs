@@ -327,6 +327,11 @@ impl Mounts {
         locked(&self.table).live.values().cloned().collect()
     }
 
+    /// The torrent that is mounted at `dir`.
+    pub fn torrent_at(&self, dir: &Path) -> Result<Torrent, RpcError> {
+        self.at(dir).map(|live| live.lease.torrent().clone())
+    }
+
     /// The mount at `dir`.
     fn at(&self, dir: &Path) -> Result<Arc<Live>, RpcError> {
         let at = |live: &Arc<Live>| live.dir == dir && !*live.detached.borrow();

@@ -110,6 +110,12 @@ impl Daemon {
 }
 
 impl Seeds {
+    /// The torrent whose data at `path` is seeded.
+    pub fn torrent_at(&self, path: &Path) -> Option<Torrent> {
+        let table = locked(&self.table);
+        table.iter().find(|seed| seed.data == path).map(|seed| seed.lease.torrent().clone())
+    }
+
     /// Ends all seeds.
     pub fn end_all(&self) {
         let all = std::mem::take(&mut *locked(&self.table));

@@ -117,6 +117,10 @@ pub async fn handle(
         Request::Status { path } => status(daemon, path.as_deref(), &events).await,
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
         Request::Prefetch { path } => daemon.prefetch(&path),
+        Request::Limit { path, up, down } => {
+            daemon.limit(path.as_deref(), (up, down), &events).await?;
+            Ok(Outcome::default())
+        }
         Request::Stop { what } => daemon.stop(&what),
         Request::Dht => {
             if let Some(status) = daemon.dht() {

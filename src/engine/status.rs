@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::rates::RateLimits;
 use super::tracker::TrackerStatus;
 use crate::proto::seeding::ShareRatio;
 
@@ -88,6 +89,9 @@ pub struct TorrentStatus {
     pub uploaded: u64,
     /// `uploaded` ÷ `verified`.
     pub share_ratio: ShareRatio,
+    /// How much this torrent may send and receive a second.
+    #[serde(default)]
+    pub limits: RateLimits,
     /// Payload received and thrown away.
     pub wasted: u64,
     /// Reads that wait.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connections::{Arrival, Rival};
 use super::peer::{self, ConnectError, Event, Events, PeerLink};
+use super::rates::Limits;
 use super::session::Shared;
 use super::torrent::{ReadError, ReadHandle, Waiting};
 use super::tracker::AnnounceStats;
@@ -109,6 +110,7 @@ pub(super) struct Task {
     /// The torrent's other info hash, if the source names two.
     also: Option<InfoHash>,
     shared: Arc<Shared>,
+    limits: Limits,
     cancel: CancellationToken,
     commands: mpsc::UnboundedReceiver<Command>,
     events: (mpsc::Sender<Events>, mpsc::Receiver<Events>),
@@ -140,15 +142,16 @@ impl Task {
         machine: Machine,
         also: Option<InfoHash>,
         shared: Arc<Shared>,
+        limits: Limits,
         cancel: CancellationToken,
         commands: mpsc::UnboundedReceiver<Command>,
-        progress: watch::Sender<Progress>,
-        announce: watch::Sender<AnnounceStats>,
+        (progress, announce): (watch::Sender<Progress>, watch::Sender<AnnounceStats>),
     ) -> Self {
         Self {
             machine,
             also,
             shared,
+            limits,
             cancel,
             commands,
             events: mpsc::channel(MAX_EVENTS),

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::clock::Clock;
 use super::dht::Node;
+use super::rates::{RateLimits, Rates};
 use super::status::{Informants, TorrentStatus};
 use super::task::{Command, Progress};
 use super::tracker::Trackers;
@@ -56,6 +57,7 @@ pub(super) struct Inner {
     /// Unbounded: what fills it is bounded by the kernel (reads in flight, open handles).
     pub commands: mpsc::UnboundedSender<Command>,
     pub waiting: Arc<AtomicUsize>,
+    pub rates: Arc<Rates>,
     pub progress: watch::Receiver<Progress>,
     /// The trackers of each swarm: two for a hybrid torrent (BEP 52).
     pub swarms: Arc<Vec<Trackers>>,
@@ -148,6 +150,16 @@ impl Torrent {
         self.tell(Command::Prefetch(files.to_vec()));
     }
 
+    /// How much this torrent may send and receive; what all together may, holds beside it.
+    pub fn limits(&self) -> RateLimits {
+        self.inner.rates.get()
+    }
+
+    /// Has these limits hold from now on.
+    pub fn set_limits(&self, limits: RateLimits) {
+        self.inner.rates.set(limits);
+    }
+
     /// Waits until everything selected is verified and at rest.
     pub async fn wait_complete(&self) -> Result<(), ReadError> {
         let mut progress = self.inner.progress.clone();
@@ -219,6 +231,7 @@ impl Torrent {
             uploaded: stats.uploaded,
             share_ratio: ShareRatio::of(stats.uploaded, verified),
             wasted: stats.wasted,
+            limits: self.limits(),
             waiting_reads: self.waiting_reads(),
             banned: stats.banned,
             state: state.to_owned(),

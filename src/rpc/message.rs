@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::WirePath;
 use super::dht::DhtStatus;
 use super::size;
-use crate::engine::TorrentStatus;
+use crate::engine::{RateLimits, TorrentStatus};
 use crate::proto::seeding::SeedUntil;
 
 /// The daemon's greeting, its first message on each connection.
@@ -66,6 +66,15 @@ pub enum Request {
         /// Its path, which lies in a mount.
         path: WirePath,
     },
+    /// Change rate limits. Sends [`Response::Limits`] as they are then.
+    Limit {
+        /// The mount's folder or the seed's data; all torrents together when absent.
+        path: Option<WirePath>,
+        /// Most bytes to send a second, 0 for as many as can be; unchanged when absent.
+        up: Option<u64>,
+        /// The same to receive.
+        down: Option<u64>,
+    },
     /// Stop seeding.
     Stop {
         /// The path of the data, or the info hash.
@@ -108,6 +117,42 @@ pub struct Settings {
     /// addresses to listen on, none)
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_node)]
     pub dht_bootstrap: Vec<String>,
+}
+
+impl Settings {
+    /// What is said in either of two places; this one wins.
+    pub fn or(self, other: Self) -> Self {
+        let Self { listen, dht_bootstrap, .. } = self;
+        Self {
+            port: self.port.or(other.port),
+            listen: if listen.is_empty() { other.listen } else { listen },
+            data_dir: self.data_dir.or(other.data_dir),
+            upload_limit: self.upload_limit.or(other.upload_limit),
+            download_limit: self.download_limit.or(other.download_limit),
+            no_lsd: self.no_lsd || other.no_lsd,
+            no_pex: self.no_pex || other.no_pex,
+            no_dht: self.no_dht || other.no_dht,
+            dht_bootstrap: if dht_bootstrap.is_empty() {
+                other.dht_bootstrap
+            } else {
+                dht_bootstrap
+            },
+        }
+    }
+
+    /// The same with what a file says, of which what contradicts a flag does not count.
+    pub fn or_file(self, mut file: Self) -> Self {
+        file.no_dht &= self.dht_bootstrap.is_empty();
+        if self.no_dht {
+            file.dht_bootstrap.clear();
+        }
+        self.or(file)
+    }
+
+    /// The rate limits among them.
+    pub fn limits(&self) -> RateLimits {
+        RateLimits { up: self.upload_limit, down: self.download_limit }
+    }
 }
 
 /// A host, which may be a name, and a port, as `host:port` or `[v6]:port`.
@@ -205,6 +250,8 @@ pub enum Response {
     Share(Box<ShareStatus>),
     /// What of a file or folder is here.
     Part(Box<PartStatus>),
+    /// Rate limits.
+    Limits(RateLimits),
     /// The node of the DHT.
     Dht(Box<DhtStatus>),
     /// It is done.

@@ -9,6 +9,7 @@
 //! trusts daemons of its own user and of root.
 
 mod client;
+mod config;
 mod dht;
 pub mod frame;
 mod listener;
@@ -18,6 +19,7 @@ mod place;
 pub mod size;
 
 pub use client::{Client, ConnectError};
+pub use config::{Config, DAEMON_KEYS, MOUNT_KEYS};
 pub use dht::{DhtStatus, FamilyStatus};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{

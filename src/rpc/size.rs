@@ -26,6 +26,22 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads a new limit: a rate in bytes per second, or `none`, which is 0.
+pub fn parse_limit(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        text => parse(text).and_then(|rate| match rate {
+            0 => Err("a limit of 0 would stop all transfers; `none` takes the limit away".into()),
+            rate => Ok(rate),
+        }),
+    }
+}
+
+/// Shows a limit: a rate, or `none`.
+pub fn limit(limit: Option<u64>) -> String {
+    limit.map_or("none".into(), |rate| format!("{}/s", show(rate)))
+}
+
 /// Shows a number of bytes with three digits at least: `1023 B`, `1.50 MiB`.
 pub fn show(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -91,7 +107,8 @@ mod tests {
         for bad in ["", "k", "-1", "1.5M", "1X", "1 M", "99999999999T", "é"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
-        assert!(parse_rate("0").is_err());
+        assert!(parse_rate("0").is_err() && parse_limit("0").is_err());
+        assert_eq!((parse_limit("none"), parse_limit("2K")), (Ok(0), Ok(2048)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use p2pfs::proto::ids::{InfoHash, InfoHashV2};
 
 /// Mount a torrent: its files appear as a directory and are read while they download
@@ -22,6 +23,10 @@ pub struct Cli {
     /// root)
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// File of settings, see p2pfs.toml(5) (default: ~/.config/p2pfs/p2pfs.toml, /etc/p2pfs.toml for
+    /// root)
+    #[arg(long, global = true, value_name = "FILE", env = "P2PFS_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -42,11 +47,21 @@ pub enum Verb {
     Verify(super::verify::Verify),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
+    Limit(super::limit::Limit),
     Dht(super::dht::Dht),
     Sim(super::sim::Sim),
-    /// Print the manual page
+    /// Print what makes a shell complete commands and options: see p2pfs(1)
+    Completions {
+        /// bash, zsh or fish
+        shell: Shell,
+    },
+    /// Print a manual page
     #[command(hide = true)]
-    Man,
+    Man {
+        /// p2pfs.toml, or p2pfs
+        #[arg(default_value = "p2pfs")]
+        page: String,
+    },
 }
 
 /// The command line with `mount` put in where mount(8) leaves it out; `None` when there is nothing

@@ -1,14 +1,15 @@
 //! `p2pfs mount`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use p2pfs::fs::MountOptions;
 use p2pfs::fs::mount::{MountError, check as check_dir};
 use p2pfs::proto::seeding::SeedUntil;
-use p2pfs::rpc::{ErrorKind, MountRequest, Request, RpcError, size, visible};
+use p2pfs::rpc::{Config, ErrorKind, MountRequest, Request, RpcError, size, visible};
 
+use super::daemon::At;
 use super::source::{self, Network};
 use super::{daemon, options, places};
 
@@ -76,17 +77,19 @@ pub struct Mount {
 pub const TIMEOUT: u64 = 120;
 
 impl Mount {
-    pub async fn run(self, socket: Option<&Path>) -> Result<()> {
-        let (mount, other_socket) = options::apply(self)?;
-        let socket = socket.or(other_socket.as_deref());
+    pub async fn run(self, at: At<'_>) -> Result<()> {
+        let said = options::apply(self)?;
+        let socket = at.socket.or(said.socket.as_deref());
+        let at = At { socket, config: at.config.or(said.config.as_deref()) };
+        let mount = options::with_file(said.mount, &Config::load(at.config)?)?;
         let foreground = mount.foreground;
         let request = mount.request().await?;
         let (settings, dir) = (request.source.settings.clone(), request.dir.clone());
         let request = Request::Mount(Box::new(request));
         if foreground {
-            return daemon::become_daemon(socket, &settings, &request);
+            return daemon::become_daemon(at, &settings, &request);
         }
-        let mounted = daemon::ask_started(socket, &settings, request, |_| {}).await?;
+        let mounted = daemon::ask_started(at, &settings, request, |_| {}).await?;
         eprintln!(
             "p2pfs: {} ({} in {}) is mounted on {}",
             visible(&mounted.name),
@@ -159,16 +162,7 @@ impl Mount {
 
     /// What is said in either of two places; this one wins.
     pub fn or(mut self, other: Self) -> Self {
-        let (settings, others) = (&mut self.network.settings, other.network.settings);
-        settings.port = settings.port.or(others.port);
-        settings.data_dir = settings.data_dir.take().or(others.data_dir);
-        settings.upload_limit = settings.upload_limit.or(others.upload_limit);
-        settings.download_limit = settings.download_limit.or(others.download_limit);
-        settings.listen.extend(others.listen);
-        settings.no_lsd |= others.no_lsd;
-        settings.no_pex |= others.no_pex;
-        settings.no_dht |= others.no_dht;
-        settings.dht_bootstrap.extend(others.dht_bootstrap);
+        self.network.settings = self.network.settings.or(other.network.settings);
         self.network.peers.extend(other.network.peers);
         self.network.trackers.extend(other.network.trackers);
         self.select.extend(other.select);
@@ -180,6 +174,10 @@ impl Mount {
         self.keep = self.keep.or(other.keep);
         self.timeout = self.timeout.or(other.timeout);
         self.read_timeout = self.read_timeout.or(other.read_timeout);
+        self.allow_other |= other.allow_other;
+        self.uid = self.uid.or(other.uid);
+        self.gid = self.gid.or(other.gid);
+        self.umask = self.umask.or(other.umask);
         self
     }
 }

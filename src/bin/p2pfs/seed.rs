@@ -1,6 +1,6 @@
 //! `p2pfs seed`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -8,6 +8,7 @@ use p2pfs::engine::Source;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{Request, SeedRequest, size, visible};
 
+use super::daemon::At;
 use super::source::{self, Network};
 use super::{daemon, mount, places};
 
@@ -33,7 +34,7 @@ pub struct Seed {
 }
 
 impl Seed {
-    pub async fn run(self, socket: Option<&Path>) -> Result<()> {
+    pub async fn run(self, at: At<'_>) -> Result<()> {
         let (torrent, resolved) = source::check(&self.torrent).await?;
         if let Some(Source::Magnet(_)) = resolved {
             bail!("{}: only names a torrent; seeding needs its .torrent file", self.torrent);
@@ -45,9 +46,9 @@ impl Seed {
         let request = SeedRequest { source, data: data.clone().into(), seed_until };
         let request = Request::Seed(Box::new(request));
         if self.foreground {
-            return daemon::become_daemon(socket, &settings, &request);
+            return daemon::become_daemon(at, &settings, &request);
         }
-        let seeding = daemon::ask_started(socket, &settings, request, |_| {}).await?;
+        let seeding = daemon::ask_started(at, &settings, request, |_| {}).await?;
         eprintln!(
             "p2pfs: {} ({} in {}) is checked and seeded from {}",
             visible(&seeding.name),
