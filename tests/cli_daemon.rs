@@ -240,6 +240,35 @@ fn kept_files_never_replace_what_is_there_and_nothing_stays_mounted() {
     });
 }
 
+#[test]
+fn a_service_manager_is_told_when_it_is_ready_and_when_it_ends() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let place = Place::new();
+    let file = place.dir.path().join("notify");
+    let name = format!("p2pfs-test-{}", std::process::id());
+    let hidden = SocketAddr::from_abstract_name(&name).unwrap();
+    let managers = [
+        (file.to_str().unwrap().to_owned(), UnixDatagram::bind(&file).unwrap()),
+        (format!("@{name}"), UnixDatagram::bind_addr(&hidden).unwrap()),
+    ];
+    for (address, manager) in managers {
+        manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let told = || {
+            let mut state = [0; 100];
+            let length = manager.recv(&mut state).unwrap();
+            String::from_utf8(state[..length].to_vec()).unwrap()
+        };
+        let child = place.mountd().env("NOTIFY_SOCKET", address).spawn().unwrap();
+        let mut daemon = Daemon { child };
+        assert_eq!(told(), "READY=1");
+        assert!(UnixStream::connect(place.socket()).is_ok());
+        daemon.signal(nix::sys::signal::SIGTERM);
+        assert_eq!(told(), "STOPPING=1");
+        assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    }
+}
+
 /// A port that no daemon listens on.
 struct UnusedPort(u16);
 

@@ -21,7 +21,7 @@ use p2pfs::proto::ids::{InfoHash, InfoHashV2};
 pub struct Cli {
     /// Socket of the daemon to use (default: $XDG_RUNTIME_DIR/p2pfs/socket, /run/p2pfs/socket for
     /// root)
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", env = "P2PFS_SOCKET", hide_env_values = true)]
     pub socket: Option<PathBuf>,
     /// File of settings, see p2pfs.toml(5) (default: ~/.config/p2pfs/p2pfs.toml, /etc/p2pfs.toml for
     /// root)

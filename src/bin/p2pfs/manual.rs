@@ -160,6 +160,9 @@ What the daemon logs, such as \fBdebug\fR or \fBp2pfs::engine=trace\fR (default:
 \fBXDG_RUNTIME_DIR\fR, \fBXDG_CACHE_HOME\fR
 Where the socket and the cache are, for users other than root.
 .TP
+\fBP2PFS_SOCKET\fR
+The socket of the daemon to use, instead of the user's own.
+.TP
 \fBP2PFS_CONFIG\fR
 The file of settings, instead of the user's own.
 .SH COMPLETIONS
