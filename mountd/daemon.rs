@@ -258,6 +258,7 @@ impl Daemon {
 }
 
 /// How a torrent is added.
+#[derive(Clone)]
 pub struct Adding {
     pub on_demand: bool,
     pub upload: bool,
@@ -298,7 +299,7 @@ impl Lease {
             name: String::from_utf8_lossy(&info.name).into_owned(),
             files: files().count() as u64,
             bytes: files().map(|file| file.length).sum(),
-            reads: 0,
+            ..Outcome::default()
         }
     }
 }

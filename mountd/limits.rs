@@ -52,7 +52,7 @@ impl Daemon {
     fn torrent_at(&self, path: &Path) -> Result<Torrent, RpcError> {
         match self.mounts.torrent_at(path) {
             Err(error) => self.seeds.torrent_at(path).ok_or(error),
-            found => found,
+            Ok((_, torrent)) => Ok(torrent),
         }
     }
 }

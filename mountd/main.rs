@@ -2,6 +2,7 @@
 
 mod daemon;
 mod flags;
+mod folders;
 mod idle;
 mod keep;
 mod limits;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
-use p2pfs::rpc::{Config, Listener, Outcome, Places, Request, Response, RpcError, frame};
+use p2pfs::rpc::{Config, Listener, Outcome, Places, Request, Response, RpcError, frame, size};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -136,6 +137,9 @@ async fn carry_out(
         let done = server::handle(daemon, request, events).await;
         let _ = printer.await;
         match done {
+            Ok(outcome) if outcome.folders > 0 => {
+                eprintln!("p2pfs: {} {place}", size::count(outcome.folders, "folder"));
+            }
             Ok(outcome) => eprintln!("p2pfs: {} {place}", outcome.name),
             Err(error) => return Some(error),
         }

@@ -97,6 +97,7 @@ impl Daemon {
         let status = |seed: Arc<Seed>| ShareStatus {
             kind: ShareKind::Seed,
             path: WirePath(seed.data.clone()),
+            folder_of: None,
             port: self.port(),
             pid: std::process::id(),
             dht_nodes: self.dht_nodes(),

@@ -110,6 +110,8 @@ pub async fn handle(
 ) -> Result<Outcome, RpcError> {
     match request {
         Request::Mount(request) => daemon.mount(*request, events).await,
+        Request::Add { source, dir } => daemon.add_to(&dir, *source).await,
+        Request::Remove { dir, name, force } => daemon.remove_from(&dir, name.as_os_str(), force),
         Request::Seed(request) => daemon.seed(*request, events).await,
         Request::List(request) => list(daemon, &request, &events).await,
         Request::Umount { dir, how } => daemon.umount(&dir, how).await,
@@ -163,12 +165,16 @@ async fn status(
     events: &Events,
 ) -> Result<Outcome, RpcError> {
     let is_meant = |share: &ShareStatus| match path {
-        Some(path) => *share.path == *path && !share.detached,
+        Some(path) => {
+            let is_it = *share.path == *path || share.folder_of.as_deref() == Some(path);
+            is_it && !share.detached
+        }
         None => true,
     };
     let all = daemon.mount_status().into_iter().chain(daemon.seed_status());
     let shares: Vec<_> = all.filter(is_meant).collect();
-    if let Some(path) = path.filter(|_| shares.is_empty()) {
+    let has_folders = |path: &&Path| daemon.mounts.has_folders(path);
+    if let Some(path) = path.filter(|path| shares.is_empty() && !has_folders(path)) {
         let part = daemon.part_status(path)?;
         let _ = events.send(Response::Part(Box::new(part))).await;
     }

@@ -34,6 +34,22 @@ pub struct Call {
 pub enum Request {
     /// Mount a torrent. Sends [`Progress`] while the metadata is fetched.
     Mount(Box<MountRequest>),
+    /// Add a torrent to a mount of folders.
+    Add {
+        /// The torrent.
+        source: Box<SourceRequest>,
+        /// Where the mount is.
+        dir: WirePath,
+    },
+    /// Take a folder out of a mount of folders.
+    Remove {
+        /// Where the mount is.
+        dir: WirePath,
+        /// The folder's name.
+        name: WirePath,
+        /// Even if files of it are open.
+        force: bool,
+    },
     /// Check data and serve it in place. Sends [`Progress`].
     Seed(Box<SeedRequest>),
     /// List a torrent's files. Sends [`Progress`], then [`Response::Files`].
@@ -186,8 +202,10 @@ pub struct SourceRequest {
 /// A mount that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRequest {
-    /// The torrent.
-    pub source: SourceRequest,
+    /// The torrents: one, or several with a folder each.
+    pub sources: Vec<SourceRequest>,
+    /// Make a folder even of one.
+    pub folders: bool,
     /// The folder to mount it on.
     pub dir: WirePath,
     /// Fetch only what is read.
@@ -271,6 +289,12 @@ pub struct Outcome {
     pub bytes: u64,
     /// Reads that were ended.
     pub reads: u64,
+    /// Folders, where there is one for each torrent.
+    #[serde(default)]
+    pub folders: u64,
+    /// How many of these are empty because the metadata is not known yet.
+    #[serde(default)]
+    pub empty: u64,
 }
 
 /// How far a request is.
@@ -390,6 +414,9 @@ pub struct ShareStatus {
     pub kind: ShareKind,
     /// The mount's folder, or the path of the data.
     pub path: WirePath,
+    /// The mount in which it is a folder, where it is one of several.
+    #[serde(default)]
+    pub folder_of: Option<WirePath>,
     /// Port that peers reach the daemon at.
     pub port: u16,
     /// Process id of the daemon.

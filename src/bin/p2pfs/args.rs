@@ -35,6 +35,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Mount(Box<super::mount::Mount>),
+    Add(super::add::Add),
+    Rm(super::rm::Rm),
     Umount(super::umount::Umount),
     Abort(super::abort::Abort),
     Status(super::status::Status),

@@ -56,7 +56,11 @@ pub async fn ask(
 /// What a request is about, to begin a line with.
 fn subject(request: &Request) -> String {
     let path = match request {
-        Request::Umount { dir, .. } | Request::Abort { dir } | Request::Wait { dir } => Some(dir),
+        Request::Umount { dir, .. }
+        | Request::Abort { dir }
+        | Request::Wait { dir }
+        | Request::Add { dir, .. }
+        | Request::Remove { dir, .. } => Some(dir),
         Request::Status { path } => path.as_ref(),
         Request::Prefetch { path } => Some(path),
         Request::Limit { path, .. } => path.as_ref(),

@@ -1,6 +1,7 @@
 //! The `p2pfs` command.
 
 mod abort;
+mod add;
 mod args;
 mod create;
 mod daemon;
@@ -14,6 +15,7 @@ mod options;
 mod places;
 mod prefetch;
 mod progress;
+mod rm;
 mod scrape;
 mod seed;
 mod show;
@@ -65,6 +67,8 @@ fn run(cli: Cli) -> Result<()> {
     runtime.block_on(async {
         match cli.verb {
             Verb::Mount(verb) => verb.run(at).await,
+            Verb::Add(verb) => verb.run(socket).await,
+            Verb::Rm(verb) => verb.run(socket).await,
             Verb::Umount(verb) => verb.run(socket).await,
             Verb::Abort(verb) => verb.run(socket).await,
             Verb::Status(verb) => verb.run(socket).await,

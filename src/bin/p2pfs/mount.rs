@@ -20,10 +20,14 @@ use super::{daemon, options, places};
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Mount {
-    /// Magnet link, .torrent file, http(s) URL of one, or info hash
-    pub source: String,
+    /// Magnet link, .torrent file, http(s) URL of one, or info hash; of several, each gets a folder
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<String>,
     /// Empty directory to mount it on
     pub dir: PathBuf,
+    /// Make a folder for the torrent also if it is one; `p2pfs add` and `rm` change which there are
+    #[arg(long)]
+    pub folders: bool,
     /// Stay, and unmount on SIGINT and SIGTERM: a daemon of its own for this one mount
     #[arg(short, long)]
     pub foreground: bool,
@@ -84,12 +88,22 @@ impl Mount {
         let mount = options::with_file(said.mount, &Config::load(at.config)?)?;
         let foreground = mount.foreground;
         let request = mount.request().await?;
-        let (settings, dir) = (request.source.settings.clone(), request.dir.clone());
+        let settings = request.sources.first().map(|source| source.settings.clone());
+        let (settings, dir) = (settings.unwrap_or_default(), request.dir.clone());
         let request = Request::Mount(Box::new(request));
         if foreground {
             return daemon::become_daemon(at, &settings, &request);
         }
         let mounted = daemon::ask_started(at, &settings, request, |_| {}).await?;
+        if mounted.folders > 0 {
+            let folders = size::count(mounted.folders, "folder");
+            let empty = match mounted.empty {
+                0 => String::new(),
+                empty => format!("; {empty} still empty, see p2pfs status"),
+            };
+            eprintln!("p2pfs: {folders} on {}{empty}", visible(&dir.to_string_lossy()));
+            return Ok(());
+        }
         eprintln!(
             "p2pfs: {} ({} in {}) is mounted on {}",
             visible(&mounted.name),
@@ -105,15 +119,21 @@ impl Mount {
         if let Some(message) = self.contradiction() {
             return Err(RpcError::new(ErrorKind::Usage, message).into());
         }
-        let (source, _) = source::check(&self.source).await?;
+        let mut sources = Vec::new();
+        for source in &self.sources {
+            sources.push(source::check(source).await?.0);
+        }
         let dir = check_dir(&self.mount_options()).map_err(|error| match error {
             MountError::Option(error) => RpcError::new(ErrorKind::Usage, error),
             error => RpcError::failed(error),
         })?;
         let keep = self.keep.as_deref().map(places::absolute).transpose()?;
         let timeout = self.timeout.unwrap_or(TIMEOUT);
+        let sources: Result<_> =
+            sources.into_iter().map(|source| self.network.request(source, timeout)).collect();
         Ok(MountRequest {
-            source: self.network.request(source, timeout)?,
+            sources: sources?,
+            folders: self.folders,
             dir: dir.into(),
             on_demand: self.on_demand,
             until_done: self.until_done,
@@ -133,7 +153,13 @@ impl Mount {
     /// What is wrong with the options taken together.
     fn contradiction(&self) -> Option<&'static str> {
         let settings = &self.network.settings;
+        let one = self.sources.len() == 1 && !self.folders;
+        let of_one = self.until_done || self.seed_until.is_some() || !self.select.is_empty();
         match () {
+            () if !one && (of_one || self.keep.is_some()) => Some(
+                "--until-done, --seed-until, --keep and --select are about one torrent, and this is a \
+                 mount of folders: mount it alone",
+            ),
             () if self.keep.is_some() && !self.until_done && self.seed_until.is_none() => {
                 Some("--keep says where finished files go: it needs --until-done or --seed-until")
             }
@@ -167,6 +193,7 @@ impl Mount {
         self.network.trackers.extend(other.network.trackers);
         self.select.extend(other.select);
         self.foreground |= other.foreground;
+        self.folders |= other.folders;
         self.on_demand |= other.on_demand;
         self.until_done |= other.until_done;
         self.no_seed |= other.no_seed;

@@ -9,7 +9,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{Config, ErrorKind, MOUNT_KEYS, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 23] = [
+const OURS: [&str; 24] = [
     "socket",
     "config",
     "peer",
@@ -19,6 +19,7 @@ const OURS: [&str; 23] = [
     "no-lsd",
     "data-dir",
     "on-demand",
+    "folders",
     "until-done",
     "seed-until",
     "keep",
@@ -90,8 +91,12 @@ pub fn with_file(mount: Mount, file: &Config) -> Result<Mount, RpcError> {
 }
 
 /// The words behind the flags.
-fn positional(mount: &Mount) -> [OsString; 3] {
-    ["--".into(), mount.source.clone().into(), mount.dir.clone().into_os_string()]
+fn positional(mount: &Mount) -> Vec<OsString> {
+    let sources = mount.sources.iter().map(OsString::from);
+    std::iter::once("--".into())
+        .chain(sources)
+        .chain([mount.dir.clone().into_os_string()])
+        .collect()
 }
 
 #[cfg(test)]

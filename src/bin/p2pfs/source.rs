@@ -26,16 +26,16 @@ pub struct Network {
 
 impl Network {
     /// The request for `source`, for the daemon, which has another folder than we have.
-    pub fn request(self, source: String, timeout: u64) -> Result<SourceRequest> {
+    pub fn request(&self, source: String, timeout: u64) -> Result<SourceRequest> {
         let mut peers = Vec::new();
         for peer in &self.peers {
             peers.extend(addresses(peer)?);
         }
-        let mut settings = self.settings;
+        let mut settings = self.settings.clone();
         if let Some(dir) = &mut settings.data_dir {
             dir.0 = places::absolute(dir)?;
         }
-        Ok(SourceRequest { source, peers, trackers: self.trackers, timeout, settings })
+        Ok(SourceRequest { source, peers, trackers: self.trackers.clone(), timeout, settings })
     }
 }
 
