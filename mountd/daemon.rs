@@ -2,6 +2,7 @@
 //! torrent.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +15,8 @@ use p2pfs::engine::{
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest,
-    size,
+    DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings, ShareStatus,
+    SourceRequest, size,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
@@ -118,6 +119,11 @@ impl Daemon {
         Some(DhtNodes { v4, v6 })
     }
 
+    /// Describes all mounts and seeds.
+    pub fn shares(&self) -> Vec<ShareStatus> {
+        self.mount_status().into_iter().chain(self.seed_status()).collect()
+    }
+
     /// Refuses settings that are not ours: they are one for all mounts.
     pub fn check_settings(&self, asked: &Settings) -> Result<(), RpcError> {
         let addresses = |listen: &[std::net::IpAddr]| match listen {
@@ -134,6 +140,7 @@ impl Daemon {
             [] => "the default".into(),
             some => some.join(", "),
         };
+        let metrics = |addr: Option<SocketAddr>| addr.map_or("none".into(), |a| a.to_string());
         let (what, has, wants) = if asked.port.is_some() && asked.port != own.port {
             ("port", self.port().to_string(), asked.port.unwrap_or_default().to_string())
         } else if !listen.is_empty() && listen != own.listen {
@@ -144,6 +151,8 @@ impl Daemon {
             ("upload limit", size::limit(limits.up), size::limit(asked.upload_limit))
         } else if asked.download_limit.is_some() && asked.download_limit != limits.down {
             ("download limit", size::limit(limits.down), size::limit(asked.download_limit))
+        } else if asked.metrics.is_some() && asked.metrics != own.metrics {
+            ("address for metrics", metrics(own.metrics), metrics(asked.metrics))
         } else if asked.no_lsd && !own.no_lsd {
             ("local discovery", "on".into(), "off".into())
         } else if asked.no_pex && !own.no_pex {

@@ -49,7 +49,7 @@ impl Daemon {
     }
 
     /// The torrent that is mounted or seeded at `path`.
-    fn torrent_at(&self, path: &Path) -> Result<Torrent, RpcError> {
+    pub fn torrent_at(&self, path: &Path) -> Result<Torrent, RpcError> {
         match self.mounts.torrent_at(path) {
             Err(error) => self.seeds.torrent_at(path).ok_or(error),
             Ok((_, torrent)) => Ok(torrent),

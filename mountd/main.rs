@@ -6,11 +6,13 @@ mod folders;
 mod idle;
 mod keep;
 mod limits;
+mod metrics;
 mod mounts;
 mod notify;
 mod seeds;
 mod server;
 mod telemetry;
+mod view;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -71,7 +73,14 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
     telemetry::start(detached.then_some(socket.as_path()))?;
     let config = flags.config.as_deref();
     let settings = flags.settings.clone().or_file(Config::load(config)?.settings()?);
+    let metrics = match settings.metrics {
+        Some(address) => Some(metrics::listen(address).await?),
+        None => None,
+    };
     let daemon = Arc::new(Daemon::start(settings, flags.foreground).await?);
+    if let Some(listener) = metrics {
+        tokio::spawn(metrics::serve(listener, Arc::clone(&daemon)));
+    }
     tracing::info!(socket = %socket.display(), port = daemon.port(), "ready");
     notify::ready();
     if detached {

@@ -119,6 +119,10 @@ pub async fn handle(
         Request::Status { path } => status(daemon, path.as_deref(), &events).await,
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
         Request::Prefetch { path } => daemon.prefetch(&path),
+        Request::View { path, cells } => {
+            daemon.view(&path, cells, &events).await?;
+            Ok(Outcome::default())
+        }
         Request::Limit { path, up, down } => {
             daemon.limit(path.as_deref(), (up, down), &events).await?;
             Ok(Outcome::default())
@@ -171,8 +175,7 @@ async fn status(
         }
         None => true,
     };
-    let all = daemon.mount_status().into_iter().chain(daemon.seed_status());
-    let shares: Vec<_> = all.filter(is_meant).collect();
+    let shares: Vec<_> = daemon.shares().into_iter().filter(is_meant).collect();
     let has_folders = |path: &&Path| daemon.mounts.has_folders(path);
     if let Some(path) = path.filter(|path| shares.is_empty() && !has_folders(path)) {
         let part = daemon.part_status(path)?;

@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
+use std::io::{Read, Write};
+use std::process::Command;
+
 use harness::*;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 #[test]
@@ -65,4 +69,69 @@ fn status_of_all_is_a_table_with_what_is_wrong_below() {
     assert_eq!(lines[1][..3], [dir, "mount", "downloading"], "{shown}");
     assert_eq!(lines[2][..2], [film.data.to_str().unwrap(), "seed"], "{shown}");
     assert!(lines[3].join(" ").starts_with(&format!("{dir}: no peers: ")), "{shown}");
+}
+
+/// What it has written so far.
+fn said(process: &Process) -> String {
+    String::from_utf8_lossy(&process.stdout()).into_owned()
+}
+
+#[test]
+fn watching_shows_pieces_peers_and_who_waits_until_it_is_ended() {
+    let scratch = Scratch::new();
+    let torrent = Torrent::new(&scratch, &Content::single("film.bin", 4 * MIB));
+    // It has the first half, and whoever reads the other one waits.
+    let p2pfs = P2pfs::new(&scratch);
+    let seeder = Libtorrent::seed(&scratch, &torrent);
+    let options = ["--on-demand", "--peer", &seeder.address.to_string()];
+    let mount = p2pfs.mount(&torrent.file, &options);
+    let film = mount.path("film.bin");
+    let mut part = Command::new("head");
+    run(&scratch, part.args(["-c", "100000"]).arg(&film), PATIENCE).success();
+    let mut watching = p2pfs.command("status");
+    let mut watching = Process::spawn(&scratch, watching.arg("--watch").arg(mount.dir()));
+    wait_until("its peer is shown", PATIENCE, || {
+        let shown = said(&watching);
+        shown.contains("CLIENT") && shown.contains(&seeder.address.to_string())
+    });
+    drop(seeder);
+    wait_until("it is alone", PATIENCE, || mount.status().number("peers") == 0);
+    let mut reader = Command::new("tail");
+    let _reader = Process::spawn(&scratch, reader.args(["-c", "1000"]).arg(&film));
+    wait_until("the read that waits is shown", PATIENCE, || {
+        let shown = said(&watching);
+        shown.contains("WAITS FOR") && shown.contains("of film.bin") && shown.contains("█")
+    });
+    assert!(said(&watching).contains("·"), "{}", said(&watching));
+    watching.signal(Signal::SIGINT);
+    assert!(watching.wait(PATIENCE).expect("it ends").success(), "{}", watching.stderr());
+}
+
+#[test]
+fn prometheus_gets_its_numbers_from_the_command_and_from_the_daemon() {
+    let scratch = Scratch::new();
+    let torrent = Torrent::new(&scratch, &Content::single("film.bin", MIB));
+    let p2pfs = P2pfs::new(&scratch);
+    let address = format!("127.0.0.1:{}", free_port());
+    p2pfs.seed(&torrent, &["--metrics", &address]);
+    let by_command = p2pfs.run("metrics", &[]).success().stdout();
+    let path = torrent.data.to_str().unwrap();
+    let expected = format!(
+        "p2pfs_verified_bytes{{path=\"{path}\",kind=\"seed\",name=\"film.bin\",info_hash=\"{}\"}} {MIB}\n",
+        torrent.info_hash
+    );
+    assert!(by_command.contains(&expected), "{by_command}");
+    let ask = |question: &str| {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(question.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = ask("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(&expected), "{answer}");
+    assert!(ask("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    let other = p2pfs.try_mount(&torrent.file, &p2pfs.mount_point(), &["--metrics", "127.0.0.1:1"]);
+    assert!(other.failure().stderr.contains("address for metrics"));
 }

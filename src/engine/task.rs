@@ -28,7 +28,7 @@ use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::{Info, PieceLayers};
 use crate::proto::swarm::{PeerKey, PeerSource, Priority};
 use crate::proto::time::Timestamp;
-use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine};
+use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine, View};
 use crate::proto::wire::handshake::Handshake;
 use crate::store::{PieceBuffer, TorrentStore, Verdict, VerifiedRange};
 
@@ -72,6 +72,7 @@ pub(crate) enum Command {
     Want(Bitfield),
     Candidates(u64, oneshot::Sender<Vec<Candidate>>),
     Unchoked(Vec<PeerKey>),
+    View(oneshot::Sender<View>),
 }
 
 /// What the torrent tells the outside.
@@ -259,6 +260,7 @@ impl Task {
                 let _ = answer.send(self.machine.candidates(torrent, now));
             }
             Command::Unchoked(keys) => self.machine.set_unchoked(&keys, now),
+            Command::View(answer) => drop(answer.send(self.machine.view(now))),
         }
     }
 

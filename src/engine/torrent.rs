@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use super::clock::Clock;
@@ -17,6 +17,7 @@ use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
 use crate::proto::seeding::{SeedUntil, Seeding, ShareRatio};
+use crate::proto::torrent::View;
 use crate::store::TorrentStore;
 
 /// Names one open file handle of the filesystem to the engine.
@@ -239,6 +240,13 @@ impl Torrent {
             error: progress.error,
             trackers,
         }
+    }
+
+    /// What goes on; nothing once the torrent has ended.
+    pub async fn view(&self) -> View {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Command::View(answer));
+        answered.await.unwrap_or_default()
     }
 
     fn range(&self, file: usize, offset: u64, length: u64) -> std::ops::Range<u64> {

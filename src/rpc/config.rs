@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use super::{ErrorKind, RpcError, Settings};
 
 /// The keys that a daemon reads when it starts: those of [`Settings`].
-pub const DAEMON_KEYS: [&str; 9] = [
+pub const DAEMON_KEYS: [&str; 10] = [
     "port",
     "listen",
     "data-dir",
@@ -19,6 +19,7 @@ pub const DAEMON_KEYS: [&str; 9] = [
     "no-pex",
     "no-dht",
     "dht-bootstrap",
+    "metrics",
 ];
 
 /// The keys that `p2pfs mount` reads each time.

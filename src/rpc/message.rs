@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::WirePath;
 use super::dht::DhtStatus;
 use super::size;
+use super::view::TorrentView;
 use crate::engine::{RateLimits, TorrentStatus};
 use crate::proto::seeding::SeedUntil;
 
@@ -72,6 +73,13 @@ pub enum Request {
         /// The mount's folder, the seed's data, or a path in a mount; all when absent.
         path: Option<WirePath>,
     },
+    /// Describe one mount or seed in detail. Sends [`Response::View`].
+    View {
+        /// The mount's folder, a folder in it that has a torrent, or the seed's data.
+        path: WirePath,
+        /// How many cells the map of pieces is to have at most.
+        cells: u32,
+    },
     /// Wait until all that was selected is verified. Sends [`Progress`].
     Wait {
         /// Where the mount is.
@@ -133,6 +141,9 @@ pub struct Settings {
     /// addresses to listen on, none)
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_node)]
     pub dht_bootstrap: Vec<String>,
+    /// Address at which Prometheus may ask, such as 127.0.0.1:9469; who reaches it learns what is mounted
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Settings {
@@ -145,6 +156,7 @@ impl Settings {
             data_dir: self.data_dir.or(other.data_dir),
             upload_limit: self.upload_limit.or(other.upload_limit),
             download_limit: self.download_limit.or(other.download_limit),
+            metrics: self.metrics.or(other.metrics),
             no_lsd: self.no_lsd || other.no_lsd,
             no_pex: self.no_pex || other.no_pex,
             no_dht: self.no_dht || other.no_dht,
@@ -266,6 +278,8 @@ pub enum Response {
     Files(Vec<ListedFile>),
     /// One mount or seed.
     Share(Box<ShareStatus>),
+    /// One mount or seed in detail.
+    View(Box<TorrentView>),
     /// What of a file or folder is here.
     Part(Box<PartStatus>),
     /// Rate limits.

@@ -14,9 +14,11 @@ mod dht;
 pub mod frame;
 mod listener;
 mod message;
+pub mod metrics;
 mod path;
 mod place;
 pub mod size;
+mod view;
 
 pub use client::{Client, ConnectError};
 pub use config::{Config, DAEMON_KEYS, MOUNT_KEYS};
@@ -29,6 +31,7 @@ pub use message::{
 };
 pub use path::WirePath;
 pub use place::{Places, beside};
+pub use view::{Cell, MAX_CELLS, PeerStatus, TorrentView, WaitStatus};
 
 /// The version of the protocol. Both sides must agree exactly: the programs are installed together.
 pub const VERSION: u32 = 1;

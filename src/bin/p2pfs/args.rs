@@ -50,6 +50,7 @@ pub enum Verb {
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
     Limit(super::limit::Limit),
+    Metrics(super::metrics::Metrics),
     Dht(super::dht::Dht),
     Sim(super::sim::Sim),
     /// Print what makes a shell complete commands and options: see p2pfs(1)

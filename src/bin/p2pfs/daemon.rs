@@ -62,7 +62,7 @@ fn subject(request: &Request) -> String {
         | Request::Add { dir, .. }
         | Request::Remove { dir, .. } => Some(dir),
         Request::Status { path } => path.as_ref(),
-        Request::Prefetch { path } => Some(path),
+        Request::Prefetch { path } | Request::View { path, .. } => Some(path),
         Request::Limit { path, .. } => path.as_ref(),
         Request::Stop { what } => Some(what),
         Request::Mount(_)
@@ -201,6 +201,9 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     let mut flag = |name: &str, value: OsString| flags.extend([OsString::from(name), value]);
     if let Some(port) = settings.port {
         flag("--port", port.to_string().into());
+    }
+    if let Some(metrics) = settings.metrics {
+        flag("--metrics", metrics.to_string().into());
     }
     for address in &settings.listen {
         flag("--listen", address.to_string().into());

@@ -10,6 +10,7 @@ mod hashing;
 mod limit;
 mod ls;
 mod manual;
+mod metrics;
 mod mount;
 mod options;
 mod places;
@@ -84,6 +85,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Dht(verb) => verb.run(socket).await,
             Verb::Sim(verb) => verb.run(),
             Verb::Limit(verb) => verb.run(socket).await,
+            Verb::Metrics(verb) => verb.run(socket).await,
             Verb::Completions { shell } => completions(shell),
             Verb::Man { page } => manual::print(&page),
         }

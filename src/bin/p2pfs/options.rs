@@ -9,7 +9,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{Config, ErrorKind, MOUNT_KEYS, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 24] = [
+const OURS: [&str; 25] = [
     "socket",
     "config",
     "peer",
@@ -32,6 +32,7 @@ const OURS: [&str; 24] = [
     "no-pex",
     "no-dht",
     "dht-bootstrap",
+    "metrics",
     "foreground",
     "cache",
 ];

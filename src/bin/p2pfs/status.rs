@@ -1,6 +1,7 @@
 //! `p2pfs status`
 
 mod table;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,10 @@ pub struct Status {
     /// As a JSON array with everything that is known
     #[arg(long)]
     json: bool,
+    /// Fill the terminal, anew each second, until Ctrl-C; of one mount or seed with a map of its pieces,
+    /// its peers, and the reads that wait
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
 
 /// What was told.
@@ -42,6 +47,9 @@ impl Told {
 impl Status {
     pub async fn run(self, socket: Option<&Path>) -> Result<()> {
         let path = self.path.as_deref().map(places::in_mount).transpose()?;
+        if self.watch {
+            return watch::run(socket, path).await;
+        }
         let one = path.is_some();
         let request = Request::Status { path: path.map(Into::into) };
         let mut told = Told::default();

@@ -26,6 +26,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -51,6 +52,7 @@ pub use crate::proto::demand::{HandleId, Ticket};
 pub use connections::{MAX_PEERS, Second};
 pub use hashes::Trees;
 pub use stats::Stats;
+pub use view::{PeerView, ReadView, View};
 
 /// Silence after which a connection is closed (BEP 3: keep-alives come every two minutes).
 const SILENCE: Duration = Duration::from_secs(150);
