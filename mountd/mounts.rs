@@ -235,7 +235,11 @@ impl Daemon {
             Unmounting::Lazy => Unmount::Lazy,
         };
         live.unmount(how).await.map_err(from_unmount)?;
-        Ok(Outcome { reads, ..live.shows.outcome() })
+        let ratio = match &live.shows {
+            Shows::One(lease) => Some(lease.torrent().status().share_ratio),
+            Shows::Folders(_) => None,
+        };
+        Ok(Outcome { reads, ratio, ..live.shows.outcome() })
     }
 
     /// Ends the waiting reads of a mount.

@@ -10,7 +10,7 @@ use super::dht::DhtStatus;
 use super::size;
 use super::view::TorrentView;
 use crate::engine::{RateLimits, TorrentStatus};
-use crate::proto::seeding::SeedUntil;
+use crate::proto::seeding::{SeedUntil, ShareRatio};
 
 /// The daemon's greeting, its first message on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -303,6 +303,9 @@ pub struct Outcome {
     pub bytes: u64,
     /// Reads that were ended.
     pub reads: u64,
+    /// What one torrent has given, where a mount of it has ended.
+    #[serde(default)]
+    pub ratio: Option<ShareRatio>,
     /// Folders, where there is one for each torrent.
     #[serde(default)]
     pub folders: u64,
