@@ -68,7 +68,8 @@ fn each_source_has_a_folder_and_a_dead_one_delays_nobody() {
     // A folder is waited for, described and counted like a mount of its own.
     p2pfs.run("wait", &[text(&dir.join("named"))]).success();
     let status = p2pfs.run("status", &[text(&dir)]).success().stdout();
-    assert!(status.contains(text(&dir.join("named"))) && status.contains("metadata"), "{status}");
+    assert!(status.contains(text(&dir.join("named"))), "{status}");
+    assert!(status.contains("dead  no metadata yet\n"), "{status}");
     let part = p2pfs.run("status", &[text(&dir.join("named/film.bin"))]).success().stdout();
     assert!(part.contains("1.00 MiB of 1.00 MiB verified"), "{part}");
     let refused = p2pfs.run("wait", &[text(&dir)]).failure();

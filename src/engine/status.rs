@@ -98,7 +98,7 @@ pub struct TorrentStatus {
     pub waiting_reads: usize,
     /// Peers banned for sending bad data.
     pub banned: usize,
-    /// "checking", "downloading", "idle" (on demand, nothing wanted), "complete" or "error".
+    /// "metadata" (not known yet), "checking", "downloading", "idle" (on demand, nothing wanted), "complete" or "error".
     pub state: String,
     /// Why nobody was found whom to fetch it from, in one line.
     pub nobody: Option<String>,

@@ -92,6 +92,10 @@ fn kind(share: &ShareStatus) -> &'static str {
 fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
     let torrent = &share.torrent;
     let (path, name) = (visible(&share.path.to_string_lossy()), visible(&torrent.name));
+    if torrent.info_hash.is_empty() {
+        writeln!(out, "{path}  no metadata yet")?;
+        return problems(share).iter().try_for_each(|problem| writeln!(out, "  {problem}"));
+    }
     writeln!(out, "{path}  {} of {name} ({})", kind(share), torrent.info_hash)?;
     let left = torrent.wanted.saturating_sub(torrent.wanted_verified);
     let left = size::time_left(left, torrent.download_rate);
@@ -139,7 +143,9 @@ fn problems(share: &ShareStatus) -> Vec<String> {
         let error = tracker.error.as_ref()?;
         Some(format!("tracker {}: {}", visible(&tracker.url), visible(error)))
     });
-    let own = torrent.error.iter().chain(&share.problem).map(|error| format!("problem: {error}"));
+    let empty = torrent.info_hash.is_empty();
+    let own = torrent.error.iter().chain(&share.problem).filter(|error| !error.is_empty());
+    let own = own.map(|error| if empty { error.clone() } else { format!("problem: {error}") });
     nobody.chain(trackers).chain(own).collect()
 }
 

@@ -49,10 +49,7 @@ impl Umount {
                     eprintln!("p2pfs: ended {}", size::count(done.reads, "waiting read"));
                 }
                 if let Some(ratio) = done.ratio {
-                    eprintln!(
-                        "p2pfs: {} was given at a share ratio of {ratio}",
-                        visible(&done.name)
-                    );
+                    eprintln!("p2pfs: {}: share ratio {ratio}", visible(&done.name));
                 }
                 return Ok(());
             }

@@ -43,9 +43,15 @@ pub fn print(out: &mut impl Write, shares: &[ShareStatus]) -> io::Result<()> {
 
 fn row(share: &ShareStatus) -> [String; COLUMNS.len()] {
     let torrent = &share.torrent;
+    let (path, kind) = (visible(&share.path.to_string_lossy()), kind(share).to_owned());
+    if torrent.info_hash.is_empty() {
+        let mut row = std::array::from_fn(|_| "-".to_owned());
+        [row[0], row[1], row[2]] = [path, kind, torrent.state.clone()];
+        return row;
+    }
     [
-        visible(&share.path.to_string_lossy()),
-        kind(share).to_owned(),
+        path,
+        kind,
         torrent.state.clone(),
         size::show(torrent.wanted_verified),
         size::show(torrent.wanted),
