@@ -15,12 +15,12 @@ fn limits(p2pfs: &P2pfs, arguments: &[&str]) -> String {
 #[test]
 fn a_limit_that_would_take_minutes_is_lifted() {
     let scratch = Scratch::new();
-    let torrent = Torrent::new(&scratch, &Content::single("film.bin", 4 * MIB));
+    let torrent = Torrent::new(&scratch, &Content::single("film.bin", 8 * MIB));
     let seeder = Libtorrent::seed(&scratch, &torrent);
     let p2pfs = P2pfs::new(&scratch);
-    let options = ["--download-limit", "10K", "--peer", &seeder.address.to_string()];
+    let options = ["--download-limit", "50K", "--peer", &seeder.address.to_string()];
     let mount = p2pfs.mount(&torrent.file, &options);
-    assert_eq!(limits(&p2pfs, &[]), "up none, down 10.0 KiB/s");
+    assert_eq!(limits(&p2pfs, &[]), "up none, down 50.0 KiB/s");
     wait_until("something came", PATIENCE, || mount.status().number("downloaded") > 0);
     let begin = Instant::now();
     assert_eq!(limits(&p2pfs, &["--down", "none", "--up", "1M"]), "up 1.00 MiB/s, down none");

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -280,7 +280,8 @@ impl Reader {
         loop {
             buffer.reserve(READ_CHUNK);
             let receive = async {
-                let read = self.read.read_buf(&mut buffer).await?;
+                let most = limits.at_once(Way::Down);
+                let read = self.read.read_buf(&mut (&mut buffer).limit(most)).await?;
                 // Many send the header of a block apart from its bytes, and the end of these only when
                 // all before is acknowledged (Nagle): what is acknowledged late comes late, unless more
                 // is on its way; then each acknowledgement costs more than it brings.

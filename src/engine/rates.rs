@@ -10,6 +10,9 @@ use tokio::time::{Instant, sleep_until};
 use super::clock::Clock;
 use crate::proto::rate::TokenBucket;
 
+/// A block: fewer bytes are of no use.
+const MIN_AT_ONCE: usize = 16 << 10;
+
 /// Most bytes a second; `None` for as many as can be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimits {
@@ -80,6 +83,17 @@ impl Rates {
 pub(super) struct Limits(pub [Arc<Rates>; 2]);
 
 impl Limits {
+    /// How many bytes may be taken at a time: what would have to wait for long is better left with
+    /// the sender.
+    pub(super) fn at_once(&self, way: Way) -> usize {
+        let most = |rates: &Arc<Rates>| {
+            let limits = rates.get();
+            let limit = if way == Way::Up { limits.up } else { limits.down };
+            limit.map_or(usize::MAX, |rate| usize::try_from(rate / 4).unwrap_or(usize::MAX))
+        };
+        self.0.iter().map(most).min().unwrap_or(usize::MAX).max(MIN_AT_ONCE)
+    }
+
     /// Counts these bytes; what to wait for before they are used.
     pub(super) fn take(&self, way: Way, bytes: usize) -> Hold {
         // Watched from before they are counted: no change is missed.
