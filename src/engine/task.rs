@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connections::{Arrival, Rival};
-use super::peer::{self, ConnectError, Event, Events, PeerLink};
+use super::peer::{self, ConnectError, Event, Events, Opened, PeerLink};
 use super::rates::Limits;
 use super::session::Shared;
 use super::torrent::{ReadError, ReadHandle, Waiting};
@@ -96,7 +96,7 @@ impl Progress {
 
 /// What happened outside the task's own connections.
 enum Internal {
-    Connected(SocketAddr, Result<(TcpStream, Handshake), ConnectError>),
+    Connected(SocketAddr, Result<Opened, ConnectError>),
     Verdict(PieceIndex, Verdict),
     Written(PieceIndex, std::io::Result<()>),
     Checked(PieceIndex, bool),
@@ -251,7 +251,7 @@ impl Task {
             Command::Want(pieces) => self.want(pieces, Priority::Normal),
             Command::Peers(addrs, source) => self.machine.peers_found(&addrs, source),
             Command::Incoming(stream, addr, handshake) => {
-                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: false });
+                self.arrived(Arrival { stream, addr, theirs: handshake, round_trip: None });
             }
             Command::Activate { info, store, layers, wanted } => {
                 self.activate(info, store, &layers, wanted);
@@ -327,8 +327,8 @@ impl Task {
     fn internal(&mut self, message: Internal) {
         let now = self.shared.clock.now();
         match message {
-            Internal::Connected(addr, Ok((stream, handshake))) => {
-                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: true });
+            Internal::Connected(addr, Ok(Opened { stream, theirs, round_trip })) => {
+                self.arrived(Arrival { stream, addr, theirs, round_trip: Some(round_trip) });
             }
             Internal::Connected(addr, Err(error)) => {
                 tracing::debug!(%addr, %error, "cannot connect");

@@ -283,7 +283,7 @@ impl Shown for Folders {
             return xattr::of_waiting(&why, name, size);
         }
         if inode == ROOT {
-            return Err(Errno::ENODATA);
+            return Err(xattr::absence(name));
         }
         let (_, fs, local) = self.inside(inode)?;
         fs.getxattr(local, name, size)

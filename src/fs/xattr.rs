@@ -44,8 +44,13 @@ pub enum Of {
 /// The value of an attribute. `size` is the room there is for it, 0 to ask for its length.
 ///
 /// # Errors
-/// `ENODATA` if there is no such attribute, `ERANGE` if there is not enough room.
+/// `ENODATA` if there is no such attribute, `ERANGE` if there is not enough room, and `EOPNOTSUPP` if
+/// there is none of its kind: then programs that look for access lists and labels of every file, as ls
+/// does, do not go on asking.
 pub fn get(content: &dyn Content, of: Of, name: &[u8], size: u32) -> Result<Answer, Errno> {
+    if !name.starts_with(b"user.") {
+        return Err(absence(name));
+    }
     let info = content.info();
     let (file, total) = match of {
         Of::Torrent => (None, info.geometry.payload()),
@@ -72,6 +77,11 @@ pub fn list(of: Of, size: u32) -> Result<Answer, Errno> {
     answer(names, size)
 }
 
+/// What is said of an attribute that nothing has; see [`get`].
+pub fn absence(name: &[u8]) -> Errno {
+    if name.starts_with(b"user.") { Errno::ENODATA } else { Errno::EOPNOTSUPP }
+}
+
 /// The value of an attribute of a folder that waits for its torrent; `size` as for [`get`].
 ///
 /// # Errors
@@ -79,7 +89,7 @@ pub fn list(of: Of, size: u32) -> Result<Answer, Errno> {
 pub fn of_waiting(why: &str, name: &[u8], size: u32) -> Result<Answer, Errno> {
     match name {
         STATE => answer(why.as_bytes().to_vec(), size),
-        _ => Err(Errno::ENODATA),
+        name => Err(absence(name)),
     }
 }
 

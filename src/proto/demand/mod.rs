@@ -134,8 +134,9 @@ impl Demand {
         self.waits.values().map(|w| w.expires).min().filter(|t| *t < Timestamp::FAR_FUTURE)
     }
 
-    /// The pieces that are wanted and satisfy `missing`, each once: first what readers wait for,
-    /// the longest wait first; then what is read ahead, the nearest pieces of all handles first;
+    /// The pieces that are wanted and satisfy `missing`, each once: first what readers wait for, of
+    /// each handle the first read in the file, the longest wait first, then the second of each, and
+    /// so on: a program waits for the first, the system reads ahead for it with the others; then what is read ahead, the nearest pieces of all handles first;
     /// then reads whose reader is probably gone. `by_blocks` says of which pieces the blocks can be
     /// verified alone: of these only those are wanted that somebody wants, each once.
     pub fn order(
@@ -144,8 +145,6 @@ impl Demand {
         by_blocks: impl Fn(PieceIndex) -> bool,
         missing: impl Fn(PieceIndex) -> bool,
     ) -> Vec<Wanted> {
-        let mut waits: Vec<_> = self.waits.values().filter(|w| w.urgent).collect();
-        waits.sort_by_key(|w| w.since);
         let mut order = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
         let mut add = |piece, range: &Range<u64>, waiting_since| {
@@ -161,7 +160,7 @@ impl Demand {
             }
         };
         let pieces_of = |range: &Range<u64>| geometry.pieces_of(range.clone());
-        for wait in waits {
+        for wait in self.urgent() {
             pieces_of(&wait.range).for_each(|p| add(p, &wait.range, Some(wait.since)));
         }
         let mut windows: Vec<_> = self.windows.values().map(|r| (pieces_of(r), r)).collect();
@@ -173,6 +172,17 @@ impl Demand {
             pieces_of(&wait.range).for_each(|p| add(p, &wait.range, None));
         }
         order
+    }
+
+    /// The reads that readers wait for, in order.
+    fn urgent(&self) -> impl Iterator<Item = &Wait> {
+        let mut waits: Vec<_> = self.waits.values().filter(|w| w.urgent).collect();
+        waits.sort_by_key(|w| (w.handle, w.range.start));
+        let of_handles = waits.chunk_by(|a, b| a.handle == b.handle);
+        let mut ranked: Vec<_> =
+            of_handles.flat_map(|waits| waits.iter().copied().enumerate()).collect();
+        ranked.sort_by_key(|(rank, wait)| (*rank, wait.since));
+        ranked.into_iter().map(|(_, wait)| wait)
     }
 }
 
@@ -202,6 +212,17 @@ mod tests {
         d.wait(Ticket(1), HandleId(2), 49 * MIB..49 * MIB + 1, at(5), Timestamp::FAR_FUTURE);
         d.wait(Ticket(2), HandleId(1), 9 * MIB..10 * MIB + 1, at(4), Timestamp::FAR_FUTURE);
         assert_eq!(order(&d), [9, 10, 49, 50, 11, 51, 12]);
+    }
+
+    #[test]
+    fn what_the_system_reads_ahead_comes_after_what_another_program_waits_for() {
+        let mut d = Demand::default();
+        for (ticket, piece) in [(1, 11), (2, 10), (3, 12)] {
+            let range = piece * MIB..(piece + 1) * MIB;
+            d.wait(Ticket(ticket), HandleId(1), range, at(ticket), Timestamp::FAR_FUTURE);
+        }
+        d.wait(Ticket(4), HandleId(2), 70 * MIB..70 * MIB + 1, at(4), Timestamp::FAR_FUTURE);
+        assert_eq!(order(&d), [10, 70, 11, 12]);
     }
 
     #[test]

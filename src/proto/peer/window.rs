@@ -1,18 +1,20 @@
 //! The request window: how many blocks to keep asked of one peer.
 //!
 //! The target is the bandwidth-delay product and a little more: what the peer delivers in
-//! `1.25 × round trip + 20 ms`. While the window is what limits the rate, that product exceeds the
+//! `1.5 × round trip + 30 ms`. While the window is what limits the rate, that product exceeds the
 //! window and it grows by at least a quarter each round trip; once the link is the limit, the rate
 //! stands still and so does the window. What is queued at the peer stays short, so a read that
 //! arrives finds a short queue.
 //!
-//! The rate is sampled as TCP BBR does (draft-cheng-iccrg-delivery-rate-estimation): what arrived
-//! between the request for a block and its arrival, by that time. However blocks are bunched on the
-//! way, that is never more than one window in one round trip.
+//! Peers that share a line each believe, as their blocks come in bunches, that it carries more of
+//! theirs than it does. So all windows together hold no more than what all peers together deliver
+//! calls for ([`blocks_for_all`]).
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::delivery::{Delivery, Mark, Response};
 use crate::proto::geometry::{BLOCK_LEN, Block};
 use crate::proto::time::Timestamp;
 
@@ -26,20 +28,10 @@ const MIN: usize = 4;
 const MAX: usize = 512;
 
 /// What the target holds beyond the round trip, for scheduling hiccups on both sides.
-const SLACK: Duration = Duration::from_millis(20);
+const SLACK: Duration = Duration::from_millis(30);
 
 /// After this long without a shorter one, the round trip may be found to have grown.
 const RTT_AGES: Duration = Duration::from_secs(10);
-
-/// What arrives sooner counts as if it took this long: clocks have a resolution.
-const RESOLUTION: Duration = Duration::from_micros(1);
-
-/// How much a higher sample of the rate counts. Each is an average over a round trip already.
-const RISE: f64 = 0.25;
-
-/// How much a lower one counts, of which there is at most one in half a round trip: all that comes
-/// in a burst after a pause tells of the same pause.
-const FALL: f64 = 0.2;
 
 /// The round trip assumed before one was seen.
 const ASSUMED_RTT: Duration = Duration::from_millis(100);
@@ -74,8 +66,9 @@ const FORGIVE: Duration = Duration::from_secs(60);
 struct Asked {
     block: Block,
     at: Timestamp,
-    /// Bytes that had been delivered by then.
-    delivered: u64,
+    /// What had been delivered by then, by this peer and by all.
+    mark: Mark,
+    mark_of_all: Mark,
     /// It filled the window.
     filled: bool,
     /// It has hardly anything of ours in front of it.
@@ -90,15 +83,10 @@ pub struct RequestWindow {
     limit: usize,
     /// Blocks that rate and round trip call for.
     target: usize,
-    /// Bytes a second while requests were outstanding.
-    rate: f64,
+    delivery: Delivery,
     rtt: Option<Duration>,
     /// When the round trip was last seen to be that short.
     rtt_seen: Timestamp,
-    /// Bytes of all blocks that came when they were outstanding.
-    delivered: u64,
-    /// When the rate last fell.
-    fell: Timestamp,
     last_progress: Timestamp,
     /// Blocks that other peers sent first while this one sent nothing.
     beaten: u32,
@@ -112,11 +100,9 @@ impl Default for RequestWindow {
             outstanding_bytes: 0,
             limit: MAX,
             target: START,
-            rate: 0.0,
+            delivery: Delivery::default(),
             rtt: None,
             rtt_seen: Timestamp::ZERO,
-            delivered: 0,
-            fell: Timestamp::ZERO,
             last_progress: Timestamp::ZERO,
             beaten: 0,
             stalled: false,
@@ -125,6 +111,13 @@ impl Default for RequestWindow {
 }
 
 impl RequestWindow {
+    /// It took so long to connect to the peer. No block has come so soon yet: the first ones wait for
+    /// those before them, on a connection that is slow at first.
+    pub fn connected_in(&mut self, round_trip: Duration, now: Timestamp) {
+        self.rtt = Some(round_trip);
+        self.rtt_seen = now;
+    }
+
     /// The peer's `reqq`: more requests than that it drops (BEP 10).
     pub fn set_limit(&mut self, reqq: u32) {
         self.limit = (reqq as usize).clamp(1, MAX);
@@ -137,12 +130,12 @@ impl RequestWindow {
 
     /// What the window holds at most, in time.
     fn span(&self) -> Duration {
-        self.rtt.unwrap_or(ASSUMED_RTT).mul_f64(1.25) + SLACK
+        self.rtt.unwrap_or(ASSUMED_RTT).mul_f64(1.5) + SLACK
     }
 
     /// The window that rate and round trip call for.
     fn aim(&self) -> usize {
-        let blocks = self.rate * self.span().as_secs_f64() / f64::from(BLOCK_LEN);
+        let blocks = self.rate() * self.span().as_secs_f64() / f64::from(BLOCK_LEN);
         (blocks.ceil() as usize).clamp(MIN, MAX)
     }
 
@@ -180,7 +173,7 @@ impl RequestWindow {
     /// When a block asked for now would probably be here.
     pub fn expected_delay(&self) -> Duration {
         let queued = (self.outstanding_bytes + u64::from(BLOCK_LEN)) as f64;
-        let rate = match self.rate {
+        let rate = match self.rate() {
             _ if self.stalled => 1.0,
             0.0 => ASSUMED_RATE,
             rate => rate.max(f64::from(BLOCK_LEN)),
@@ -190,11 +183,11 @@ impl RequestWindow {
 
     /// Bytes a second that the peer delivers while asked.
     pub fn rate(&self) -> f64 {
-        self.rate
+        self.delivery.rate()
     }
 
-    /// `block` was asked for.
-    pub fn sent(&mut self, block: Block, now: Timestamp) {
+    /// `block` was asked for; `all` is what all peers together have delivered.
+    pub fn sent(&mut self, block: Block, all: &Delivery, now: Timestamp) {
         if self.outstanding.is_empty() {
             self.last_progress = now;
         }
@@ -202,26 +195,28 @@ impl RequestWindow {
         self.outstanding.push_back(Asked {
             block,
             at: now,
-            delivered: self.delivered,
+            mark: self.delivery.mark(before == 0, now),
+            mark_of_all: all.mark(false, now),
             filled: before + 1 >= self.size(),
             first: before < MIN,
         });
         self.outstanding_bytes += u64::from(block.length);
     }
 
-    /// `block` arrived; false when it was not outstanding.
-    pub fn arrived(&mut self, block: Block, now: Timestamp) -> bool {
+    /// `block` arrived, which counts for `all` too; false when it was not outstanding.
+    pub fn arrived(&mut self, block: Block, all: &mut Delivery, now: Timestamp) -> bool {
         let Some(asked) = self.remove(block) else { return false };
         self.heard(now);
-        self.delivered += u64::from(block.length);
-        let response = now.since(asked.at).max(RESOLUTION);
-        self.note_round_trip(response, asked.first, now);
-        let sample = (self.delivered - asked.delivered) as f64 / response.as_secs_f64();
-        if sample > self.rate {
-            self.rate += (sample - self.rate) * RISE;
-            self.target = self.target.max(self.aim());
-        } else if asked.filled || response > self.span() {
-            self.fall(sample, now);
+        let time = now.since(asked.at);
+        self.note_round_trip(time, asked.first, now);
+        let (bytes, rtt) = (u64::from(block.length), self.rtt.unwrap_or(ASSUMED_RTT));
+        let late = time > self.span();
+        all.came(Response { bytes, rtt, telling: late }, asked.mark_of_all, now);
+        let telling = asked.filled || late;
+        match self.delivery.came(Response { bytes, rtt, telling }, asked.mark, now) {
+            Ordering::Greater => self.target = self.target.max(self.aim()),
+            Ordering::Less => self.target = self.aim(),
+            Ordering::Equal => {}
         }
         true
     }
@@ -232,17 +227,6 @@ impl RequestWindow {
         if self.rtt.is_none_or(|rtt| response <= rtt || (first && aged)) {
             self.rtt = Some(response);
             self.rtt_seen = now;
-        }
-    }
-
-    /// Less came than the rate says, though enough had been asked for, or late.
-    fn fall(&mut self, sample: f64, now: Timestamp) {
-        let step = self.rtt.unwrap_or(ASSUMED_RTT).div_f64(2.0);
-        let step = step.clamp(Duration::from_millis(5), Duration::from_millis(100));
-        if now.since(self.fell) >= step {
-            self.fell = now;
-            self.rate += (sample - self.rate) * FALL;
-            self.target = self.aim();
         }
     }
 
@@ -294,8 +278,8 @@ impl RequestWindow {
         let patience = (self.expected_delay() * 4).clamp(MIN_STALL, MAX_STALL);
         if !self.outstanding.is_empty() && now.since(self.last_progress) > patience {
             self.stalled = true;
-            self.rate /= 2.0;
-            if self.rate > 0.0 {
+            self.delivery.halve();
+            if self.rate() > 0.0 {
                 self.target = self.aim();
             }
             self.last_progress = now;
@@ -316,10 +300,37 @@ impl RequestWindow {
         blocks
     }
 
+    /// Whether nothing came for so long that what is outstanding takes no room on the way to us.
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        now.since(self.last_progress) > 2 * self.span()
+    }
+
+    /// Whether it may be asked for more even if all together hold enough: a peer that sends little is
+    /// idle between two blocks otherwise.
+    pub fn is_small(&self) -> bool {
+        self.outstanding.len() < MIN
+    }
+
     /// Whether the peer counts as stalled.
     pub fn is_stalled(&self) -> bool {
         self.stalled
     }
+}
+
+/// Blocks that all windows together should hold: what `all` peers together deliver in the time that
+/// each of the windows is for. `None` while nothing is known of them.
+pub fn blocks_for_all<'a>(
+    all: &Delivery,
+    windows: impl Iterator<Item = &'a RequestWindow>,
+) -> Option<usize> {
+    let (mut rates, mut bytes) = (0.0, 0.0);
+    for window in windows {
+        rates += window.rate();
+        bytes += window.rate() * window.span().as_secs_f64();
+    }
+    let share = all.rate() / rates;
+    let blocks = (bytes * share / f64::from(BLOCK_LEN)).ceil() as usize;
+    (rates > 0.0).then(|| blocks.max(START))
 }
 
 #[cfg(test)]
@@ -340,20 +351,24 @@ mod tests {
         free_at: Timestamp,
         now: Timestamp,
         arrived: u64,
+        all: Delivery,
     }
 
     impl Link {
         fn new(peers: usize, mbit: f64, rtt: Duration) -> Self {
+            let mut window = RequestWindow::default();
+            window.connected_in(rtt, Timestamp::ZERO);
             Self {
                 rate: mbit * 125_000.0,
                 rtt,
                 bunch: Duration::from_nanos(1),
-                windows: vec![RequestWindow::default(); peers],
+                windows: vec![window; peers],
                 wire: VecDeque::new(),
                 blocks: 0,
                 free_at: Timestamp::ZERO,
                 now: Timestamp::ZERO,
                 arrived: 0,
+                all: Delivery::default(),
             }
         }
 
@@ -361,12 +376,13 @@ mod tests {
             let geometry = Geometry::new(1 << 34, u64::from(BLOCK_LEN)).unwrap();
             // In turn, as the answers of many share a line.
             while let Some(peer) = (0..self.windows.len())
+                .filter(|_| self.outstanding() < self.most())
                 .filter(|i| self.windows[*i].room() > 0)
                 .max_by_key(|i| self.windows[*i].room() * 1000 / self.windows[*i].size())
             {
                 let block = geometry.block_at(self.blocks, 0, BLOCK_LEN).unwrap();
                 self.blocks += 1;
-                self.windows[peer].sent(block, self.now);
+                self.windows[peer].sent(block, &self.all, self.now);
                 let start = self.free_at.max(self.now + self.rtt);
                 self.free_at = start + Duration::from_secs_f64(f64::from(BLOCK_LEN) / self.rate);
                 let bunch = self.bunch.as_nanos() as u64;
@@ -386,16 +402,25 @@ mod tests {
                 {
                     self.wire.pop_front();
                     self.arrived += u64::from(block.length);
-                    assert!(self.windows[peer].arrived(block, self.now));
+                    assert!(self.windows[peer].arrived(block, &mut self.all, self.now));
                 }
             }
             (self.arrived - before) as f64 / time.as_secs_f64()
         }
 
-        /// Blocks that all windows hold, by what the line holds in a round trip.
+        fn outstanding(&self) -> usize {
+            self.windows.iter().map(RequestWindow::len).sum()
+        }
+
+        fn most(&self) -> usize {
+            blocks_for_all(&self.all, self.windows.iter()).unwrap_or(usize::MAX)
+        }
+
+        /// Blocks that all windows may hold, by what the line holds in a round trip.
         fn held(&self) -> f64 {
             let held: usize = self.windows.iter().map(RequestWindow::size).sum();
-            held as f64 * f64::from(BLOCK_LEN) / (self.rate * self.rtt.as_secs_f64())
+            held.min(self.most()) as f64 * f64::from(BLOCK_LEN)
+                / (self.rate * self.rtt.as_secs_f64())
         }
     }
 
@@ -407,10 +432,10 @@ mod tests {
             let mut link = Link::new(peers, 100.0, FAR);
             link.bunch = Duration::from_millis(bunch).max(link.bunch);
             let first = link.run(Duration::from_secs(1)) / link.rate;
-            assert!(first > 0.75, "{peers} peers, bursts of {bunch} ms: {first}");
+            assert!(first > 0.7, "{peers} peers, bursts of {bunch} ms: {first}");
             let rate = link.run(Duration::from_secs(20)) / link.rate;
             assert!(rate > 0.97, "{peers} peers, bursts of {bunch} ms: {rate}");
-            assert!(link.held() < 2.1, "{peers} peers, bursts of {bunch} ms: {}", link.held());
+            assert!(link.held() < 2.25, "{peers} peers, bursts of {bunch} ms: {}", link.held());
         }
     }
 
@@ -451,9 +476,9 @@ mod tests {
         let mut now = link.now + Duration::from_secs(1);
         let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
         for block in geometry.blocks(geometry.piece(0).unwrap()) {
-            window.sent(block, now);
+            window.sent(block, &link.all, now);
             now = now + FAR + Duration::from_millis(2);
-            assert!(window.arrived(block, now));
+            assert!(window.arrived(block, &mut link.all, now));
         }
         assert!(window.rate() == before, "{before}: {}", window.rate());
     }
@@ -480,11 +505,12 @@ mod tests {
         let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
         let mut window = RequestWindow::default();
         let block = geometry.block_at(0, 0, BLOCK_LEN).unwrap();
-        window.sent(block, Timestamp::ZERO);
+        let mut all = Delivery::default();
+        window.sent(block, &all, Timestamp::ZERO);
         assert!(!window.check_stall(Timestamp::ZERO + Duration::from_secs(3)));
         assert!(window.check_stall(Timestamp::ZERO + Duration::from_secs(31)));
         assert_eq!(window.size(), 1);
-        assert!(window.arrived(block, Timestamp::ZERO + Duration::from_secs(32)));
+        assert!(window.arrived(block, &mut all, Timestamp::ZERO + Duration::from_secs(32)));
         assert!(window.size() > 1);
     }
 }
