@@ -9,13 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use p2pfs::engine::{
-    AddProgress, AddTorrent, DataPlace, DhtConfig, Session, SessionConfig, Torrent, resolve,
+    AddProgress, AddTorrent, DataPlace, DhtConfig, Limits, Session, SessionConfig, Torrent,
+    disk_size, resolve,
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
     DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest,
     size,
 };
+use p2pfs::store::Store;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
@@ -60,6 +62,7 @@ impl Daemon {
         settings.dht_bootstrap.sort();
         let session = Session::start(SessionConfig {
             cache_dir: cache.clone(),
+            cache_limits: limits(&settings, &cache).with_context(unusable)?,
             listen: settings.listen.clone(),
             port: settings.port,
             upload_limit: settings.upload_limit,
@@ -96,6 +99,11 @@ impl Daemon {
         self.leases.session.port()
     }
 
+    /// The cache.
+    pub fn cache(&self) -> &Arc<Store> {
+        self.leases.session.store()
+    }
+
     /// The node of the DHT; `None` without it.
     pub fn dht(&self) -> Option<DhtStatus> {
         let node = self.leases.session.dht()?;
@@ -118,6 +126,7 @@ impl Daemon {
             [] => "all addresses".into(),
             some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
+        let amount = |amount: Option<size::Amount>| amount.map_or("none".into(), |a| a.to_string());
         let dir = |dir: Option<&Path>| dir.map(|d| d.display().to_string()).unwrap_or_default();
         let own = &self.settings;
         let mut listen = asked.listen.clone();
@@ -134,6 +143,11 @@ impl Daemon {
             ("listen address", addresses(&own.listen), addresses(&listen))
         } else if !same_dir(asked.data_dir.as_deref(), own.data_dir.as_deref()) {
             ("cache", dir(own.data_dir.as_deref()), dir(asked.data_dir.as_deref()))
+        } else if asked.cache_size.is_some() && asked.cache_size != own.cache_size {
+            ("cache size", amount(own.cache_size), amount(asked.cache_size))
+        } else if asked.cache_free.is_some() && asked.cache_free != own.cache_free {
+            let free = |free: Option<u64>| amount(free.map(size::Amount::Bytes));
+            ("space to leave free", free(own.cache_free), free(asked.cache_free))
         } else if asked.upload_limit.is_some() && asked.upload_limit != own.upload_limit {
             ("upload limit", rate(own.upload_limit), rate(asked.upload_limit))
         } else if asked.download_limit.is_some() && asked.download_limit != own.download_limit {
@@ -320,6 +334,13 @@ impl Drop for Lease {
 /// Locks what stays consistent even when a thread panicked with it locked.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the cache may take.
+fn limits(settings: &Settings, cache: &Path) -> std::io::Result<Limits> {
+    let disk = disk_size(cache)?;
+    let size = settings.cache_size.map(|size| size.of(disk));
+    Ok(Limits { size, free: settings.cache_free })
 }
 
 /// Whether the folder asked for, if any, is our own.

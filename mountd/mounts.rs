@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use p2pfs::engine::{DataPlace, ReadError, Torrent};
+use p2pfs::engine::{DataPlace, Kept, ReadError, Torrent};
 use p2pfs::fs::{self, Mount, MountOptions, Unmount, UnmountError};
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{
     ErrorKind, MountRequest, Outcome, Progress, Response, RpcError, ShareKind, ShareStatus,
-    Unmounting, WirePath,
+    Unmounting, WirePath, size,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -38,6 +38,8 @@ struct Live {
     ended: watch::Sender<bool>,
     detached: watch::Sender<bool>,
     problem: Mutex<Option<String>>,
+    /// Of a mount whose files are to be kept, nothing is let go.
+    _kept: Option<Kept>,
     _busy: Busy,
 }
 
@@ -93,11 +95,13 @@ impl Daemon {
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
             keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
+            self.check_room_to_keep(lease.torrent())?;
         }
         // From here on it is done to the end even if the client leaves.
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
         let finished = tokio::spawn(async move {
-            let live = daemon.go_live(place, lease, options, request.seed_until).await?;
+            let kept = request.keep.is_some().then(|| lease.torrent().keep());
+            let live = daemon.go_live(place, lease, options, request.seed_until, kept).await?;
             if events.is_closed() {
                 live.unmount(Unmount::Force).await.map_err(from_unmount)?;
             } else if request.until_done || request.seed_until.is_some() {
@@ -108,12 +112,27 @@ impl Daemon {
         finished.await.map_err(RpcError::failed)?
     }
 
+    /// Refuses to keep what the cache cannot hold.
+    fn check_room_to_keep(&self, torrent: &Torrent) -> Result<(), RpcError> {
+        let (limit, wanted) = (self.cache().limit(), torrent.status().wanted);
+        match limit {
+            Some(limit) if wanted > limit => Err(RpcError::failed(format_args!(
+                "{} are to be kept, and the cache may take {}: give it more with --cache-size, or \
+                 --select less",
+                size::show(wanted),
+                size::show(limit)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     async fn go_live(
         &self,
         place: Reservation,
         lease: Lease,
         options: MountOptions,
         seed_until: Option<SeedUntil>,
+        kept: Option<Kept>,
     ) -> Result<Arc<Live>, RpcError> {
         let torrent = lease.torrent().clone();
         let mount = spawn_blocking(move || Mount::new(torrent, options));
@@ -126,6 +145,7 @@ impl Daemon {
             ended: watch::Sender::new(false),
             detached: watch::Sender::new(false),
             problem: Mutex::default(),
+            _kept: kept,
             _busy: self.activity.share(),
         });
         self.mounts.insert(&live);
@@ -365,7 +385,7 @@ pub fn download(torrent: &Torrent) -> Progress {
         of: status.wanted,
         rate: status.download_rate,
         peers: status.peers,
-        nobody: status.nobody,
+        nobody: status.nobody.or(status.limited),
     }
 }
 

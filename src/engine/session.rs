@@ -29,7 +29,7 @@ use crate::proto::shares::fair_shares;
 use crate::proto::swarm::{PeerKey, PeerSource};
 use crate::proto::torrent::{MAX_PEERS, Options, Torrent as Machine};
 use crate::proto::wire::handshake::Handshake;
-use crate::store::{Store, StoreError};
+use crate::store::{Limits, Store, StoreError};
 
 /// Memory for unverified and unwritten pieces of one torrent, in bytes.
 const BUFFER_BUDGET: u64 = 32 << 20;
@@ -56,6 +56,8 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub struct SessionConfig {
     /// The cache, which is ours alone.
     pub cache_dir: PathBuf,
+    /// What the cache may take.
+    pub cache_limits: Limits,
     /// Addresses to listen on; empty for all of IPv4 and IPv6.
     pub listen: Vec<IpAddr>,
     /// The TCP port; one is chosen when absent.
@@ -243,7 +245,7 @@ impl Session {
     pub async fn start(config: SessionConfig) -> Result<Self, SessionError> {
         let (port, listeners) = listen::open(&config.listen, config.port)
             .map_err(|(at, error)| SessionError::Listen { at, error })?;
-        let store = Store::open(&config.cache_dir)?;
+        let store = Store::open_limited(&config.cache_dir, config.cache_limits)?;
         let clock = Clock::start();
         let bucket = |limit: Option<u64>| {
             limit.map(|rate| Arc::new(Mutex::new(TokenBucket::new(rate, clock.now()))))
@@ -282,6 +284,11 @@ impl Session {
     /// The port that peers connect to.
     pub fn port(&self) -> u16 {
         self.shared.port
+    }
+
+    /// The cache.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
     }
 
     /// The DHT node, unless there is none.

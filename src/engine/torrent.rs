@@ -15,7 +15,11 @@ use super::tracker::Trackers;
 use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
 use crate::proto::seeding::{SeedUntil, Seeding, ShareRatio};
-use crate::store::TorrentStore;
+use crate::store::{Guard, Kept, TorrentStore};
+
+/// What is said when the background download rests for want of room.
+const CACHE_FULL: &str = "the cache is full: only what is read is fetched, in place of what was read \
+     least recently";
 
 /// Names one open file handle of the filesystem to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,24 +103,28 @@ impl Torrent {
         waiter: Waiter,
     ) {
         let range = self.range(file, offset, length as u64);
-        let waiting = Waiting::begin(self.inner.waiting.clone(), waiter);
+        let guard = self.inner.store.guard(range.clone());
+        let waiting = Waiting::begin(self.inner.waiting.clone(), waiter, guard);
         self.tell(Command::Read { handle, range, timeout, waiting });
     }
 
     /// Says what a handle will probably read next: `length` bytes from `offset` of file `file`; a
     /// length of 0 for nothing. Replaces what was said before for that handle.
     pub fn read_ahead(&self, handle: ReadHandle, file: usize, offset: u64, length: u64) {
-        self.tell(Command::ReadAhead(handle, self.range(file, offset, length)));
+        let range = self.inner.store.read_ahead(handle.0, self.range(file, offset, length));
+        self.tell(Command::ReadAhead(handle, range));
     }
 
     /// A descriptor of the handle was closed: its waiting reads stay, but are urgent no longer
     /// (FLUSH is the only sign that a killed reader has gone).
     pub fn flushed(&self, handle: ReadHandle) {
+        self.inner.store.read_ahead(handle.0, 0..0);
         self.tell(Command::Flushed(handle));
     }
 
     /// The handle is gone for good.
     pub fn closed(&self, handle: ReadHandle) {
+        self.inner.store.read_ahead(handle.0, 0..0);
         self.tell(Command::Closed(handle));
     }
 
@@ -129,6 +137,18 @@ impl Torrent {
     /// of the daemon or an earlier one (then they are hashed again before they are used).
     pub fn verified_bytes(&self, file: Option<usize>) -> u64 {
         self.inner.store.verified_bytes(file)
+    }
+
+    /// Keeps all of it that is in the cache there until what is returned is dropped, whatever else is
+    /// read.
+    pub fn keep(&self) -> Kept {
+        self.inner.store.keep()
+    }
+
+    /// Pins files (indexes in `info().files`), so that they are never let go of, or unpins them. An error
+    /// is one of the disk.
+    pub fn set_pinned(&self, files: &[usize], pin: bool) -> std::io::Result<()> {
+        self.inner.store.set_pinned(files, pin)
     }
 
     /// Fetches these files (indexes in `info().files`) before everything nobody waits for.
@@ -181,9 +201,10 @@ impl Torrent {
         let dht = self.inner.dht.as_ref().map(Node::nodes);
         let informants = Informants { trackers: !trackers.is_empty(), dht };
         let state = match () {
-            () if stats.disk_paused || progress.error.is_some() => "error",
+            () if progress.error.is_some() || stats.disk_paused && !store.is_limited() => "error",
             () if progress.complete => "complete",
             () if stats.checking > 0 => "checking",
+            () if stats.cache_full || stats.disk_paused => "cache full",
             () if stats.pieces_unfinished == 0 && stats.waiting_reads == 0 => "idle",
             () => "downloading",
         };
@@ -211,6 +232,7 @@ impl Torrent {
             banned: stats.banned,
             state: state.to_owned(),
             nobody: alone.then(|| informants.why_no_peer().to_owned()),
+            limited: (state == "cache full").then(|| CACHE_FULL.to_owned()),
             error: progress.error,
             trackers,
         }
@@ -232,12 +254,14 @@ impl Torrent {
 pub(super) struct Waiting {
     waiter: Option<Waiter>,
     count: Arc<AtomicUsize>,
+    /// What has come stays until the read is answered.
+    _guard: Guard,
 }
 
 impl Waiting {
-    fn begin(count: Arc<AtomicUsize>, waiter: Waiter) -> Self {
+    fn begin(count: Arc<AtomicUsize>, waiter: Waiter, guard: Guard) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Self { waiter: Some(waiter), count }
+        Self { waiter: Some(waiter), count, _guard: guard }
     }
 
     pub(super) fn end(mut self, result: Result<(), ReadError>) {

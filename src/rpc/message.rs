@@ -88,6 +88,15 @@ pub struct Settings {
     /// Folder of the cache (default: ~/.cache/p2pfs, /var/cache/p2pfs for root)
     #[arg(long, value_name = "DIR", alias = "cache")]
     pub data_dir: Option<WirePath>,
+    /// Most bytes that the cache takes, on disk (K, M, G, T may follow), or N% of its disk: what was read
+    /// least recently is let go then, and fetched again when it is read (default: no limit)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_cache_size)]
+    #[serde(default)]
+    pub cache_size: Option<size::Amount>,
+    /// Bytes that the cache leaves free on its disk (K, M, G, T may follow)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[serde(default)]
+    pub cache_free: Option<u64>,
     /// Most bytes a second to send (K, M, G may follow)
     #[arg(long, value_name = "RATE", value_parser = size::parse_rate)]
     pub upload_limit: Option<u64>,

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use p2pfs::rpc::{
     Client, ConnectError, ErrorKind, Outcome, Places, Request, Response, RpcError, Settings,
-    beside, frame, start_lock,
+    beside, frame, size, start_lock,
 };
 use tokio::net::unix::pipe;
 
@@ -186,6 +186,14 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     }
     if let Some(dir) = &settings.data_dir {
         flag("--data-dir", dir.0.clone().into());
+    }
+    match settings.cache_size {
+        Some(size::Amount::Bytes(bytes)) => flag("--cache-size", bytes.to_string().into()),
+        Some(size::Amount::Share(share)) => flag("--cache-size", format!("{share}%").into()),
+        None => {}
+    }
+    if let Some(free) = settings.cache_free {
+        flag("--cache-free", free.to_string().into());
     }
     for (name, limit) in
         [("--upload-limit", settings.upload_limit), ("--download-limit", settings.download_limit)]

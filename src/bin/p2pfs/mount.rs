@@ -162,6 +162,8 @@ impl Mount {
         let (settings, others) = (&mut self.network.settings, other.network.settings);
         settings.port = settings.port.or(others.port);
         settings.data_dir = settings.data_dir.take().or(others.data_dir);
+        settings.cache_size = settings.cache_size.or(others.cache_size);
+        settings.cache_free = settings.cache_free.or(others.cache_free);
         settings.upload_limit = settings.upload_limit.or(others.upload_limit);
         settings.download_limit = settings.download_limit.or(others.download_limit);
         settings.listen.extend(others.listen);

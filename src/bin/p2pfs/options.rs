@@ -6,7 +6,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{ErrorKind, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 21] = [
+const OURS: [&str; 23] = [
     "socket",
     "peer",
     "port",
@@ -28,6 +28,8 @@ const OURS: [&str; 21] = [
     "dht-bootstrap",
     "foreground",
     "cache",
+    "cache-size",
+    "cache-free",
 ];
 
 /// The flags of ours among `-o` values, as command-line flags, and what is left for the mount.

@@ -83,6 +83,9 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
     if let Some(why) = &torrent.nobody {
         writeln!(out, "  no peers: {why}")?;
     }
+    if let Some(why) = &torrent.limited {
+        writeln!(out, "  {why}")?;
+    }
     if let Some(DhtNodes { v4, v6 }) = share.dht_nodes {
         writeln!(out, "  DHT: {} by IPv4, {v6} by IPv6", size::count(v4 as u64, "node"))?;
     }

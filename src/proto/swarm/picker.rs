@@ -407,10 +407,15 @@ impl Picker {
         self.buckets[1].iter().any(|bucket| !bucket.is_empty()) || self.open.iter().any(first)
     }
 
+    /// Whether a wanted piece is not begun.
+    pub fn has_unbegun(&self) -> bool {
+        self.buckets.iter().flatten().any(|bucket| !bucket.is_empty())
+    }
+
     /// Whether every wanted piece is begun and no begun wanted piece has a free block: time for
     /// endgame.
     pub fn is_endgame(&self) -> bool {
-        self.buckets.iter().flatten().all(Vec::is_empty)
+        !self.has_unbegun()
             && self.open.iter().all(|p| self.slots[p.index()].priority == Priority::None)
     }
 
