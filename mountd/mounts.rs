@@ -95,7 +95,7 @@ impl Daemon {
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
             keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
-            self.check_room_to_keep(lease.torrent())?;
+            self.check_room_to_keep(lease.torrent()).await?;
         }
         // From here on it is done to the end even if the client leaves.
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
@@ -113,8 +113,8 @@ impl Daemon {
     }
 
     /// Refuses to keep what the cache cannot hold.
-    fn check_room_to_keep(&self, torrent: &Torrent) -> Result<(), RpcError> {
-        let (limit, wanted) = (self.cache().limit(), torrent.status().wanted);
+    async fn check_room_to_keep(&self, torrent: &Torrent) -> Result<(), RpcError> {
+        let (limit, wanted) = (self.cache().limit(), torrent.wanted_bytes().await);
         match limit {
             Some(limit) if wanted > limit => Err(RpcError::failed(format_args!(
                 "{} are to be kept, and the cache may take {}: give it more with --cache-size, or \

@@ -139,6 +139,15 @@ impl Torrent {
         self.inner.store.verified_bytes(file)
     }
 
+    /// Bytes of the pieces that are to be fetched in the background; waits until that is known.
+    pub async fn wanted_bytes(&self) -> u64 {
+        let mut progress = self.inner.progress.clone();
+        let known = progress.wait_for(|p| !p.wanted.as_bytes().is_empty()).await;
+        let geometry = &self.inner.info.geometry;
+        let length = |piece| u64::from(geometry.piece_len(piece));
+        known.map_or(0, |p| p.wanted.iter(geometry).map(length).sum())
+    }
+
     /// Keeps all of it that is in the cache there until what is returned is dropped, whatever else is
     /// read.
     pub fn keep(&self) -> Kept {

@@ -20,6 +20,11 @@ use crate::proto::ids::InfoHash;
 /// just added, a directory that grows) is measured only after it was written.
 const MARGIN: u64 = 128 << 10;
 
+/// Out of this many parts of the limit, up to so many bytes, one is left free beside that: `du` looks at
+/// one file after the other, and counts what is let go of one meanwhile and written to another twice.
+const WALK_SHARE: u64 = 32;
+const MAX_WALK: u64 = 64 << 20;
+
 /// Reserved with each write beside its bytes: a file system keeps lists of where a file's blocks are.
 const SLACK: u64 = 32 << 10;
 
@@ -100,7 +105,7 @@ impl Ledger {
         self.limits.is_any()
     }
 
-    /// The bytes that the cache may take as things are; `None` without a limit.
+    /// The bytes that the cache may take as things are, a margin left; `None` without a limit.
     pub(super) fn limit(&self) -> Option<u64> {
         let accounts = lock(&self.accounts);
         self.limit_of(&accounts)
@@ -110,9 +115,14 @@ impl Ledger {
         let by_free = self.limits.free.map(|free| {
             // What is reserved may be written already, or not.
             let available = available(&self.dir).saturating_sub(accounts.reserved);
-            (accounts.taken + accounts.reserved).saturating_add(available).saturating_sub(free)
+            let taken = accounts.taken + accounts.reserved;
+            taken.saturating_add(available).saturating_sub(free.saturating_add(MARGIN))
         });
-        [self.limits.size, by_free].into_iter().flatten().min()
+        let by_size = self.limits.size.map(|size| {
+            let walk = (size / WALK_SHARE).min(MAX_WALK);
+            size.saturating_sub(MARGIN + walk)
+        });
+        [by_size, by_free].into_iter().flatten().min()
     }
 
     /// What is taken and reserved.
@@ -124,7 +134,7 @@ impl Ledger {
     /// Bytes that one more torrent may fetch in the background; `None` without a limit.
     pub(super) fn background_room(&self) -> Option<u64> {
         let accounts = lock(&self.accounts);
-        let limit = self.limit_of(&accounts)?.saturating_sub(MARGIN);
+        let limit = self.limit_of(&accounts)?;
         let (open, idle): (Vec<_>, Vec<_>) = accounts.torrents.values().partition(|a| a.open > 0);
         let idle = idle.iter().map(|a| a.payload()).sum();
         let room = cache::background_room(limit, accounts.taken + accounts.reserved, idle);
@@ -139,7 +149,7 @@ impl Ledger {
 
     fn lacking_of(&self, accounts: &Accounts, bytes: u64) -> u64 {
         let Some(limit) = self.limit_of(accounts) else { return 0 };
-        let wanted = accounts.taken + accounts.reserved + MARGIN;
+        let wanted = accounts.taken + accounts.reserved;
         wanted.saturating_add(bytes).saturating_sub(limit)
     }
 
@@ -295,7 +305,7 @@ fn account(dir: &Path) -> Account {
 
 /// Bytes that may be written to the disk of `dir`; without an answer, none.
 fn available(dir: &Path) -> u64 {
-    nix::sys::statvfs::statvfs(dir).map_or(0, |s| s.blocks_available() as u64 * s.fragment_size())
+    nix::sys::statvfs::statvfs(dir).map_or(0, |s| s.blocks_available() * s.fragment_size())
 }
 
 /// Bytes of the whole disk that `dir` is on.

@@ -159,9 +159,15 @@ impl TorrentStore {
         !self.is_in_place() && self.store.ledger.is_limited()
     }
 
-    /// Bytes that this torrent may fetch in the background now; `None` for any number.
+    /// Bytes that this torrent may fetch in the background now; `None` for any number. What is to be
+    /// kept may take the place of what is not.
     pub fn background_room(&self) -> Option<u64> {
-        if self.is_in_place() { None } else { self.store.ledger.background_room() }
+        let limited = !self.is_in_place() && !self.is_kept();
+        limited.then(|| self.store.ledger.background_room()).flatten()
+    }
+
+    fn is_kept(&self) -> bool {
+        self.protection.keepers.load(Ordering::Relaxed) > 0
     }
 
     fn protected(&self) -> Bitfield {
@@ -183,7 +189,7 @@ impl TorrentStore {
 
     /// What may be let go.
     fn candidates(&self) -> Vec<Candidate<PieceIndex>> {
-        if self.is_in_place() || self.protection.keepers.load(Ordering::Relaxed) > 0 {
+        if self.is_in_place() || self.is_kept() {
             return Vec::new();
         }
         let protected = self.protected();
