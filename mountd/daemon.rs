@@ -14,8 +14,8 @@ use p2pfs::engine::{
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest,
-    size,
+    CacheRequest, DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings,
+    SourceRequest, care, size,
 };
 use p2pfs::store::Store;
 use tokio::sync::{Notify, mpsc, watch};
@@ -213,6 +213,27 @@ impl Daemon {
             }
         };
         Ok(Lease::new(torrent, Arc::clone(&self.leases)))
+    }
+
+    /// Looks after the cache, if it is the one that is meant.
+    pub async fn care(
+        &self,
+        dir: &Path,
+        what: CacheRequest,
+        events: Events,
+    ) -> Result<Outcome, RpcError> {
+        if !same_dir(Some(dir), self.settings.data_dir.as_deref()) {
+            let message = format!("{}: no cache of this daemon", dir.display());
+            return Err(RpcError::not_here(message));
+        }
+        let store = Arc::clone(self.cache());
+        let say = move |event| match event {
+            // A client that is too slow misses some of it.
+            Response::Progress(_) => drop(events.try_send(event)),
+            event => drop(events.blocking_send(event)),
+        };
+        let done = tokio::task::spawn_blocking(move || care(&store, &what, say));
+        done.await.map_err(RpcError::failed)?
     }
 
     /// When the cache first had this torrent's metadata: the same at every mount, so that what

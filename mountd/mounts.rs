@@ -250,6 +250,24 @@ impl Daemon {
 
     /// Has the files at or below `path` fetched now.
     pub fn prefetch(&self, path: &Path) -> Result<Outcome, RpcError> {
+        let (torrent, files) = self.files_at(path)?;
+        let lengths = files.iter().filter_map(|&file| torrent.info().files.get(file));
+        let bytes = lengths.map(|file| file.length).sum();
+        torrent.prefetch(&files);
+        Ok(Outcome { files: files.len() as u64, bytes, ..Outcome::default() })
+    }
+
+    /// Keeps the files at or below `path` in the cache, or no longer.
+    pub fn pin(&self, path: &Path, pin: bool) -> Result<Outcome, RpcError> {
+        let (torrent, files) = self.files_at(path)?;
+        torrent.set_pinned(&files, pin).map_err(|error| {
+            RpcError::failed(format_args!("{}: cannot be noted: {error}", path.display()))
+        })?;
+        Ok(Outcome { files: files.len() as u64, ..Outcome::default() })
+    }
+
+    /// The files at or below `path`, at least one, and their torrent.
+    fn files_at(&self, path: &Path) -> Result<(Torrent, Vec<usize>), RpcError> {
         let live = self.mounts.holding(path)?;
         let below = path.strip_prefix(&live.dir).unwrap_or(path);
         let torrent = live.lease.torrent();
@@ -260,10 +278,7 @@ impl Daemon {
                 path.display()
             )));
         }
-        let lengths = files.iter().filter_map(|&file| torrent.info().files.get(file));
-        let bytes = lengths.map(|file| file.length).sum();
-        torrent.prefetch(&files);
-        Ok(Outcome { files: files.len() as u64, bytes, ..Outcome::default() })
+        Ok((torrent.clone(), files))
     }
 
     /// Describes the mount at `dir`, or all.

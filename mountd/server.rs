@@ -116,6 +116,8 @@ pub async fn handle(
         Request::Status { dir } => status(daemon, dir, &events).await,
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
         Request::Prefetch { path } => daemon.prefetch(&path),
+        Request::Pin { path, pin } => daemon.pin(&path, pin),
+        Request::Cache { dir, what } => daemon.care(&dir, what, events).await,
         Request::Stop { what } => daemon.stop(&what),
         Request::Dht => {
             if let Some(status) = daemon.dht() {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::WirePath;
+use super::cache::{CacheRequest, CachedTorrent, CheckedTorrent};
 use super::dht::DhtStatus;
 use super::size;
 use crate::engine::TorrentStatus;
@@ -64,6 +65,20 @@ pub enum Request {
     Prefetch {
         /// Its path, which lies in a mount.
         path: WirePath,
+    },
+    /// Keep a file or folder of a mount in the cache, or no longer.
+    Pin {
+        /// Its path, which lies in a mount.
+        path: WirePath,
+        /// Whether to keep it.
+        pin: bool,
+    },
+    /// Look after the daemon's cache.
+    Cache {
+        /// Which cache is meant.
+        dir: WirePath,
+        /// What to do.
+        what: CacheRequest,
     },
     /// Stop seeding.
     Stop {
@@ -211,6 +226,10 @@ pub enum Response {
     Files(Vec<ListedFile>),
     /// One mount or seed.
     Share(Box<ShareStatus>),
+    /// A torrent of the cache.
+    Cached(Box<CachedTorrent>),
+    /// What a check of a torrent of the cache found.
+    CacheChecked(Box<CheckedTorrent>),
     /// The node of the DHT.
     Dht(Box<DhtStatus>),
     /// It is done.

@@ -8,6 +8,7 @@
 //! Both ends look at the other's credentials: a daemon serves its own user and root, a client
 //! trusts daemons of its own user and of root.
 
+mod cache;
 mod client;
 mod dht;
 pub mod frame;
@@ -17,6 +18,7 @@ mod path;
 mod place;
 pub mod size;
 
+pub use cache::{CacheRequest, CachedTorrent, CheckedTorrent, care};
 pub use client::{Client, ConnectError};
 pub use dht::{DhtStatus, FamilyStatus};
 pub use listener::{ListenError, Listener, start_lock};
@@ -29,4 +31,4 @@ pub use path::WirePath;
 pub use place::{Places, beside};
 
 /// The version of the protocol. Both sides must agree exactly: the programs are installed together.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

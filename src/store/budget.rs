@@ -192,9 +192,7 @@ impl Ledger {
         let account = accounts.torrents.entry(torrent).or_default();
         let before = std::mem::replace(&mut account.rest, now);
         accounts.taken = (accounts.taken + now).saturating_sub(before);
-        let now = root(&self.dir);
-        let before = std::mem::replace(&mut accounts.root, now);
-        accounts.taken = (accounts.taken + now).saturating_sub(before);
+        self.measure_root(&mut accounts);
     }
 
     /// A torrent is used, or no longer.
@@ -218,7 +216,14 @@ impl Ledger {
         let mut accounts = lock(&self.accounts);
         if let Some(account) = accounts.torrents.remove(&torrent) {
             accounts.taken = accounts.taken.saturating_sub(account.payload() + account.rest);
+            self.measure_root(&mut accounts);
         }
+    }
+
+    fn measure_root(&self, accounts: &mut Accounts) {
+        let now = root(&self.dir);
+        let before = std::mem::replace(&mut accounts.root, now);
+        accounts.taken = (accounts.taken + now).saturating_sub(before);
     }
 
     /// The torrents that nobody uses and that have payload.

@@ -243,6 +243,13 @@ impl TorrentStore {
         range.is_empty() || self.info.geometry.pieces_of(range).all(|piece| self.is_vacant(piece))
     }
 
+    /// Lets everything go that may be.
+    pub(super) fn let_all_go(&self) {
+        for candidate in self.candidates() {
+            self.let_go(candidate.what);
+        }
+    }
+
     /// Frees the blocks on disk of a vacant piece, those too that it shares with vacant neighbours. A
     /// file of which nothing is needed is removed: that frees all of it, however small it is. The disk is
     /// held alone.

@@ -16,6 +16,7 @@
 mod blocks;
 mod budget;
 mod buffer;
+mod care;
 mod evict;
 mod files;
 mod gate;
@@ -47,6 +48,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 pub use budget::{Limits, disk_size};
 pub use buffer::PieceBuffer;
+pub use care::{Cached, Checked};
 pub use evict::{Guard, Kept, NoRoom, is_no_room};
 pub use gate::{Verdict, VerifiedRange};
 pub use torrent::TorrentStore;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use super::blocks::Blocks;
 use super::buffer::PieceBuffer;
+use super::care::Found;
 use super::evict::Protection;
 use super::files::{FileError, Files};
 use super::gate::{self, Judged, Verdict, VerifiedRange};
@@ -398,6 +399,38 @@ impl TorrentStore {
             self.free_lost(piece);
         }
         self.states.pin_one(piece)
+    }
+
+    /// Hashes a piece that is on disk, whatever is known of it; with `repair`, a bad one is forgotten.
+    pub(super) fn hash_at_rest(
+        &self,
+        piece: PieceIndex,
+        root: Option<Trusted>,
+        repair: bool,
+    ) -> Found {
+        let on_disk = |s| matches!(s, State::AtRest | State::Hinted);
+        {
+            let _disk = shared(&self.disk);
+            if !on_disk(self.states.get(piece)) {
+                return Found::Absent;
+            }
+            let start = self.info.geometry.piece_range(piece).start;
+            let mut data = self.store.buffers.take(self.info.geometry.piece_len(piece) as usize);
+            if self.files.read(start, data.bytes_mut()).is_ok()
+                && let Judged::Verified(range, _) =
+                    gate::check(&self.info, piece, root.as_ref(), data)
+            {
+                self.states.at_rest(&range);
+                return Found::Good;
+            }
+            if !repair || self.states.lose(piece, on_disk).is_none() {
+                return Found::Bad;
+            }
+            self.list(piece, false);
+            self.tell_lost(piece, None);
+        }
+        self.free_lost(piece);
+        Found::Bad
     }
 
     /// A piece that could not be written leaves memory.

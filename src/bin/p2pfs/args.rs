@@ -42,6 +42,7 @@ pub enum Verb {
     Verify(super::verify::Verify),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
+    Cache(super::cache::Cache),
     Dht(super::dht::Dht),
     Sim(super::sim::Sim),
     /// Print the manual page

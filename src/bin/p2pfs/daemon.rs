@@ -17,7 +17,7 @@ use super::progress::Shown;
 /// How often to try again when a daemon leaves just as we come.
 const TRIES: usize = 5;
 /// What to say when there is no place for socket and cache.
-const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
+pub const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
 
 /// Asks whichever running daemon has what the request is about.
 pub async fn ask(
@@ -49,7 +49,8 @@ fn subject(request: &Request) -> String {
     let path = match request {
         Request::Umount { dir, .. } | Request::Abort { dir } | Request::Wait { dir } => Some(dir),
         Request::Status { dir } => dir.as_ref(),
-        Request::Prefetch { path } => Some(path),
+        Request::Prefetch { path } | Request::Pin { path, .. } => Some(path),
+        Request::Cache { dir, .. } => Some(dir),
         Request::Stop { what } => Some(what),
         Request::Mount(_)
         | Request::Seed(_)

@@ -2,6 +2,7 @@
 
 mod abort;
 mod args;
+mod cache;
 mod create;
 mod daemon;
 mod dht;
@@ -74,6 +75,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Verify(verb) => verb.run().await,
             Verb::Seed(verb) => verb.run(socket).await,
             Verb::Stop(verb) => verb.run(socket).await,
+            Verb::Cache(verb) => verb.run(socket).await,
             Verb::Dht(verb) => verb.run(socket).await,
             Verb::Sim(verb) => verb.run(),
             Verb::Man => manual::print(),

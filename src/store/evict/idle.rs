@@ -1,7 +1,6 @@
 //! Torrents of the cache that nobody uses: what of them is let go.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,14 +8,7 @@ use crate::proto::cache::choose;
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::Info;
 use crate::store::torrent::TorrentStore;
-use crate::store::{Store, lock, pins};
-
-/// A torrent that nobody uses.
-enum Idle {
-    Open(Arc<TorrentStore>),
-    /// Its description is not whole, so nothing of it can be used.
-    Broken(PathBuf),
-}
+use crate::store::{Store, lock};
 
 impl Store {
     /// Lets go of so many bytes of torrents that nobody uses, those first that were so for longest;
@@ -31,35 +23,20 @@ impl Store {
             if freed >= need {
                 break;
             }
-            match self.open_idle(&hash) {
-                None => {}
-                Some(Idle::Broken(dir)) => {
-                    any |= fs::remove_dir_all(&dir).is_ok();
-                    self.ledger.forget(hash);
-                }
-                Some(Idle::Open(torrent)) => {
+            match self.open_unused(&hash) {
+                // Without its description it is of no use.
+                None => any |= self.remove_unused(hash),
+                Some(torrent) => {
                     let chosen = choose(torrent.candidates(), need - freed);
                     any |= chosen.into_iter().filter(|piece| torrent.let_go(*piece)).count() > 0;
                     drop(torrent);
-                    self.remove_if_empty(hash);
+                    if self.ledger.files_of(hash).is_empty() {
+                        self.remove_unused(hash);
+                    }
                 }
             }
         }
         any
-    }
-
-    /// Removes a torrent of which no payload is here, if nobody uses it and nothing of it is pinned.
-    pub(in crate::store) fn remove_if_empty(&self, hash: InfoHash) {
-        let torrents = lock(&self.torrents);
-        let dir = self.torrent_dir(&hash);
-        let pinned = !pins::read(&dir.join("files")).is_empty();
-        if torrents.is_used(&hash) || pinned || !self.ledger.files_of(hash).is_empty() {
-            return;
-        }
-        match fs::remove_dir_all(&dir) {
-            Ok(()) => self.ledger.forget(hash),
-            Err(error) => tracing::warn!(%error, dir = %dir.display(), "cannot be removed"),
-        }
     }
 
     /// When a torrent was last used.
@@ -67,20 +44,17 @@ impl Store {
         fs::metadata(self.torrent_dir(hash).join("index")).and_then(|m| m.modified()).ok()
     }
 
-    /// Opens a torrent to let something of it go; `None` if somebody uses it.
-    fn open_idle(&self, hash: &InfoHash) -> Option<Idle> {
+    /// Opens a torrent that nobody uses; `None` if somebody does, or its description is not whole.
+    pub(in crate::store) fn open_unused(&self, hash: &InfoHash) -> Option<Arc<TorrentStore>> {
         let mut torrents = lock(&self.torrents);
         if torrents.is_used(hash) {
             return None;
         }
         let info = self.saved_info(hash).and_then(|raw| Info::parse(raw).ok());
-        let Some(info) = info.filter(|info| info.info_hash == *hash) else {
-            return Some(Idle::Broken(self.torrent_dir(hash)));
-        };
-        let this = self.this.upgrade()?;
-        let torrent = this.open_torrent(Arc::new(info), false).ok()?;
+        let info = info.filter(|info| info.info_hash == *hash)?;
+        let torrent = self.this.upgrade()?.open_torrent(Arc::new(info), false).ok()?;
         torrent.sweep();
         torrents.open.insert(*hash, Arc::downgrade(&torrent));
-        Some(Idle::Open(torrent))
+        Some(torrent)
     }
 }
