@@ -13,6 +13,8 @@
 mod active;
 mod connections;
 mod dht;
+#[cfg(test)]
+mod eviction;
 mod exchange;
 mod first_copies;
 mod hashes;
