@@ -7,9 +7,10 @@ TEST_THREADS ?= 4
 # Seconds for each fuzz target; minutes of soaking.
 FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
+CACHE_MINUTES ?= 5
 PREFIX ?= /usr/local
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads fuzz soak soak-cache install clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -24,6 +25,7 @@ help:
 	@echo 'make bench-reads  reads over links with delay and losses, p2pfs beside others (root)'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
+	@echo 'make soak-cache  ten torrents, five times their cache, read at random for CACHE_MINUTES'
 	@echo 'make install   p2pfs, p2pfs-mountd (cargo install) and the man pages (below PREFIX)'
 
 demo:
@@ -104,6 +106,11 @@ soak:
 	@sh tests/install-deps
 	$(CARGO) build --release
 	/usr/bin/python3 tests/bench/soak.py "$(TARGET)/release/p2pfs" --minutes $(SOAK_MINUTES)
+
+soak-cache:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/soak_cache.py "$(TARGET)/release/p2pfs" --minutes $(CACHE_MINUTES)
 
 install:
 	$(CARGO) install --locked --path .
