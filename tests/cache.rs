@@ -177,6 +177,34 @@ fn what_is_read_again_is_here_still_and_what_nobody_has_mounted_goes_first() {
 }
 
 #[test]
+fn a_daemon_that_is_killed_while_it_makes_room_leaves_no_wrong_byte() {
+    let scratch = Scratch::new();
+    let content = Content::single("film.bin", 16 * MIB).piece_length(128 * KIB);
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = P2pfs::named(&scratch, "seeder");
+    seeder.seed(&torrent, &[]);
+    let p2pfs = P2pfs::new(&scratch);
+    let peer = seeder.address.to_string();
+    let options = ["--peer", &peer, "--cache-size", "4M"];
+    let right = content.stream();
+    for round in 1..4 {
+        let mount = p2pfs.mount(torrent.magnet(), &options);
+        let daemon = p2pfs.daemon();
+        let cat =
+            Process::spawn(&scratch, std::process::Command::new("cat").arg(mount.path("film.bin")));
+        wait_until("much has come and gone", PATIENCE, || cat.stdout().len() > round * 4 * MIB);
+        nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGKILL).unwrap();
+        wait_until("the daemon is gone", PATIENCE, || !scratch.processes().contains(&daemon));
+        assert!(right.starts_with(&cat.stdout()));
+        assert!(du(&p2pfs.data_dir) <= 4 * MIB as u64);
+    }
+    let mount = p2pfs.mount(torrent.magnet(), &options);
+    assert!(mount.status().number("verified") > 2 * MIB as u64, "most of what was there is there");
+    assert!(fs::read(mount.path("film.bin")).unwrap() == right);
+    assert!(du(&p2pfs.data_dir) <= 4 * MIB as u64);
+}
+
+#[test]
 fn the_files_to_keep_stay_and_more_than_fits_is_refused() {
     let scratch = Scratch::new();
     let contents = ["keep.bin", "other.bin"].map(|name| Content::single(name, 6 * MIB));

@@ -28,6 +28,9 @@ const MAX_WALK: u64 = 64 << 20;
 /// Reserved with each write beside its bytes: a file system keeps lists of where a file's blocks are.
 const SLACK: u64 = 32 << 10;
 
+/// Parts of a file that its inode has room for (ext4).
+const IN_INODE: u64 = 4;
+
 /// Blocks of a file system have at least this many bytes for us: the pages of memory.
 const MIN_BLOCK: u64 = 4096;
 
@@ -84,15 +87,16 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Measures what is there.
     pub(super) fn open(dir: &Path, limits: Limits) -> Self {
+        let block = nix::sys::statvfs::statvfs(dir).map_or(0, |s| s.fragment_size());
+        let block = block.max(MIN_BLOCK);
         let mut accounts = Accounts::default();
         if limits.is_any() {
             accounts.root = root(dir);
-            accounts.torrents = torrents(dir).map(|(hash, path)| (hash, account(&path))).collect();
+            let account = |(hash, path): (_, PathBuf)| (hash, account(&path, block));
+            accounts.torrents = torrents(dir).map(account).collect();
             let all = accounts.torrents.values().map(|a| a.payload() + a.rest);
             accounts.taken = accounts.root + all.sum::<u64>();
         }
-        let block = nix::sys::statvfs::statvfs(dir).map_or(0, |s| s.fragment_size());
-        let block = block.max(MIN_BLOCK);
         Self { dir: dir.to_owned(), limits, block, accounts: Mutex::new(accounts) }
     }
 
@@ -170,7 +174,7 @@ impl Ledger {
         }
         // Measured with the lock held: else an older measurement could replace a newer one.
         let mut accounts = lock(&self.accounts);
-        let now = fs::symlink_metadata(path).map_or(0, |m| bytes_of(&m));
+        let now = fs::symlink_metadata(path).map_or(0, |m| counted(&m, self.block));
         let account = accounts.torrents.entry(torrent).or_default();
         let before = match now {
             0 => account.files.remove(&file),
@@ -261,6 +265,13 @@ fn bytes_of(m: &Metadata) -> u64 {
     m.blocks() * 512
 }
 
+/// What a file counts for: what is allocated, and a block more if its parts may become too many for its
+/// inode. The file system allocates that only when it writes them out, perhaps half a minute later.
+fn counted(m: &Metadata, block: u64) -> u64 {
+    let bytes = bytes_of(m);
+    if bytes > IN_INODE * block { bytes + block } else { bytes }
+}
+
 /// Bytes allocated for what is at `path` and below.
 pub(super) fn allocated(path: &Path) -> u64 {
     let Ok(m) = fs::symlink_metadata(path) else { return 0 };
@@ -298,11 +309,11 @@ fn rest(dir: &Path) -> u64 {
     own(dir) + entries.map(|p| if p == files { own(&p) } else { allocated(&p) }).sum::<u64>()
 }
 
-fn account(dir: &Path) -> Account {
+fn account(dir: &Path, block: u64) -> Account {
     let files = fs::read_dir(dir.join("files")).into_iter().flatten().flatten();
     let measured = files.filter_map(|entry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
-        Some((number, bytes_of(&fs::symlink_metadata(entry.path()).ok()?)))
+        Some((number, counted(&fs::symlink_metadata(entry.path()).ok()?, block)))
     });
     let files = measured.filter(|(_, bytes)| *bytes > 0).collect();
     Account { files, rest: rest(dir), open: 0 }
