@@ -177,6 +177,24 @@ fn what_is_read_again_is_here_still_and_what_nobody_has_mounted_goes_first() {
 }
 
 #[test]
+fn pieces_that_the_cache_cannot_hold_are_read_from_memory() {
+    let scratch = Scratch::new();
+    let content = Content::single("film.bin", 24 * MIB).piece_length(4 * MIB);
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = P2pfs::named(&scratch, "seeder");
+    seeder.seed(&torrent, &[]);
+    let p2pfs = P2pfs::new(&scratch);
+    let options = ["--peer", &seeder.address.to_string(), "--cache-size", "2M"];
+    let mount = p2pfs.mount(torrent.magnet(), &options);
+    let began = Instant::now();
+    assert!(fs::read(mount.path("film.bin")).unwrap() == content.stream());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    eprintln!("24 MiB in pieces of 4 MiB through a cache of 2 MiB: {:?}", began.elapsed());
+    eprintln!("{} bytes were fetched for that", mount.status().number("downloaded"));
+    assert!(du(&p2pfs.data_dir) <= 2 * MIB as u64);
+}
+
+#[test]
 fn a_daemon_that_is_killed_while_it_makes_room_leaves_no_wrong_byte() {
     let scratch = Scratch::new();
     let content = Content::single("film.bin", 16 * MIB).piece_length(128 * KIB);
