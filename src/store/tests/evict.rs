@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::super::{Limits, is_no_room};
@@ -195,5 +196,60 @@ fn readers_see_no_wrong_byte_and_the_limit_holds_while_everything_comes_and_goes
             assert!(torrent.read_block(sample.piece(piece), 0, &mut bytes).unwrap());
             assert_eq!(bytes, sample.bytes(sample.piece(piece)));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_the_files_are_what_is_counted_is_no_less_than_what_is_taken(
+        files in prop::collection::vec((prop_oneof![0..5000u64, 0..400_000u64], any::<bool>()), 1..30),
+        piece_length in prop_oneof![Just(16_384u64), 10_000u64..70_000],
+        ops in prop::collection::vec((0..10u8, any::<prop::sample::Index>()), 1..80),
+    ) {
+        const LIMIT: u64 = 3 * MIB / 2;
+        let sample = Sample::new(&files, piece_length);
+        prop_assume!(!sample.data.is_empty());
+        let dir = TempDir::new().unwrap();
+        let mut torrent = limited(dir.path(), LIMIT).torrent(sample.info.clone()).unwrap();
+        let count = sample.info.geometry.piece_count() as usize;
+        for (what, index) in ops {
+            let piece = sample.piece(index.index(count) as u32);
+            match what {
+                0..5 => write(&torrent, &sample, piece.get()).unwrap(),
+                5 | 6 => {
+                    let_loose(&torrent, piece);
+                    let here = torrent.is_here(piece);
+                    prop_assert_eq!(torrent.let_go(piece), here);
+                }
+                7 | 8 => {
+                    let mut bytes = vec![0; sample.bytes(piece).len()];
+                    let read = torrent.read_block(piece, 0, &mut bytes).unwrap();
+                    prop_assert!(!read || bytes == sample.bytes(piece));
+                    prop_assert_eq!(read, torrent.is_verified(piece));
+                }
+                _ => {
+                    let here = here(&torrent);
+                    drop(torrent);
+                    torrent = loop {
+                        // Its workers may hold it for a moment still.
+                        let limits = Limits { size: Some(LIMIT), free: None };
+                        if let Ok(store) = Store::open_limited(dir.path(), limits) {
+                            break store.torrent(sample.info.clone()).unwrap();
+                        }
+                    };
+                    for piece in here {
+                        let good = wait(|d| torrent.verify_at_rest(sample.piece(piece), None, d));
+                        prop_assert!(good, "piece {} is not what it was", piece);
+                    }
+                }
+            }
+            let (taken, counted) = (du(dir.path()), torrent.store.ledger.taken());
+            prop_assert!(taken <= counted && taken <= LIMIT, "{} taken, {} counted", taken, counted);
+        }
+        torrent.let_all_go();
+        let left = torrent.store.ledger.files_of(sample.info.info_hash);
+        prop_assert!(left.is_empty(), "{:?}", left);
     }
 }
