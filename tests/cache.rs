@@ -177,6 +177,32 @@ fn what_is_read_again_is_here_still_and_what_nobody_has_mounted_goes_first() {
 }
 
 #[test]
+fn what_is_to_stay_free_on_the_disk_stays_free() {
+    let scratch = Scratch::new();
+    let content = Content::single("film.bin", 24 * MIB).piece_length(128 * KIB);
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = P2pfs::named(&scratch, "seeder");
+    seeder.seed(&torrent, &[]);
+    let disk = small_disk(&scratch, "12m");
+    let p2pfs = P2pfs::new(&scratch).with_data_dir(&disk.join("cache"));
+    let options = ["--peer", &seeder.address.to_string(), "--cache-free", "4M"];
+    let most = most_taken(
+        || taken_of_disk(&disk),
+        || {
+            let mount = p2pfs.mount(torrent.magnet(), &options);
+            assert!(fs::read(mount.path("film.bin")).unwrap() == content.stream());
+            // Somebody else needs some of it: the cache gives it up.
+            fs::write(disk.join("ballast"), vec![1; 2 * MIB]).unwrap();
+            wait_until("there is room again", PATIENCE, || taken_of_disk(&disk) <= 8 * MIB as u64);
+            assert!(fs::read(mount.path("film.bin")).unwrap() == content.stream());
+            fs::remove_file(disk.join("ballast")).unwrap();
+            mount.umount();
+        },
+    );
+    assert!(most <= 10 * MIB as u64, "{most} taken, of which 2 MiB were not the cache's");
+}
+
+#[test]
 fn pieces_that_the_cache_cannot_hold_are_read_from_memory() {
     let scratch = Scratch::new();
     let content = Content::single("film.bin", 24 * MIB).piece_length(4 * MIB);

@@ -48,6 +48,9 @@ const MIN_CONNECTIONS: usize = 2;
 /// The choker looks for somebody to unchoke at most this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The disk is looked at this often, if the cache is to leave some of it free.
+const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long the end of the session may take: trackers hear that we stop.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -275,6 +278,9 @@ impl Session {
             tokio::spawn(listen::run(listener, shared.clone()));
         }
         tokio::spawn(choke(shared.clone(), config.upload_limit));
+        if config.cache_limits.free.is_some() {
+            tokio::spawn(leave_free(shared.clone()));
+        }
         if config.lsd {
             tokio::spawn(lsd::run(shared.clone(), config.listen));
         }
@@ -446,6 +452,19 @@ async fn end(entries: Vec<Entry>) {
                 trackers.join().await;
             }
         }
+    }
+}
+
+/// Looks whether others have filled the disk, of which the cache is to leave some free.
+async fn leave_free(shared: Arc<Shared>) {
+    let mut looks = tokio::time::interval(DISK_LOOK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        let store = shared.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.trim()).await;
     }
 }
 

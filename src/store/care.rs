@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::budget::{allocated, torrents};
 use super::torrent::TorrentStore;
 use super::workers::Class;
-use super::{Store, lock, pins};
+use super::{Store, lock, pins, shared};
 use crate::proto::geometry::PieceIndex;
 use crate::proto::ids::InfoHash;
 use crate::proto::metainfo::Info;
@@ -156,7 +156,11 @@ impl Store {
         let info = torrent.info.clone();
         let mut trees = Trees::new(&info);
         trees.iter_mut().for_each(|trees| trees.know(&self.layers(&info)));
-        torrent.files.uncache();
+        for file in 0..info.files.len() {
+            // Else a file could be removed while it is opened.
+            let _disk = shared(&torrent.disk);
+            torrent.files.uncache(file);
+        }
         let here: Vec<_> = info.geometry.pieces().filter(|p| torrent.is_here(*p)).collect();
         let (tell, told) = mpsc::channel();
         for piece in &here {

@@ -387,8 +387,8 @@ impl Store {
         gone > 0
     }
 
-    /// Lets go of what is too much for a limit that is lower than it was.
-    pub(super) fn trim(&self) {
+    /// Lets go of what is too much: the limit is lower than it was, or others have filled the disk.
+    pub fn trim(&self) {
         let _alone = lock(&self.evicting);
         while self.ledger.lacking(0) > 0 && self.make_room(0) {}
     }

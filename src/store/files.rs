@@ -172,15 +172,12 @@ impl Files {
         }
     }
 
-    /// Has the system forget what it keeps in memory of our files, so that they are read from the disk
-    /// again.
-    pub(super) fn uncache(&self) {
+    /// Has the system forget what it keeps in memory of a file, so that it is read from the disk again.
+    pub(super) fn uncache(&self, file: usize) {
         use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-        for file in 0..self.info.files.len() {
-            if let Ok(open) = self.open(file, false) {
-                let _ = open.file.sync_data();
-                let _ = posix_fadvise(&open.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-            }
+        if let Ok(open) = self.open(file, false) {
+            let _ = open.file.sync_data();
+            let _ = posix_fadvise(&open.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         }
     }
 

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! On disk a torrent is `<cache>/<info hash>/`: `info` (the raw dictionary), `index` (which pieces
-//! are at rest, a hint) and `files/N`, one sparse file per file of the torrent. There is no tokio
+//! are at rest, a hint) and `files/N`, one sparse file per file of the torrent. Where the cache has a
+//! limit, room is reserved before anything is written, and what was least recently read makes it
+//! (`budget.rs`, `evict.rs`). There is no tokio
 //! here: work is done by threads, completion is a callback.
 
 mod blocks;

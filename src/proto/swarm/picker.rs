@@ -284,6 +284,10 @@ impl Picker {
             }
             self.begin(piece, peer);
         }
+        // While the gate has the whole piece, nothing more of it is asked for.
+        if !self.is_partial(piece) {
+            return None;
+        }
         let partial = self.partials.get_mut(&piece).filter(|p| p.is_open_to(peer))?;
         let at = partial.first_free(blocks)?;
         partial.blocks[at].requesters.push(peer);
