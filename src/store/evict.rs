@@ -371,18 +371,20 @@ impl Store {
             return true;
         }
         let open: Vec<_> = lock(&self.torrents).open.values().filter_map(|t| t.upgrade()).collect();
-        let of = |torrent: &Arc<TorrentStore>| {
+        let of = |(number, torrent): (usize, &Arc<TorrentStore>)| {
             let candidates = torrent.candidates().into_iter();
-            let torrent = torrent.clone();
-            candidates.map(move |c| Candidate {
-                what: (torrent.clone(), c.what),
-                used: c.used,
-                copies: c.copies,
-                bytes: c.bytes,
+            candidates.map(move |Candidate { what, used, copies, bytes }| Candidate {
+                what: (number, what),
+                used,
+                copies,
+                bytes,
             })
         };
-        let chosen = choose(open.iter().flat_map(of).collect(), need);
-        let gone = chosen.iter().filter(|(torrent, piece)| torrent.let_go(*piece)).count();
+        let chosen = choose(open.iter().enumerate().flat_map(of).collect(), need);
+        let go = |(number, piece): &(usize, PieceIndex)| {
+            open.get(*number).is_some_and(|torrent| torrent.let_go(*piece))
+        };
+        let gone = chosen.iter().filter(|one| go(one)).count();
         tracing::debug!(pieces = gone, bytes = need, "making room in the cache");
         gone > 0
     }
