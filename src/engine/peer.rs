@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,10 @@ const MAX_BATCH: usize = 256;
 /// Commands a connection may lag behind before it is closed.
 const MAX_COMMANDS: usize = 8_192;
 
+/// The same in bytes of long messages: whoever asks for hashes or metadata without reading the answers
+/// has no more of our memory than this.
+const MAX_QUEUED: usize = 8 << 20;
+
 /// Why a connection did not come about.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
@@ -107,6 +112,17 @@ pub(super) enum Command {
     Upload(RawBlock),
 }
 
+impl Command {
+    /// Bytes that it holds while it is queued, if they are many.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Message(Message::Bitfield(bytes) | Message::Extended(_, bytes)) => bytes.len(),
+            Self::Message(Message::Hashes(_, hashes)) => size_of_val(hashes.as_slice()),
+            _ => 0,
+        }
+    }
+}
+
 /// What happened on the connection.
 pub(super) enum Event {
     Message(Message),
@@ -133,6 +149,8 @@ pub(super) struct PeerLink {
     pub peer_id: PeerId,
     pub ip: IpAddr,
     commands: mpsc::Sender<Command>,
+    /// [`Command::bytes`] of those that are queued.
+    queued: Arc<AtomicUsize>,
     pending: Pending,
     probe: Arc<Notify>,
     cancel: CancellationToken,
@@ -141,7 +159,9 @@ pub(super) struct PeerLink {
 impl PeerLink {
     /// Queues a message or upload. A connection that lags too far behind is closed.
     pub(super) fn tell(&self, command: Command) {
-        if self.commands.try_send(command).is_err() {
+        let bytes = command.bytes();
+        let queued = bytes + self.queued.fetch_add(bytes, Ordering::Relaxed);
+        if queued > MAX_QUEUED || self.commands.try_send(command).is_err() {
             self.cancel.cancel();
         }
     }
@@ -254,6 +274,7 @@ pub(super) fn spawn(connection: Connection, limits: Limits, lines: Lines) -> Pee
     // Requests go out at once, whoever opened the connection. Only one that is closed already refuses.
     let _ = stream.set_nodelay(true);
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
+    let queued = Arc::new(AtomicUsize::new(0));
     let pending: Pending = Arc::default();
     let cancel = CancellationToken::new();
     let (read, write) = stream.into_split();
@@ -265,7 +286,14 @@ pub(super) fn spawn(connection: Connection, limits: Limits, lines: Lines) -> Pee
         events: events.clone(),
         probe: probe.clone(),
     };
-    let writer = Writer { key, write, store, events: events.clone(), limits: limits.clone() };
+    let writer = Writer {
+        key,
+        write,
+        store,
+        queued: queued.clone(),
+        events: events.clone(),
+        limits: limits.clone(),
+    };
     let token = cancel.clone();
     let writing = open.spawn(async move {
         let why = writer.run(greeting, commands_rx, &token).await;
@@ -283,7 +311,7 @@ pub(super) fn spawn(connection: Connection, limits: Limits, lines: Lines) -> Pee
             let _ = tokio::time::timeout(LINGER, drain(reader.read)).await;
         }
     });
-    PeerLink { peer_id, ip, commands, pending, probe, cancel }
+    PeerLink { peer_id, ip, commands, queued, pending, probe, cancel }
 }
 
 struct Reader {
@@ -408,6 +436,7 @@ struct Writer {
     key: PeerKey,
     write: OwnedWriteHalf,
     store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
+    queued: Arc<AtomicUsize>,
     events: mpsc::Sender<Events>,
     limits: Limits,
 }
@@ -439,6 +468,7 @@ impl Writer {
                 () = sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {}
             }
             for command in batch.drain(..) {
+                self.queued.fetch_sub(command.bytes(), Ordering::Relaxed);
                 match command {
                     Command::Message(message) => codec::encode(&message, &mut out),
                     Command::Upload(raw) => uploads.push_back(raw),
@@ -546,6 +576,16 @@ mod tests {
             let _running = run(stream);
             assert!(SockRef::from(&same).tcp_nodelay().unwrap());
         }
+    }
+
+    #[tokio::test]
+    async fn who_takes_no_answers_is_left_before_they_fill_the_memory() {
+        let (_silent, stream) = pair().await;
+        let (link, _received) = run(stream);
+        let answer = || Command::Message(Message::Extended(1, vec![0; 16 << 10].into()));
+        let told = std::iter::repeat_with(answer).take_while(|_| !link.cancel.is_cancelled());
+        let told = told.map(|answer| link.tell(answer)).take(MAX_COMMANDS).count();
+        assert!(told * (16 << 10) <= MAX_QUEUED + (8 << 20), "{told} answers were kept");
     }
 
     #[tokio::test]

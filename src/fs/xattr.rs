@@ -40,8 +40,13 @@ pub enum Of {
 /// The value of an attribute. `size` is the room there is for it, 0 to ask for its length.
 ///
 /// # Errors
-/// `ENODATA` if there is no such attribute, `ERANGE` if there is not enough room.
+/// `ENODATA` if there is no such attribute, `ERANGE` if there is not enough room, and `EOPNOTSUPP` if
+/// there is none of its kind: then programs that look for access lists and labels of every file, as ls
+/// does, do not go on asking.
 pub fn get(content: &dyn Content, of: Of, name: &[u8], size: u32) -> Result<Answer, Errno> {
+    if !name.starts_with(b"user.") {
+        return Err(Errno::EOPNOTSUPP);
+    }
     let info = content.info();
     let (file, total) = match of {
         Of::Torrent => (None, info.geometry.payload()),

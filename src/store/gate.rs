@@ -11,7 +11,7 @@ use sha1::{Digest, Sha1};
 use super::buffer::PooledBytes;
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
 use crate::proto::ids::InfoHash;
-use crate::proto::merkle::{Hash, Trusted, block_hash, piece_root};
+use crate::proto::merkle::{Hash, Trusted, block_hash, block_hashes, piece_root};
 use crate::proto::metainfo::Info;
 
 /// Bytes of one piece that match its hash, or that of one of its blocks. Cheap to clone; the bytes can
@@ -113,11 +113,6 @@ pub(super) fn check_block(
     let matches = block_hash(data.bytes()) == *hash.get();
     let torrent = info.info_hash;
     matches.then(|| VerifiedRange { torrent, piece, begin, data: Arc::new(data) })
-}
-
-/// The hashes of the blocks of a piece (BEP 52).
-pub(super) fn block_hashes(data: &[u8]) -> Vec<Hash> {
-    data.chunks(BLOCK_LEN as usize).map(block_hash).collect()
 }
 
 fn root_of(info: &Info, piece: PieceIndex, blocks: &[Hash]) -> Option<Hash> {

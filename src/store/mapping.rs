@@ -1,4 +1,4 @@
-//! Read-only mappings: the one file with `unsafe`.
+//! Read-only mappings.
 #![allow(unsafe_code)]
 
 use std::fs::File;

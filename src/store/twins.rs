@@ -16,7 +16,7 @@ use super::budget::{Ledger, most_allocated};
 use super::files::{create_dir, create_own, open_own};
 use super::index::Index;
 use crate::proto::geometry::BLOCK_LEN;
-use crate::proto::merkle::{Hash, Shape, block_hash, subtree_root};
+use crate::proto::merkle::{Hash, Shape, block_hashes, subtree_root};
 use crate::proto::metainfo::Info;
 
 /// Shorter files are fetched as soon as they are found, in bytes.
@@ -127,22 +127,19 @@ fn read_kept(path: &Path, stamp: &[u8]) -> Option<Hash> {
     (found == stamp).then_some(*root)
 }
 
-/// The root of `length` bytes. Of the hashes only one in 512 is held in memory.
-fn hash(from: impl Read, length: u64) -> io::Result<Option<Hash>> {
-    const RUN: u32 = 9;
+/// The root of `length` bytes. Of the hashes only one in 128 is held in memory.
+fn hash(mut from: impl Read, length: u64) -> io::Result<Option<Hash>> {
+    const RUN: u32 = 7;
     let Some(shape) = Shape::of(length) else { return Ok(None) };
     let layer = RUN.min(shape.height());
-    let mut reader = io::BufReader::with_capacity(1 << 20, from);
-    let (mut runs, mut run, mut block) = (Vec::new(), Vec::new(), vec![0; BLOCK_LEN as usize]);
-    for index in 0..shape.blocks() {
-        let left = length - index * u64::from(BLOCK_LEN);
-        let bytes = block.get_mut(..left.min(BLOCK_LEN.into()) as usize).unwrap_or_default();
-        reader.read_exact(bytes)?;
-        run.push(block_hash(bytes));
-        if run.len() == 1 << layer || index + 1 == shape.blocks() {
-            runs.push(subtree_root(&run, 0, layer));
-            run.clear();
-        }
+    let length_of_run = u64::from(BLOCK_LEN) << layer;
+    let (mut runs, mut run) = (Vec::new(), vec![0; length_of_run as usize]);
+    let mut left = length;
+    while left > 0 {
+        let bytes = run.get_mut(..left.min(length_of_run) as usize).unwrap_or_default();
+        from.read_exact(bytes)?;
+        runs.push(subtree_root(&block_hashes(bytes), 0, layer));
+        left -= bytes.len() as u64;
     }
     Ok(shape.root(layer, &runs))
 }
@@ -179,6 +176,7 @@ fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::merkle::block_hash;
 
     #[test]
     fn the_root_is_that_of_all_blocks() {

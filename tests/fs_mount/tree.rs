@@ -185,6 +185,10 @@ fn attributes_tell_the_info_hash_and_the_progress() {
     let names = |path: &str| xattr::list(mounted.path(path)).unwrap().collect::<Vec<_>>();
     assert_eq!(names("b"), ["user.p2pfs.infohash", "user.p2pfs.progress"]);
     assert!(names("d").is_empty());
+    for kind in ["security.selinux", "system.posix_acl_access"] {
+        let refused = xattr::get(mounted.path("b"), kind).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(nix::libc::EOPNOTSUPP), "{kind}");
+    }
     let refused = xattr::set(mounted.path("b"), "user.x", b"y").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(nix::libc::EROFS));
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 
-use p2pfs::proto::geometry::{BLOCK_LEN, Geometry};
-use p2pfs::proto::merkle::{Hash, block_hash, piece_root};
+use p2pfs::proto::geometry::Geometry;
+use p2pfs::proto::merkle::{Hash, block_hashes, piece_root};
 use p2pfs::proto::metainfo::FileEntry;
 use p2pfs::rpc::size;
 use sha1::{Digest, Sha1};
@@ -141,7 +141,7 @@ impl Reader<'_> {
                     sha1.update(bytes);
                 }
                 if job.v2 && !entry.pad {
-                    blocks.extend(bytes.chunks(BLOCK_LEN as usize).map(block_hash));
+                    blocks.append(&mut block_hashes(bytes));
                 }
                 at += wanted as u64;
             }

@@ -10,6 +10,7 @@
 
 mod known;
 mod range;
+mod sha256;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -36,6 +37,16 @@ const MAX_HEIGHT: u32 = 49;
 /// The hash of one block.
 pub fn block_hash(block: &[u8]) -> Hash {
     Sha256::digest(block).into()
+}
+
+/// The hashes of the blocks of some bytes that begin with a block; the last one may be shorter.
+pub fn block_hashes(bytes: &[u8]) -> Vec<Hash> {
+    let (pairs, rest) = bytes.as_chunks::<{ 2 * BLOCK_LEN as usize }>();
+    let both = pairs.iter().flat_map(|pair| {
+        let (first, second) = pair.split_at(BLOCK_LEN as usize);
+        sha256::pair([first, second])
+    });
+    both.chain(rest.chunks(BLOCK_LEN as usize).map(block_hash)).collect()
 }
 
 /// The hash of a node from those of its children.

@@ -135,7 +135,11 @@ impl Torrent {
 
     fn peer_has(&mut self, key: PeerKey, index: u32, now: Timestamp) -> Result<(), Disconnect> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
-        let Some(active) = &mut self.active else { return peer.note_early(Early::Have(index)) };
+        let Some(active) = &mut self.active else {
+            peer.note_early(Early::Have(index))?;
+            self.hope_for_something(key, now);
+            return Ok(());
+        };
         let piece = piece(&active.geometry, index)?;
         let Some(Holds::Some(bits)) = &mut peer.holds else { return Ok(()) };
         if !bits.insert(piece) {
@@ -158,8 +162,18 @@ impl Torrent {
     fn peer_holds(&mut self, key: PeerKey, said: Early, now: Timestamp) -> Result<(), Disconnect> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         peer.note_opening()?;
+        let has_some = match &said {
+            Early::All => true,
+            Early::Bitfield(bytes) => bytes.iter().any(|bits| *bits != 0),
+            Early::None | Early::Have(_) => false,
+        };
         peer.note_early(said)?;
-        let Some(active) = &mut self.active else { return Ok(()) };
+        let Some(active) = &mut self.active else {
+            if has_some {
+                self.hope_for_something(key, now);
+            }
+            return Ok(());
+        };
         if let Some(old) = peer.holds.take() {
             active.picker.peer_left(&old);
         }
@@ -171,6 +185,16 @@ impl Torrent {
         self.grant_allowed_fast(key, now);
         self.update_interest(key, now);
         Ok(())
+    }
+
+    /// Is interested in a peer before the metadata tells in what: then it lets us ask by the time we
+    /// know.
+    fn hope_for_something(&mut self, key: PeerKey, now: Timestamp) {
+        let peer = self.peers.get_mut(&key).filter(|peer| !peer.am_interested);
+        if let Some(peer) = peer {
+            peer.am_interested = true;
+            self.send(key, Message::Interested, now);
+        }
     }
 
     /// A request is refused. If that happens again and again while unchoked, the peer counts as

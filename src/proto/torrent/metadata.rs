@@ -61,3 +61,35 @@ impl Torrent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hostile::Lone;
+    use super::*;
+    use crate::proto::bitfield::Bitfield;
+
+    /// How often a peer was told that we are interested, and that we are not.
+    fn told(lone: &mut Lone, key: PeerKey) -> (usize, usize) {
+        lone.step();
+        let count =
+            |wanted: Message| lone.sent.iter().filter(|(to, m)| *to == key && *m == wanted).count();
+        (count(Message::Interested), count(Message::NotInterested))
+    }
+
+    #[test]
+    fn whoever_has_something_hears_of_our_interest_before_we_know_in_what() {
+        let mut lone = Lone::new(9, 1, |_| true);
+        lone.machine = Torrent::new(lone.info.info_hash, lone.machine.options.clone(), 1);
+        let first = |has: u32| move |piece| piece < has;
+        let [seed, some, none] = [9, 1, 0].map(|has| lone.holder(true, first(has)));
+        assert_eq!([seed, some, none].map(|key| told(&mut lone, key)), [(1, 0), (1, 0), (0, 0)]);
+        lone.say(none, Message::Have(3));
+        assert_eq!(told(&mut lone, none), (1, 0));
+        // All but the last piece turns out to be here.
+        let mut here = Bitfield::full(9);
+        here.remove(lone.info.geometry.piece(8).unwrap());
+        let info = lone.info.clone();
+        lone.machine.activate(info, here, &Bitfield::full(9), lone.now);
+        assert_eq!([seed, some].map(|key| told(&mut lone, key)), [(1, 0), (1, 1)]);
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{TorrentStore, overlap};
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
-use crate::proto::merkle::{Hash, Trusted};
+use crate::proto::merkle::{Hash, Trusted, block_hashes};
 use crate::store::blocks::Place;
 use crate::store::buffer::PieceBuffer;
 use crate::store::gate::{self, VerifiedRange};
@@ -131,7 +131,7 @@ impl TorrentStore {
         if !self.read_block(piece, 0, data.bytes_mut()).ok()? {
             return None;
         }
-        let hashes: Arc<[Hash]> = gate::block_hashes(data.bytes()).into();
+        let hashes: Arc<[Hash]> = block_hashes(data.bytes()).into();
         self.keep_hashes(piece, hashes.clone());
         Some(hashes)
     }
