@@ -19,6 +19,7 @@ async fn main() -> anyhow::Result<()> {
     let peers = args.map(|a| a.parse()).collect::<Result<Vec<_>, _>>()?;
     let session = Session::start(SessionConfig {
         cache_dir,
+        cache_limits: Default::default(),
         listen: Vec::new(),
         port: None,
         limits: RateLimits::default(),

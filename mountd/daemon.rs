@@ -10,14 +10,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use p2pfs::engine::{
-    AddProgress, AddTorrent, DataPlace, DhtConfig, RateLimits, Session, SessionConfig, Torrent,
-    resolve,
+    AddProgress, AddTorrent, DataPlace, DhtConfig, Limits, RateLimits, Session, SessionConfig,
+    Torrent, disk_size, resolve,
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings, ShareStatus,
-    SourceRequest, size,
+    CacheRequest, DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings,
+    ShareStatus, SourceRequest, care, size,
 };
+use p2pfs::store::Store;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
@@ -62,6 +63,7 @@ impl Daemon {
         settings.dht_bootstrap.sort();
         let session = Session::start(SessionConfig {
             cache_dir: cache.clone(),
+            cache_limits: limits(&settings, &cache).with_context(unusable)?,
             listen: settings.listen.clone(),
             port: settings.port,
             limits: settings.limits(),
@@ -107,6 +109,11 @@ impl Daemon {
         self.leases.session.set_limits(limits);
     }
 
+    /// The cache.
+    pub fn cache(&self) -> &Arc<Store> {
+        self.leases.session.store()
+    }
+
     /// The node of the DHT; `None` without it.
     pub fn dht(&self) -> Option<DhtStatus> {
         let node = self.leases.session.dht()?;
@@ -130,6 +137,7 @@ impl Daemon {
             [] => "all addresses".into(),
             some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
+        let amount = |amount: Option<size::Amount>| amount.map_or("none".into(), |a| a.to_string());
         let dir = |dir: Option<&Path>| dir.map(|d| d.display().to_string()).unwrap_or_default();
         let (own, limits) = (&self.settings, self.limits());
         let mut listen = asked.listen.clone();
@@ -147,6 +155,11 @@ impl Daemon {
             ("listen address", addresses(&own.listen), addresses(&listen))
         } else if !same_dir(asked.data_dir.as_deref(), own.data_dir.as_deref()) {
             ("cache", dir(own.data_dir.as_deref()), dir(asked.data_dir.as_deref()))
+        } else if asked.cache_size.is_some() && asked.cache_size != own.cache_size {
+            ("cache size", amount(own.cache_size), amount(asked.cache_size))
+        } else if asked.cache_free.is_some() && asked.cache_free != own.cache_free {
+            let free = |free: Option<u64>| amount(free.map(size::Amount::Bytes));
+            ("space to leave free", free(own.cache_free), free(asked.cache_free))
         } else if asked.upload_limit.is_some() && asked.upload_limit != limits.up {
             ("upload limit", size::limit(limits.up), size::limit(asked.upload_limit))
         } else if asked.download_limit.is_some() && asked.download_limit != limits.down {
@@ -214,6 +227,27 @@ impl Daemon {
             }
         };
         Ok(Lease::new(torrent, Arc::clone(&self.leases)))
+    }
+
+    /// Looks after the cache, if it is the one that is meant.
+    pub async fn care(
+        &self,
+        dir: &Path,
+        what: CacheRequest,
+        events: Events,
+    ) -> Result<Outcome, RpcError> {
+        if !same_dir(Some(dir), self.settings.data_dir.as_deref()) {
+            let message = format!("{}: no cache of this daemon", dir.display());
+            return Err(RpcError::not_here(message));
+        }
+        let store = Arc::clone(self.cache());
+        let say = move |event| match event {
+            // A client that is too slow misses some of it.
+            Response::Progress(_) => drop(events.try_send(event)),
+            event => drop(events.blocking_send(event)),
+        };
+        let done = tokio::task::spawn_blocking(move || care(&store, &what, say));
+        done.await.map_err(RpcError::failed)?
     }
 
     /// When the cache first had this torrent's metadata: the same at every mount, so that what
@@ -336,6 +370,13 @@ impl Drop for Lease {
 /// Locks what stays consistent even when a thread panicked with it locked.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the cache may take.
+fn limits(settings: &Settings, cache: &Path) -> std::io::Result<Limits> {
+    let disk = disk_size(cache)?;
+    let size = settings.cache_size.map(|size| size.of(disk));
+    Ok(Limits { size, free: settings.cache_free })
 }
 
 /// Whether the folder asked for, if any, is our own.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use p2pfs::engine::{DataPlace, ReadError, Torrent};
+use p2pfs::engine::{DataPlace, Kept, ReadError, Torrent};
 use p2pfs::fs::{self, Mount, MountOptions, Unmount, UnmountError};
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{
     ErrorKind, MountRequest, Outcome, PartStatus, Progress, Response, RpcError, ShareKind,
-    ShareStatus, SourceRequest, Unmounting, WirePath,
+    ShareStatus, SourceRequest, Unmounting, WirePath, size,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -47,6 +47,8 @@ pub struct Live {
     ended: watch::Sender<bool>,
     detached: watch::Sender<bool>,
     problem: Mutex<Option<String>>,
+    /// Of a mount whose files are to be kept, nothing is let go.
+    _kept: Option<Kept>,
     _busy: Busy,
 }
 
@@ -106,15 +108,17 @@ impl Daemon {
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
             keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
+            self.check_room_to_keep(lease.torrent()).await?;
         }
         // From here on it is done to the end even if the client leaves.
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
         let finished = tokio::spawn(async move {
+            let kept = request.keep.is_some().then(|| lease.torrent().keep());
             let torrent = lease.torrent().clone();
             let shown = torrent.clone();
             let mount = spawn_blocking(move || Mount::new(shown, options));
             let mount = mount.await.map_err(RpcError::failed)?.map_err(RpcError::failed)?;
-            let live = daemon.go_live(place, mount, Shows::One(lease), request.seed_until);
+            let live = daemon.go_live(place, mount, Shows::One(lease), request.seed_until, kept);
             if events.is_closed() {
                 live.unmount(Unmount::Force).await.map_err(from_unmount)?;
             } else if request.until_done || request.seed_until.is_some() {
@@ -146,11 +150,25 @@ impl Daemon {
         }
         directory.settle().await;
         let Some(mount) = unfinished.0.take() else { return Ok(Outcome::default()) };
-        let live = self.go_live(place, mount, Shows::Folders(Arc::clone(&directory)), None);
+        let live = self.go_live(place, mount, Shows::Folders(Arc::clone(&directory)), None, None);
         if events.is_closed() {
             live.unmount(Unmount::Force).await.map_err(from_unmount)?;
         }
         Ok(directory.outcome())
+    }
+
+    /// Refuses to keep what the cache cannot hold.
+    async fn check_room_to_keep(&self, torrent: &Torrent) -> Result<(), RpcError> {
+        let (limit, wanted) = (self.cache().limit(), torrent.wanted_bytes().await);
+        match limit {
+            Some(limit) if wanted > limit => Err(RpcError::failed(format_args!(
+                "{} are to be kept, and the cache may take {}: give it more with --cache-size, or \
+                 --select less",
+                size::show(wanted),
+                size::show(limit)
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn go_live(
@@ -159,6 +177,7 @@ impl Daemon {
         mount: Mount,
         shows: Shows,
         seed_until: Option<SeedUntil>,
+        kept: Option<Kept>,
     ) -> Arc<Live> {
         let live = Arc::new(Live {
             dir: mount.dir().to_owned(),
@@ -168,6 +187,7 @@ impl Daemon {
             ended: watch::Sender::new(false),
             detached: watch::Sender::new(false),
             problem: Mutex::default(),
+            _kept: kept,
             _busy: self.activity.share(),
         });
         self.mounts.insert(&live);
@@ -281,6 +301,15 @@ impl Daemon {
         let bytes = lengths.map(|file| file.length).sum();
         torrent.prefetch(&files);
         Ok(Outcome { files: files.len() as u64, bytes, ..Outcome::default() })
+    }
+
+    /// Keeps the files at or below `path` in the cache, or no longer.
+    pub fn pin(&self, path: &Path, pin: bool) -> Result<Outcome, RpcError> {
+        let (_, torrent, files) = self.mounts.files_at(path)?;
+        torrent.set_pinned(&files, pin).map_err(|error| {
+            RpcError::failed(format_args!("{}: cannot be noted: {error}", path.display()))
+        })?;
+        Ok(Outcome { files: files.len() as u64, ..Outcome::default() })
     }
 
     /// Says what of a file, or of what is below a folder, is here.
@@ -498,7 +527,7 @@ pub fn download(torrent: &Torrent) -> Progress {
         of: status.wanted,
         rate: status.download_rate,
         peers: status.peers,
-        nobody: status.nobody,
+        nobody: status.nobody.or(status.limited),
     }
 }
 

@@ -35,6 +35,7 @@ fn content(length: usize) -> Vec<u8> {
 fn config(dir: &Path) -> SessionConfig {
     SessionConfig {
         cache_dir: dir.to_owned(),
+        cache_limits: Default::default(),
         listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         port: Some(0),
         limits: RateLimits::default(),

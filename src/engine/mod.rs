@@ -21,6 +21,7 @@ mod task;
 mod torrent;
 pub mod tracker;
 
+pub use crate::store::{Kept, Limits, disk_size};
 pub use add::{AddError, AddProgress, AddTorrent, DataPlace};
 pub use rates::RateLimits;
 pub use session::{DhtConfig, Session, SessionConfig, SessionError};

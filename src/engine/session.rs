@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::add::{AddError, AddTorrent, Starting, info_hashes, wanted};
 use super::clock::Clock;
 use super::dht::{Node, NodeConfig, public_routers};
-use super::rates::{Limits, RateLimits, Rates};
+use super::rates::{RateLimits, Rates, Throttle};
 use super::task::{Command, Progress, Task};
 use super::torrent::Torrent;
 use super::tracker::AnnounceStats;
@@ -29,7 +29,7 @@ use crate::proto::shares::fair_shares;
 use crate::proto::swarm::{PeerKey, PeerSource};
 use crate::proto::torrent::{MAX_PEERS, Options, Torrent as Machine};
 use crate::proto::wire::handshake::Handshake;
-use crate::store::{Store, StoreError};
+use crate::store::{Limits, Store, StoreError};
 
 /// Memory for unverified and unwritten pieces of one torrent, in bytes.
 const BUFFER_BUDGET: u64 = 32 << 20;
@@ -48,6 +48,9 @@ const MIN_CONNECTIONS: usize = 2;
 /// The choker looks for somebody to unchoke at most this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The disk is looked at this often, if the cache is to leave some of it free.
+const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long the end of the session may take: trackers hear that we stop.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -56,6 +59,8 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub struct SessionConfig {
     /// The cache, which is ours alone.
     pub cache_dir: PathBuf,
+    /// What the cache may take.
+    pub cache_limits: Limits,
     /// Addresses to listen on; empty for all of IPv4 and IPv6.
     pub listen: Vec<IpAddr>,
     /// The TCP port; one is chosen when absent.
@@ -241,7 +246,7 @@ impl Session {
     pub async fn start(config: SessionConfig) -> Result<Self, SessionError> {
         let (port, listeners) = listen::open(&config.listen, config.port)
             .map_err(|(at, error)| SessionError::Listen { at, error })?;
-        let store = Store::open(&config.cache_dir)?;
+        let store = Store::open_limited(&config.cache_dir, config.cache_limits)?;
         let clock = Clock::start();
         let shared = Arc::new(Shared {
             clock,
@@ -264,6 +269,9 @@ impl Session {
             tokio::spawn(listen::run(listener, shared.clone()));
         }
         tokio::spawn(choke(shared.clone()));
+        if config.cache_limits.free.is_some() {
+            tokio::spawn(leave_free(shared.clone()));
+        }
         if config.lsd {
             tokio::spawn(lsd::run(shared.clone(), config.listen));
         }
@@ -283,6 +291,11 @@ impl Session {
     /// Has these limits hold from now on.
     pub fn set_limits(&self, limits: RateLimits) {
         self.shared.rates.set(limits);
+    }
+
+    /// The cache.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
     }
 
     /// The DHT node, unless there is none.
@@ -327,7 +340,7 @@ impl Session {
         let announce_rx = announce.subscribe();
         let shared = self.shared.clone();
         let rates = Rates::new(RateLimits::default(), shared.clock);
-        let limits = Limits([shared.rates.clone(), rates.clone()]);
+        let limits = Throttle([shared.rates.clone(), rates.clone()]);
         let tell = (progress, announce);
         let task = Task::new(machine, also, shared, limits, cancel.clone(), commands_rx, tell);
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
@@ -450,6 +463,19 @@ async fn end(entries: Vec<Entry>) {
                 trackers.join().await;
             }
         }
+    }
+}
+
+/// Looks whether others have filled the disk, of which the cache is to leave some free.
+async fn leave_free(shared: Arc<Shared>) {
+    let mut looks = tokio::time::interval(DISK_LOOK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        let store = shared.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.trim()).await;
     }
 }
 

@@ -98,10 +98,14 @@ pub struct TorrentStatus {
     pub waiting_reads: usize,
     /// Peers banned for sending bad data.
     pub banned: usize,
-    /// "metadata" (not known yet), "checking", "downloading", "idle" (on demand, nothing wanted), "complete" or "error".
+    /// "metadata" (not known yet), "checking", "downloading", "idle" (on demand, nothing wanted), "cache
+    /// full" (only what is read is fetched), "complete" or "error".
     pub state: String,
     /// Why nobody was found whom to fetch it from, in one line.
     pub nobody: Option<String>,
+    /// Why not all of it is fetched, in one line.
+    #[serde(default)]
+    pub limited: Option<String>,
     /// What is wrong, in one line.
     pub error: Option<String>,
     /// The trackers.

@@ -9,10 +9,12 @@ use toml::{Table, Value};
 use super::{ErrorKind, RpcError, Settings};
 
 /// The keys that a daemon reads when it starts: those of [`Settings`].
-pub const DAEMON_KEYS: [&str; 10] = [
+pub const DAEMON_KEYS: [&str; 12] = [
     "port",
     "listen",
     "data-dir",
+    "cache-size",
+    "cache-free",
     "upload-limit",
     "download-limit",
     "no-lsd",

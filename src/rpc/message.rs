@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::WirePath;
+use super::cache::{CacheRequest, CachedTorrent, CheckedTorrent};
 use super::dht::DhtStatus;
 use super::size;
 use super::view::TorrentView;
@@ -99,6 +100,20 @@ pub enum Request {
         /// The same to receive.
         down: Option<u64>,
     },
+    /// Keep a file or folder of a mount in the cache, or no longer.
+    Pin {
+        /// Its path, which lies in a mount.
+        path: WirePath,
+        /// Whether to keep it.
+        pin: bool,
+    },
+    /// Look after the daemon's cache.
+    Cache {
+        /// Which cache is meant.
+        dir: WirePath,
+        /// What to do.
+        what: CacheRequest,
+    },
     /// Stop seeding.
     Stop {
         /// The path of the data, or the info hash.
@@ -122,6 +137,15 @@ pub struct Settings {
     /// Folder of the cache (default: ~/.cache/p2pfs, /var/cache/p2pfs for root)
     #[arg(long, value_name = "DIR", alias = "cache")]
     pub data_dir: Option<WirePath>,
+    /// Most bytes that the cache takes, on disk (K, M, G, T may follow), or N% of its disk: what was read
+    /// least recently is let go then, and fetched again when it is read (default: no limit)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_cache_size)]
+    #[serde(default)]
+    pub cache_size: Option<size::Amount>,
+    /// Bytes that the cache leaves free on its disk (K, M, G, T may follow)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[serde(default)]
+    pub cache_free: Option<u64>,
     /// Most bytes a second to send (K, M, G may follow)
     #[arg(long, value_name = "RATE", value_parser = size::parse_rate)]
     pub upload_limit: Option<u64>,
@@ -154,6 +178,8 @@ impl Settings {
             port: self.port.or(other.port),
             listen: if listen.is_empty() { other.listen } else { listen },
             data_dir: self.data_dir.or(other.data_dir),
+            cache_size: self.cache_size.or(other.cache_size),
+            cache_free: self.cache_free.or(other.cache_free),
             upload_limit: self.upload_limit.or(other.upload_limit),
             download_limit: self.download_limit.or(other.download_limit),
             metrics: self.metrics.or(other.metrics),
@@ -284,6 +310,10 @@ pub enum Response {
     Part(Box<PartStatus>),
     /// Rate limits.
     Limits(RateLimits),
+    /// A torrent of the cache.
+    Cached(Box<CachedTorrent>),
+    /// What a check of a torrent of the cache found.
+    CacheChecked(Box<CheckedTorrent>),
     /// The node of the DHT.
     Dht(Box<DhtStatus>),
     /// It is done.

@@ -8,6 +8,7 @@
 //! Both ends look at the other's credentials: a daemon serves its own user and root, a client
 //! trusts daemons of its own user and of root.
 
+mod cache;
 mod client;
 mod config;
 mod dht;
@@ -20,6 +21,7 @@ mod place;
 pub mod size;
 mod view;
 
+pub use cache::{CacheRequest, CachedTorrent, CheckedTorrent, care};
 pub use client::{Client, ConnectError};
 pub use config::{Config, DAEMON_KEYS, MOUNT_KEYS};
 pub use dht::{DhtStatus, FamilyStatus};
@@ -34,4 +36,4 @@ pub use place::{Places, beside};
 pub use view::{Cell, MAX_CELLS, PeerStatus, TorrentView, WaitStatus};
 
 /// The version of the protocol. Both sides must agree exactly: the programs are installed together.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

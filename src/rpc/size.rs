@@ -1,5 +1,12 @@
 //! Sizes and rates as people write and read them.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A cache that is smaller could not even hold what describes a torrent, in bytes.
+const MIN_CACHE: u64 = 1 << 20;
+
 /// Reads a number of bytes: digits, and one of K, M, G, T (powers of 1024, either case, `iB` or `B`
 /// may follow).
 pub fn parse(text: &str) -> Result<u64, String> {
@@ -40,6 +47,49 @@ pub fn parse_limit(text: &str) -> Result<u64, String> {
 /// Shows a limit: a rate, or `none`.
 pub fn limit(limit: Option<u64>) -> String {
     limit.map_or("none".into(), |rate| format!("{}/s", show(rate)))
+}
+
+/// How much something may take: so much, or a share of what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Amount {
+    /// In bytes.
+    Bytes(u64),
+    /// In per cent.
+    Share(u8),
+}
+
+impl Amount {
+    /// In bytes, of a `whole`.
+    pub fn of(self, whole: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Share(share) => (u128::from(whole) * u128::from(share) / 100) as u64,
+        }
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{}", show(*bytes)),
+            Self::Share(share) => write!(f, "{share}%"),
+        }
+    }
+}
+
+/// Reads a size, or a share as `N%`. The cache needs a mebibyte to be of any use.
+pub fn parse_cache_size(text: &str) -> Result<Amount, String> {
+    let amount = match text.strip_suffix('%') {
+        None => Amount::Bytes(parse(text)?),
+        Some(share) => match share.parse() {
+            Ok(share @ 1..=100) => Amount::Share(share),
+            _ => return Err(format!("`{text}` is not a share: write 1% to 100%")),
+        },
+    };
+    match amount {
+        Amount::Bytes(..MIN_CACHE) => Err(format!("the cache needs {} at least", show(MIN_CACHE))),
+        amount => Ok(amount),
+    }
 }
 
 /// Shows a number of bytes with three digits at least: `1023 B`, `1.50 MiB`.
@@ -109,6 +159,16 @@ mod tests {
         }
         assert!(parse_rate("0").is_err() && parse_limit("0").is_err());
         assert_eq!((parse_limit("none"), parse_limit("2K")), (Ok(0), Ok(2048)));
+    }
+
+    #[test]
+    fn the_cache_may_take_bytes_or_a_share() {
+        assert_eq!(parse_cache_size("20G"), Ok(Amount::Bytes(20 << 30)));
+        assert_eq!(parse_cache_size("10%"), Ok(Amount::Share(10)));
+        assert_eq!(Amount::Share(10).of(u64::MAX), u64::MAX / 10);
+        for bad in ["0%", "101%", "%", "-1%", "1.5%", "0", "100k", "x"] {
+            assert!(parse_cache_size(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub enum Verb {
     Stop(super::stop::Stop),
     Limit(super::limit::Limit),
     Metrics(super::metrics::Metrics),
+    Cache(super::cache::Cache),
     Dht(super::dht::Dht),
     Sim(super::sim::Sim),
     /// Print what makes a shell complete commands and options: see p2pfs(1)

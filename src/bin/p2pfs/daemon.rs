@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use p2pfs::rpc::{
     Client, ConnectError, ErrorKind, Outcome, Places, Request, Response, RpcError, Settings,
-    beside, frame, start_lock,
+    beside, frame, size, start_lock,
 };
 use tokio::net::unix::pipe;
 
@@ -26,7 +26,7 @@ pub struct At<'a> {
 /// How often to try again when a daemon leaves just as we come.
 const TRIES: usize = 5;
 /// What to say when there is no place for socket and cache.
-const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
+pub const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
 
 /// Asks whichever running daemon has what the request is about.
 pub async fn ask(
@@ -62,7 +62,10 @@ fn subject(request: &Request) -> String {
         | Request::Add { dir, .. }
         | Request::Remove { dir, .. } => Some(dir),
         Request::Status { path } => path.as_ref(),
-        Request::Prefetch { path } | Request::View { path, .. } => Some(path),
+        Request::Prefetch { path } | Request::Pin { path, .. } | Request::View { path, .. } => {
+            Some(path)
+        }
+        Request::Cache { dir, .. } => Some(dir),
         Request::Limit { path, .. } => path.as_ref(),
         Request::Stop { what } => Some(what),
         Request::Mount(_)
@@ -210,6 +213,14 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     }
     if let Some(dir) = &settings.data_dir {
         flag("--data-dir", dir.0.clone().into());
+    }
+    match settings.cache_size {
+        Some(size::Amount::Bytes(bytes)) => flag("--cache-size", bytes.to_string().into()),
+        Some(size::Amount::Share(share)) => flag("--cache-size", format!("{share}%").into()),
+        None => {}
+    }
+    if let Some(free) = settings.cache_free {
+        flag("--cache-free", free.to_string().into());
     }
     for (name, limit) in
         [("--upload-limit", settings.upload_limit), ("--download-limit", settings.download_limit)]

@@ -3,6 +3,7 @@
 mod abort;
 mod add;
 mod args;
+mod cache;
 mod create;
 mod daemon;
 mod dht;
@@ -82,6 +83,7 @@ fn run(cli: Cli) -> Result<()> {
             Verb::Verify(verb) => verb.run().await,
             Verb::Seed(verb) => verb.run(at).await,
             Verb::Stop(verb) => verb.run(socket).await,
+            Verb::Cache(verb) => verb.run(at).await,
             Verb::Dht(verb) => verb.run(socket).await,
             Verb::Sim(verb) => verb.run(),
             Verb::Limit(verb) => verb.run(socket).await,

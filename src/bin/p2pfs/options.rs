@@ -9,7 +9,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{Config, ErrorKind, MOUNT_KEYS, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 25] = [
+const OURS: [&str; 27] = [
     "socket",
     "config",
     "peer",
@@ -35,6 +35,8 @@ const OURS: [&str; 25] = [
     "metrics",
     "foreground",
     "cache",
+    "cache-size",
+    "cache-free",
 ];
 
 /// The flags of ours among `-o` values, as command-line flags, and what is left for the mount.

@@ -123,6 +123,9 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
         let from: Vec<_> = torrent.peers_from.iter().map(|(who, n)| format!("{n} {who}")).collect();
         writeln!(out, "  peers by source: {}", from.join(", "))?;
     }
+    if let Some(why) = &torrent.limited {
+        writeln!(out, "  {why}")?;
+    }
     if let Some(DhtNodes { v4, v6 }) = share.dht_nodes {
         writeln!(out, "  DHT: {} by IPv4, {v6} by IPv6", size::count(v4 as u64, "node"))?;
     }
