@@ -213,6 +213,9 @@ impl Store {
             _lock: lock,
         });
         store.trim();
+        if store.ledger.lacking(0) > 0 {
+            tracing::warn!("the cache takes more than it may: what is pinned is not let go");
+        }
         Ok(store)
     }
 
