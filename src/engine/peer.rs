@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::rates::{Hold, Limits, Way};
+use super::rates::{Hold, Throttle, Way};
 use crate::proto::geometry::Block;
 use crate::proto::ids::{InfoHash, PeerId};
 use crate::proto::swarm::PeerKey;
@@ -254,7 +254,7 @@ pub(super) struct Lines {
 }
 
 /// Runs a connection until either side closes it.
-pub(super) fn spawn(connection: Connection, limits: Limits, lines: Lines) -> PeerLink {
+pub(super) fn spawn(connection: Connection, limits: Throttle, lines: Lines) -> PeerLink {
     let Lines { events, store, ended, open } = lines;
     let Connection { key, stream, peer_id, ip, greeting } = connection;
     // Requests go out at once, whoever opened the connection. Only one that is closed already refuses.
@@ -311,7 +311,7 @@ struct Reader {
 impl Reader {
     /// Reads until the end. A block that was put into its buffer is always told of: cancelling
     /// takes effect only while nothing is in hand.
-    async fn run(&mut self, limits: &Limits, cancel: &CancellationToken) -> String {
+    async fn run(&mut self, limits: &Throttle, cancel: &CancellationToken) -> String {
         let mut decoder = Decoder::new();
         let mut buffer = BytesMut::new();
         let mut probed_until: Option<Instant> = None;
@@ -425,7 +425,7 @@ struct Writer {
     store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
     queued: Arc<AtomicUsize>,
     events: mpsc::Sender<Events>,
-    limits: Limits,
+    limits: Throttle,
 }
 
 impl Writer {
@@ -547,9 +547,9 @@ mod tests {
         (opened, listener.accept().await.unwrap().0)
     }
 
-    fn unlimited() -> Limits {
+    fn unlimited() -> Throttle {
         let clock = Clock::start();
-        Limits([(); 2].map(|()| Rates::new(RateLimits::default(), clock)))
+        Throttle([(); 2].map(|()| Rates::new(RateLimits::default(), clock)))
     }
 
     fn run(stream: TcpStream) -> (PeerLink, mpsc::Receiver<Events>) {

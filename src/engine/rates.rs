@@ -80,9 +80,9 @@ impl Rates {
 
 /// The limits that one connection keeps: those of the session and those of its torrent.
 #[derive(Clone)]
-pub(super) struct Limits(pub [Arc<Rates>; 2]);
+pub(super) struct Throttle(pub [Arc<Rates>; 2]);
 
-impl Limits {
+impl Throttle {
     /// How many bytes may be taken at a time: what would have to wait for long is better left with
     /// the sender.
     pub(super) fn at_once(&self, way: Way) -> usize {
@@ -133,10 +133,10 @@ impl Hold {
 mod tests {
     use super::*;
 
-    fn limits(down: Option<u64>) -> (Limits, Arc<Rates>) {
+    fn limits(down: Option<u64>) -> (Throttle, Arc<Rates>) {
         let clock = Clock::start();
         let of_torrent = Rates::new(RateLimits { up: None, down }, clock);
-        (Limits([Rates::new(RateLimits::default(), clock), of_torrent.clone()]), of_torrent)
+        (Throttle([Rates::new(RateLimits::default(), clock), of_torrent.clone()]), of_torrent)
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::add::{AddError, AddTorrent, Starting, info_hashes, wanted};
 use super::clock::Clock;
 use super::dht::{Node, NodeConfig, public_routers};
-use super::rates::{Limits, RateLimits, Rates};
+use super::rates::{RateLimits, Rates, Throttle};
 use super::task::{Command, Progress, Task};
 use super::torrent::Torrent;
 use super::tracker::AnnounceStats;
@@ -327,7 +327,7 @@ impl Session {
         let announce_rx = announce.subscribe();
         let shared = self.shared.clone();
         let rates = Rates::new(RateLimits::default(), shared.clock);
-        let limits = Limits([shared.rates.clone(), rates.clone()]);
+        let limits = Throttle([shared.rates.clone(), rates.clone()]);
         let tell = (progress, announce);
         let task = Task::new(machine, also, shared, limits, cancel.clone(), commands_rx, tell);
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;

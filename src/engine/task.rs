@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connections::{Arrival, Rival};
 use super::peer::{self, ConnectError, Event, Events, Opened, PeerLink};
-use super::rates::Limits;
+use super::rates::Throttle;
 use super::session::Shared;
 use super::torrent::{ReadError, ReadHandle, Waiting};
 use super::tracker::AnnounceStats;
@@ -111,7 +111,7 @@ pub(super) struct Task {
     /// The torrent's other info hash, if the source names two.
     also: Option<InfoHash>,
     shared: Arc<Shared>,
-    limits: Limits,
+    limits: Throttle,
     cancel: CancellationToken,
     commands: mpsc::UnboundedReceiver<Command>,
     events: (mpsc::Sender<Events>, mpsc::Receiver<Events>),
@@ -143,7 +143,7 @@ impl Task {
         machine: Machine,
         also: Option<InfoHash>,
         shared: Arc<Shared>,
-        limits: Limits,
+        limits: Throttle,
         cancel: CancellationToken,
         commands: mpsc::UnboundedReceiver<Command>,
         (progress, announce): (watch::Sender<Progress>, watch::Sender<AnnounceStats>),
