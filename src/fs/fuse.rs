@@ -1,4 +1,4 @@
-//! The adapter between the kernel's requests and [`Fs`]: the only file that knows the fuser crate.
+//! The adapter between the kernel's requests and [`Shown`]: the only file that knows the fuser crate.
 
 use std::ffi::OsStr;
 use std::io;
