@@ -7,9 +7,11 @@ TEST_THREADS ?= 4
 # Seconds for each fuzz target; minutes of soaking.
 FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
-PREFIX ?= /usr/local
+CACHE_MINUTES ?= 5
+# Where things are installed: for everybody as root, else for oneself.
+PREFIX ?= $(shell [ "$$(id -u)" = 0 ] && echo /usr/local || echo "$$HOME/.local")
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads fuzz soak install clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads fuzz soak soak-cache install deb clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -24,7 +26,9 @@ help:
 	@echo 'make bench-reads  reads over links with delay and losses, p2pfs beside others (root)'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
-	@echo 'make install   p2pfs, p2pfs-mountd (cargo install) and the man pages (below PREFIX)'
+	@echo 'make soak-cache  ten torrents, five times their cache, read at random for CACHE_MINUTES'
+	@echo 'make install   programs, man pages, completions, units, mount helper below PREFIX'
+	@echo 'make deb       the same as a Debian package'
 
 demo:
 	@sh tests/install-deps --mount
@@ -105,13 +109,19 @@ soak:
 	$(CARGO) build --release
 	/usr/bin/python3 tests/bench/soak.py "$(TARGET)/release/p2pfs" --minutes $(SOAK_MINUTES)
 
+soak-cache:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/soak_cache.py "$(TARGET)/release/p2pfs" --minutes $(CACHE_MINUTES)
+
 install:
-	$(CARGO) install --locked --path .
-	@for page in man/*.[1-8]; do \
-		[ -e "$$page" ] || continue; \
-		install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || \
-			{ echo "no man pages installed: give a PREFIX that you may write to" >&2; break; }; \
-	done
+	$(CARGO) build --release --locked
+	@sh packaging/install "$(TARGET)/release" "$(DESTDIR)" "$(PREFIX)"
+	@echo "installed below $(DESTDIR)$(PREFIX)"
+
+deb:
+	$(CARGO) build --release --locked
+	@sh packaging/deb "$(TARGET)/release" "$(TARGET)"
 
 clean:
 	$(CARGO) clean

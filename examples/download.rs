@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use p2pfs::engine::{AddTorrent, DataPlace, DhtConfig, Session, SessionConfig, resolve};
+use p2pfs::engine::{
+    AddTorrent, DataPlace, DhtConfig, RateLimits, Session, SessionConfig, resolve,
+};
 use tokio::sync::watch;
 
 #[tokio::main]
@@ -17,10 +19,10 @@ async fn main() -> anyhow::Result<()> {
     let peers = args.map(|a| a.parse()).collect::<Result<Vec<_>, _>>()?;
     let session = Session::start(SessionConfig {
         cache_dir,
+        cache_limits: Default::default(),
         listen: Vec::new(),
         port: None,
-        upload_limit: None,
-        download_limit: None,
+        limits: RateLimits::default(),
         lsd: true,
         pex: true,
         dht: Some(DhtConfig::default()),

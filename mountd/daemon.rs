@@ -2,6 +2,7 @@
 //! torrent.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,13 +10,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use p2pfs::engine::{
-    AddProgress, AddTorrent, DataPlace, DhtConfig, Session, SessionConfig, Torrent, resolve,
+    AddProgress, AddTorrent, DataPlace, DhtConfig, Limits, RateLimits, Session, SessionConfig,
+    Torrent, disk_size, resolve,
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings, SourceRequest,
-    size,
+    CacheRequest, DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings,
+    ShareStatus, SourceRequest, care, size,
 };
+use p2pfs::store::Store;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
@@ -60,10 +63,10 @@ impl Daemon {
         settings.dht_bootstrap.sort();
         let session = Session::start(SessionConfig {
             cache_dir: cache.clone(),
+            cache_limits: limits(&settings, &cache).with_context(unusable)?,
             listen: settings.listen.clone(),
             port: settings.port,
-            upload_limit: settings.upload_limit,
-            download_limit: settings.download_limit,
+            limits: settings.limits(),
             lsd: !settings.no_lsd,
             pex: !settings.no_pex,
             dht: (!settings.no_dht)
@@ -96,6 +99,21 @@ impl Daemon {
         self.leases.session.port()
     }
 
+    /// How much may be sent and received by all torrents together.
+    pub fn limits(&self) -> RateLimits {
+        self.leases.session.limits()
+    }
+
+    /// Has these limits hold from now on.
+    pub fn set_limits(&self, limits: RateLimits) {
+        self.leases.session.set_limits(limits);
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Arc<Store> {
+        self.leases.session.store()
+    }
+
     /// The node of the DHT; `None` without it.
     pub fn dht(&self) -> Option<DhtStatus> {
         let node = self.leases.session.dht()?;
@@ -108,18 +126,20 @@ impl Daemon {
         Some(DhtNodes { v4, v6 })
     }
 
+    /// Describes all mounts and seeds.
+    pub fn shares(&self) -> Vec<ShareStatus> {
+        self.mount_status().into_iter().chain(self.seed_status()).collect()
+    }
+
     /// Refuses settings that are not ours: they are one for all mounts.
     pub fn check_settings(&self, asked: &Settings) -> Result<(), RpcError> {
-        let rate = |limit: Option<u64>| match limit {
-            Some(limit) => format!("{}/s", size::show(limit)),
-            None => "none".into(),
-        };
         let addresses = |listen: &[std::net::IpAddr]| match listen {
             [] => "all addresses".into(),
             some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
+        let amount = |amount: Option<size::Amount>| amount.map_or("none".into(), |a| a.to_string());
         let dir = |dir: Option<&Path>| dir.map(|d| d.display().to_string()).unwrap_or_default();
-        let own = &self.settings;
+        let (own, limits) = (&self.settings, self.limits());
         let mut listen = asked.listen.clone();
         listen.sort();
         let mut bootstrap = asked.dht_bootstrap.clone();
@@ -128,16 +148,24 @@ impl Daemon {
             [] => "the default".into(),
             some => some.join(", "),
         };
+        let metrics = |addr: Option<SocketAddr>| addr.map_or("none".into(), |a| a.to_string());
         let (what, has, wants) = if asked.port.is_some() && asked.port != own.port {
             ("port", self.port().to_string(), asked.port.unwrap_or_default().to_string())
         } else if !listen.is_empty() && listen != own.listen {
             ("listen address", addresses(&own.listen), addresses(&listen))
         } else if !same_dir(asked.data_dir.as_deref(), own.data_dir.as_deref()) {
             ("cache", dir(own.data_dir.as_deref()), dir(asked.data_dir.as_deref()))
-        } else if asked.upload_limit.is_some() && asked.upload_limit != own.upload_limit {
-            ("upload limit", rate(own.upload_limit), rate(asked.upload_limit))
-        } else if asked.download_limit.is_some() && asked.download_limit != own.download_limit {
-            ("download limit", rate(own.download_limit), rate(asked.download_limit))
+        } else if asked.cache_size.is_some() && asked.cache_size != own.cache_size {
+            ("cache size", amount(own.cache_size), amount(asked.cache_size))
+        } else if asked.cache_free.is_some() && asked.cache_free != own.cache_free {
+            let free = |free: Option<u64>| amount(free.map(size::Amount::Bytes));
+            ("space to leave free", free(own.cache_free), free(asked.cache_free))
+        } else if asked.upload_limit.is_some() && asked.upload_limit != limits.up {
+            ("upload limit", size::limit(limits.up), size::limit(asked.upload_limit))
+        } else if asked.download_limit.is_some() && asked.download_limit != limits.down {
+            ("download limit", size::limit(limits.down), size::limit(asked.download_limit))
+        } else if asked.metrics.is_some() && asked.metrics != own.metrics {
+            ("address for metrics", metrics(own.metrics), metrics(asked.metrics))
         } else if asked.no_lsd && !own.no_lsd {
             ("local discovery", "on".into(), "off".into())
         } else if asked.no_pex && !own.no_pex {
@@ -201,6 +229,27 @@ impl Daemon {
         Ok(Lease::new(torrent, Arc::clone(&self.leases)))
     }
 
+    /// Looks after the cache, if it is the one that is meant.
+    pub async fn care(
+        &self,
+        dir: &Path,
+        what: CacheRequest,
+        events: Events,
+    ) -> Result<Outcome, RpcError> {
+        if !same_dir(Some(dir), self.settings.data_dir.as_deref()) {
+            let message = format!("{}: no cache of this daemon", dir.display());
+            return Err(RpcError::not_here(message));
+        }
+        let store = Arc::clone(self.cache());
+        let say = move |event| match event {
+            // A client that is too slow misses some of it.
+            Response::Progress(_) => drop(events.try_send(event)),
+            event => drop(events.blocking_send(event)),
+        };
+        let done = tokio::task::spawn_blocking(move || care(&store, &what, say));
+        done.await.map_err(RpcError::failed)?
+    }
+
     /// When the cache first had this torrent's metadata: the same at every mount, so that what
     /// compares times (rsync, make) sees that nothing changed.
     pub fn known_since(&self, info_hash: InfoHash) -> Option<SystemTime> {
@@ -252,6 +301,7 @@ impl Daemon {
 }
 
 /// How a torrent is added.
+#[derive(Clone)]
 pub struct Adding {
     pub on_demand: bool,
     pub upload: bool,
@@ -292,7 +342,7 @@ impl Lease {
             name: String::from_utf8_lossy(&info.name).into_owned(),
             files: files().count() as u64,
             bytes: files().map(|file| file.length).sum(),
-            reads: 0,
+            ..Outcome::default()
         }
     }
 }
@@ -320,6 +370,13 @@ impl Drop for Lease {
 /// Locks what stays consistent even when a thread panicked with it locked.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the cache may take.
+fn limits(settings: &Settings, cache: &Path) -> std::io::Result<Limits> {
+    let disk = disk_size(cache)?;
+    let size = settings.cache_size.map(|size| size.of(disk));
+    Ok(Limits { size, free: settings.cache_free })
 }
 
 /// Whether the folder asked for, if any, is our own.

@@ -9,7 +9,8 @@ use p2pfs::rpc::Settings;
 ///
 /// p2pfs(1) starts this program when it is needed; it leaves 60 seconds after the last mount or seed
 /// has ended. Started by hand, or by a service manager, it stays until it is told to stop (SIGTERM,
-/// SIGINT), which ends all mounts. It listens for commands at a unix socket, which only its own user
+/// SIGINT), which ends all mounts. SIGHUP has it read the rate limits of its file of settings anew; with
+/// --foreground it ends the daemon. It listens for commands at a unix socket, which only its own user
 /// and root may use.
 #[derive(Debug, Parser)]
 #[command(name = "p2pfs-mountd", version, about)]
@@ -17,6 +18,9 @@ pub struct Flags {
     /// Socket for commands (default: $XDG_RUNTIME_DIR/p2pfs/socket, /run/p2pfs/socket for root)
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// File of settings, see p2pfs.toml(5) (default: ~/.config/p2pfs/p2pfs.toml, /etc/p2pfs.toml for root)
+    #[arg(long, value_name = "FILE", env = "P2PFS_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub settings: Settings,
     /// Leave when the last mount or seed has ended, and say what happens on stderr

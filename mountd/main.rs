@@ -2,12 +2,17 @@
 
 mod daemon;
 mod flags;
+mod folders;
 mod idle;
 mod keep;
+mod limits;
+mod metrics;
 mod mounts;
+mod notify;
 mod seeds;
 mod server;
 mod telemetry;
+mod view;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +21,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
-use p2pfs::rpc::{Listener, Outcome, Places, Request, Response, RpcError, frame};
+use p2pfs::rpc::{Config, Listener, Outcome, Places, Request, Response, RpcError, frame, size};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -66,8 +71,18 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
     // Held to the end, so that a new daemon finds port and cache free.
     let (listener, _lock) = Listener::bind(&socket).await?;
     telemetry::start(detached.then_some(socket.as_path()))?;
-    let daemon = Arc::new(Daemon::start(flags.settings, flags.foreground).await?);
+    let config = flags.config.as_deref();
+    let settings = flags.settings.clone().or_file(Config::load(config)?.settings()?);
+    let metrics = match settings.metrics {
+        Some(address) => Some(metrics::listen(address).await?),
+        None => None,
+    };
+    let daemon = Arc::new(Daemon::start(settings, flags.foreground).await?);
+    if let Some(listener) = metrics {
+        tokio::spawn(metrics::serve(listener, Arc::clone(&daemon)));
+    }
     tracing::info!(socket = %socket.display(), port = daemon.port(), "ready");
+    notify::ready();
     if detached {
         say_ready(&Response::Done(Outcome::default()));
         leave_stdout()?;
@@ -82,13 +97,14 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
     let first = flags.request.as_deref().map(serde_json::from_str::<Request>).transpose()?;
     let mut code = ExitCode::SUCCESS;
     tokio::select! {
-        () = stop.wait() => {}
+        () = stop.wait(flags.foreground, || daemon.reload(config, &flags.settings)) => {}
         () = daemon.told_to_stop() => {}
         failed = carry_out(&daemon, first, linger) => if let Some(error) = failed {
             eprintln!("p2pfs: {error}");
             code = ExitCode::from(error.exit_code());
         },
     }
+    notify::stopping();
     // The socket goes first: who comes now starts a new daemon, which waits for our lock.
     server.abort();
     let _ = server.await;
@@ -130,6 +146,9 @@ async fn carry_out(
         let done = server::handle(daemon, request, events).await;
         let _ = printer.await;
         match done {
+            Ok(outcome) if outcome.folders > 0 => {
+                eprintln!("p2pfs: {} {place}", size::count(outcome.folders, "folder"));
+            }
             Ok(outcome) => eprintln!("p2pfs: {} {place}", outcome.name),
             Err(error) => return Some(error),
         }
@@ -142,7 +161,7 @@ async fn carry_out(
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    /// The terminal of a daemon in the foreground was closed.
+    /// The terminal of a daemon in the foreground was closed; another one is to read its settings.
     hang_up: Signal,
 }
 
@@ -155,11 +174,17 @@ impl Stop {
         })
     }
 
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hang_up.recv() => {}
+    /// Completes at the end; calls `reload` whenever settings are to be read anew.
+    async fn wait(&mut self, foreground: bool, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => match foreground {
+                    true => return,
+                    false => reload(),
+                },
+            }
         }
     }
 }
@@ -182,6 +207,7 @@ fn detach(flags: &Flags) {
     let _ = nix::unistd::setsid();
     let relative = |path: &Path| path.is_relative();
     if !flags.socket.as_deref().is_some_and(relative)
+        && !flags.config.as_deref().is_some_and(relative)
         && !flags.settings.data_dir.as_deref().is_some_and(relative)
     {
         let _ = std::env::set_current_dir("/");

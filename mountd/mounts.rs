@@ -1,25 +1,26 @@
 //! The table of mounts: which torrent is mounted where, and how a mount comes and goes.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use p2pfs::engine::{DataPlace, ReadError, Torrent};
+use p2pfs::engine::{DataPlace, Kept, ReadError, Torrent};
 use p2pfs::fs::{self, Mount, MountOptions, Unmount, UnmountError};
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{
-    ErrorKind, MountRequest, Outcome, Progress, Response, RpcError, ShareKind, ShareStatus,
-    Unmounting, WirePath,
+    ErrorKind, MountRequest, Outcome, PartStatus, Progress, Response, RpcError, ShareKind,
+    ShareStatus, SourceRequest, Unmounting, WirePath, size,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::daemon::{Adding, Daemon, Events, Lease, locked};
+use crate::folders::Directory;
 use crate::idle::Busy;
 use crate::keep;
 
@@ -29,15 +30,25 @@ const END_WITHIN: Duration = Duration::from_secs(1);
 /// How often those who wait are told how far it is.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
+/// What a mount shows.
+pub enum Shows {
+    /// One torrent.
+    One(Lease),
+    /// A folder for each of several.
+    Folders(Arc<Directory>),
+}
+
 /// A mount that is live.
-struct Live {
-    dir: PathBuf,
+pub struct Live {
+    pub dir: PathBuf,
     mount: Mount,
     seed_until: Option<SeedUntil>,
-    lease: Lease,
+    pub shows: Shows,
     ended: watch::Sender<bool>,
     detached: watch::Sender<bool>,
     problem: Mutex<Option<String>>,
+    /// Of a mount whose files are to be kept, nothing is let go.
+    _kept: Option<Kept>,
     _busy: Busy,
 }
 
@@ -83,7 +94,11 @@ impl Daemon {
             select: request.select.clone(),
             data: DataPlace::Cache,
         };
-        let lease = self.add(&request.source, how, &events).await?;
+        let source = match request.sources.as_slice() {
+            [source] if !request.folders => source,
+            sources => return self.mount_folders(place, sources, options, how, &events).await,
+        };
+        let lease = self.add(source, how, &events).await?;
         options.source = String::from_utf8_lossy(&lease.torrent().info().name).into_owned();
         options.time = self.known_since(lease.torrent().info().info_hash);
         if let Some(keep) = &request.keep {
@@ -93,61 +108,108 @@ impl Daemon {
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
             keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
+            self.check_room_to_keep(lease.torrent()).await?;
         }
         // From here on it is done to the end even if the client leaves.
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
         let finished = tokio::spawn(async move {
-            let live = daemon.go_live(place, lease, options, request.seed_until).await?;
+            let kept = request.keep.is_some().then(|| lease.torrent().keep());
+            let torrent = lease.torrent().clone();
+            let shown = torrent.clone();
+            let mount = spawn_blocking(move || Mount::new(shown, options));
+            let mount = mount.await.map_err(RpcError::failed)?.map_err(RpcError::failed)?;
+            let live = daemon.go_live(place, mount, Shows::One(lease), request.seed_until, kept);
             if events.is_closed() {
                 live.unmount(Unmount::Force).await.map_err(from_unmount)?;
             } else if request.until_done || request.seed_until.is_some() {
-                tokio::spawn(daemon.until_done(live, request.keep.map(|keep| keep.0)));
+                tokio::spawn(daemon.until_done(live, torrent, request.keep.map(|keep| keep.0)));
             }
             Ok(outcome)
         });
         finished.await.map_err(RpcError::failed)?
     }
 
-    async fn go_live(
+    /// Mounts a directory with a folder for each source.
+    async fn mount_folders(
+        self: &Arc<Self>,
+        place: Reservation,
+        sources: &[SourceRequest],
+        mut options: MountOptions,
+        how: Adding,
+        events: &Events,
+    ) -> Result<Outcome, RpcError> {
+        sources.iter().try_for_each(|source| self.check_settings(&source.settings))?;
+        options.source = "torrents".to_owned();
+        let mount = spawn_blocking(move || Mount::folders(options));
+        let (mount, folders) = mount.await.map_err(RpcError::failed)?.map_err(RpcError::failed)?;
+        let directory = Arc::new(Directory::new(folders, how));
+        // A client that leaves, or a source that makes no sense, takes the mount with it.
+        let mut unfinished = Unfinished(Some(mount));
+        for source in sources {
+            self.add_folder(&directory, source.clone()).await?;
+        }
+        directory.settle().await;
+        let Some(mount) = unfinished.0.take() else { return Ok(Outcome::default()) };
+        let live = self.go_live(place, mount, Shows::Folders(Arc::clone(&directory)), None, None);
+        if events.is_closed() {
+            live.unmount(Unmount::Force).await.map_err(from_unmount)?;
+        }
+        Ok(directory.outcome())
+    }
+
+    /// Refuses to keep what the cache cannot hold.
+    async fn check_room_to_keep(&self, torrent: &Torrent) -> Result<(), RpcError> {
+        let (limit, wanted) = (self.cache().limit(), torrent.wanted_bytes().await);
+        match limit {
+            Some(limit) if wanted > limit => Err(RpcError::failed(format_args!(
+                "{} are to be kept, and the cache may take {}: give it more with --cache-size, or \
+                 --select less",
+                size::show(wanted),
+                size::show(limit)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn go_live(
         &self,
         place: Reservation,
-        lease: Lease,
-        options: MountOptions,
+        mount: Mount,
+        shows: Shows,
         seed_until: Option<SeedUntil>,
-    ) -> Result<Arc<Live>, RpcError> {
-        let torrent = lease.torrent().clone();
-        let mount = spawn_blocking(move || Mount::new(torrent, options));
-        let mount = mount.await.map_err(RpcError::failed)?.map_err(RpcError::failed)?;
+        kept: Option<Kept>,
+    ) -> Arc<Live> {
         let live = Arc::new(Live {
             dir: mount.dir().to_owned(),
             mount,
             seed_until,
-            lease,
+            shows,
             ended: watch::Sender::new(false),
             detached: watch::Sender::new(false),
             problem: Mutex::default(),
+            _kept: kept,
             _busy: self.activity.share(),
         });
         self.mounts.insert(&live);
         drop(place);
-        Ok(live)
+        live
     }
 
     /// Unmounts when everything selected is verified, has been copied if that is wanted, and was
     /// seeded for as long as that is wanted.
-    async fn until_done(self: Arc<Self>, live: Arc<Live>, keep: Option<PathBuf>) {
-        if !self.waits_for(&live, live.lease.torrent().wait_complete()).await {
+    async fn until_done(self: Arc<Self>, live: Arc<Live>, torrent: Torrent, keep: Option<PathBuf>) {
+        if !self.waits_for(&live, torrent.wait_complete()).await {
             return;
         }
         if let Some(keep) = keep {
-            let torrent = live.lease.torrent().clone();
-            let kept = spawn_blocking(move || keep::copy(&torrent, &keep)).await;
+            let whole = torrent.clone();
+            let kept = spawn_blocking(move || keep::copy(&whole, &keep)).await;
             if let Err(error) = kept.map_err(anyhow::Error::from).and_then(|kept| kept) {
                 return self.give_up(&live, &format!("{error:#}"));
             }
         }
         if let Some(rule) = live.seed_until
-            && !self.waits_for(&live, live.lease.torrent().wait_seeded(rule)).await
+            && !self.waits_for(&live, torrent.wait_seeded(rule)).await
         {
             return;
         }
@@ -193,7 +255,11 @@ impl Daemon {
             Unmounting::Lazy => Unmount::Lazy,
         };
         live.unmount(how).await.map_err(from_unmount)?;
-        Ok(Outcome { reads, ..live.lease.outcome() })
+        let ratio = match &live.shows {
+            Shows::One(lease) => Some(lease.torrent().status().share_ratio),
+            Shows::Folders(_) => None,
+        };
+        Ok(Outcome { reads, ratio, ..live.shows.outcome() })
     }
 
     /// Ends the waiting reads of a mount.
@@ -204,10 +270,10 @@ impl Daemon {
 
     /// Waits until everything selected is verified.
     pub async fn wait(&self, dir: &Path, events: &Events) -> Result<Outcome, RpcError> {
-        let live = self.mounts.at(dir)?;
+        let (live, torrent) = self.mounts.torrent_at(dir)?;
         let mut ended = live.ended.subscribe();
         let mut tick = tokio::time::interval(TELL_EVERY);
-        let complete = live.lease.torrent().wait_complete();
+        let complete = torrent.wait_complete();
         tokio::pin!(complete);
         loop {
             tokio::select! {
@@ -215,14 +281,14 @@ impl Daemon {
                 done = &mut complete => {
                     let shown = dir.display();
                     done.map_err(|e| RpcError::failed(format_args!("{shown}: {e}")))?;
-                    return Ok(live.lease.outcome());
+                    return Ok(live.shows.outcome());
                 }
                 () = over(&mut ended) => return Err(RpcError::failed(format_args!(
                     "{}: was unmounted before everything was here; mount it again to go on",
                     dir.display()
                 ))),
                 _ = tick.tick() => {
-                    let _ = events.try_send(Response::Progress(download(live.lease.torrent())));
+                    let _ = events.try_send(Response::Progress(download(&torrent)));
                 }
             }
         }
@@ -230,44 +296,104 @@ impl Daemon {
 
     /// Has the files at or below `path` fetched now.
     pub fn prefetch(&self, path: &Path) -> Result<Outcome, RpcError> {
-        let live = self.mounts.holding(path)?;
-        let below = path.strip_prefix(&live.dir).unwrap_or(path);
-        let torrent = live.lease.torrent();
-        let files = files_below(torrent, below);
-        if files.is_empty() {
-            return Err(RpcError::failed(format_args!(
-                "{}: no such file in the torrent; see p2pfs status and ls",
-                path.display()
-            )));
-        }
+        let (_, torrent, files) = self.mounts.files_at(path)?;
         let lengths = files.iter().filter_map(|&file| torrent.info().files.get(file));
         let bytes = lengths.map(|file| file.length).sum();
         torrent.prefetch(&files);
         Ok(Outcome { files: files.len() as u64, bytes, ..Outcome::default() })
     }
 
-    /// Describes the mount at `dir`, or all.
-    pub fn mount_status(&self, dir: Option<&Path>) -> Result<Vec<ShareStatus>, RpcError> {
-        let lives = match dir {
-            Some(dir) => vec![self.mounts.at(dir)?],
-            None => self.mounts.all(),
-        };
-        let status = |live: Arc<Live>| ShareStatus {
+    /// Keeps the files at or below `path` in the cache, or no longer.
+    pub fn pin(&self, path: &Path, pin: bool) -> Result<Outcome, RpcError> {
+        let (_, torrent, files) = self.mounts.files_at(path)?;
+        torrent.set_pinned(&files, pin).map_err(|error| {
+            RpcError::failed(format_args!("{}: cannot be noted: {error}", path.display()))
+        })?;
+        Ok(Outcome { files: files.len() as u64, ..Outcome::default() })
+    }
+
+    /// Says what of a file, or of what is below a folder, is here.
+    pub fn part_status(&self, path: &Path) -> Result<PartStatus, RpcError> {
+        let (live, torrent, files) = self.mounts.files_at(path)?;
+        let info = torrent.info();
+        let pieces = torrent.pieces_of(&files);
+        let lengths = files.iter().filter_map(|&file| info.files.get(file));
+        Ok(PartStatus {
+            path: WirePath(path.to_owned()),
+            mount: WirePath(live.dir.clone()),
+            info_hash: info.info_hash.to_string(),
+            files: files.len() as u64,
+            total: lengths.map(|file| file.length).sum(),
+            verified: files.iter().map(|&file| torrent.verified_bytes(Some(file))).sum(),
+            pieces: pieces.len() as u64,
+            pieces_verified: pieces.iter().filter(|&&piece| torrent.is_here(piece)).count() as u64,
+        })
+    }
+
+    /// Describes the mounts.
+    pub fn mount_status(&self) -> Vec<ShareStatus> {
+        let share = |live: &Live, torrent| ShareStatus {
             kind: ShareKind::Mount,
             path: WirePath(live.dir.clone()),
+            folder_of: None,
             port: self.port(),
             pid: std::process::id(),
             dht_nodes: self.dht_nodes(),
             detached: *live.detached.borrow(),
             seed_until: live.seed_until,
             problem: locked(&live.problem).clone(),
-            torrent: live.lease.torrent().status(),
+            torrent,
         };
-        Ok(lives.into_iter().map(status).collect())
+        let shares = |live: Arc<Live>| match &live.shows {
+            Shows::One(lease) => vec![share(&live, lease.torrent().status())],
+            Shows::Folders(directory) => {
+                let folder = |(name, torrent, empty): (OsString, _, Option<String>)| ShareStatus {
+                    path: WirePath(live.dir.join(name)),
+                    folder_of: Some(WirePath(live.dir.clone())),
+                    problem: empty,
+                    ..share(&live, torrent)
+                };
+                directory.status().into_iter().map(folder).collect()
+            }
+        };
+        self.mounts.all().into_iter().flat_map(shares).collect()
+    }
+}
+
+impl Shows {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::One(lease) => lease.outcome(),
+            Self::Folders(directory) => directory.outcome(),
+        }
+    }
+}
+
+/// A mount that is ended unless it is taken out.
+struct Unfinished(Option<Mount>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(mount) = self.0.take() {
+            // Unmounting may take a moment: not on a thread of the runtime.
+            std::thread::spawn(move || drop(mount));
+        }
     }
 }
 
 impl Live {
+    /// The torrent that a path in this mount is of, and the path in that torrent.
+    fn torrent_below<'a>(&self, below: &'a Path) -> Option<(Torrent, &'a Path)> {
+        match &self.shows {
+            Shows::One(lease) => Some((lease.torrent().clone(), below)),
+            Shows::Folders(directory) => {
+                let name = below.components().next()?;
+                let torrent = directory.torrent(name.as_os_str())?;
+                Some((torrent, below.strip_prefix(name).unwrap_or(below)))
+            }
+        }
+    }
+
     /// Unmounts, and waits a little for the end of it.
     async fn unmount(self: &Arc<Self>, how: Unmount) -> Result<(), UnmountError> {
         let live = Arc::clone(self);
@@ -320,8 +446,27 @@ impl Mounts {
         locked(&self.table).live.values().cloned().collect()
     }
 
+    /// The torrent that is mounted at `path`, or shown in that folder of a mount.
+    pub fn torrent_at(&self, path: &Path) -> Result<(Arc<Live>, Torrent), RpcError> {
+        let nothing = |why| RpcError::not_here(format_args!("{}: {why}", path.display()));
+        let live = self.holding(path).map_err(|_| nothing("no torrent is mounted there"))?;
+        let below = path.strip_prefix(&live.dir).unwrap_or(path);
+        let failed = |why| Err(RpcError::failed(format_args!("{}: {why}", path.display())));
+        match (live.torrent_below(below), below.components().count()) {
+            (Some((torrent, rest)), _) if rest.as_os_str().is_empty() => Ok((live, torrent)),
+            (None, 0) => failed("holds several torrents; name one of its folders"),
+            (None, 1) => failed("no torrent is there yet; see p2pfs status"),
+            _ => Err(nothing("no torrent is mounted there")),
+        }
+    }
+
+    /// Whether a mount with folders is at `dir`.
+    pub fn has_folders(&self, dir: &Path) -> bool {
+        self.at(dir).is_ok_and(|live| matches!(live.shows, Shows::Folders(_)))
+    }
+
     /// The mount at `dir`.
-    fn at(&self, dir: &Path) -> Result<Arc<Live>, RpcError> {
+    pub fn at(&self, dir: &Path) -> Result<Arc<Live>, RpcError> {
         let at = |live: &Arc<Live>| live.dir == dir && !*live.detached.borrow();
         self.all().into_iter().rev().find(at).ok_or_else(|| {
             RpcError::not_here(format_args!("{}: no torrent is mounted there", dir.display()))
@@ -335,6 +480,23 @@ impl Mounts {
         self.all().into_iter().filter(holds).max_by_key(innermost).ok_or_else(|| {
             RpcError::not_here(format_args!("{}: is in no mounted torrent", path.display()))
         })
+    }
+
+    /// The files at or below `path`, the torrent that has them, and the mount that they are in.
+    fn files_at(&self, path: &Path) -> Result<(Arc<Live>, Torrent, Vec<usize>), RpcError> {
+        let live = self.holding(path)?;
+        let found = live.torrent_below(path.strip_prefix(&live.dir).unwrap_or(path));
+        let found = found.map(|(torrent, below)| {
+            let files = files_below(&torrent, below);
+            (torrent, files)
+        });
+        match found {
+            Some((torrent, files)) if !files.is_empty() => Ok((live, torrent, files)),
+            _ => Err(RpcError::failed(format_args!(
+                "{}: no such file in the torrent; see p2pfs status and ls",
+                path.display()
+            ))),
+        }
     }
 
     /// Ends all mounts, at once and at the same time.
@@ -365,7 +527,7 @@ pub fn download(torrent: &Torrent) -> Progress {
         of: status.wanted,
         rate: status.download_rate,
         peers: status.peers,
-        nobody: status.nobody,
+        nobody: status.nobody.or(status.limited),
     }
 }
 

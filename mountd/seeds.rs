@@ -97,6 +97,7 @@ impl Daemon {
         let status = |seed: Arc<Seed>| ShareStatus {
             kind: ShareKind::Seed,
             path: WirePath(seed.data.clone()),
+            folder_of: None,
             port: self.port(),
             pid: std::process::id(),
             dht_nodes: self.dht_nodes(),
@@ -110,6 +111,12 @@ impl Daemon {
 }
 
 impl Seeds {
+    /// The torrent whose data at `path` is seeded.
+    pub fn torrent_at(&self, path: &Path) -> Option<Torrent> {
+        let table = locked(&self.table);
+        table.iter().find(|seed| seed.data == path).map(|seed| seed.lease.torrent().clone())
+    }
+
     /// Ends all seeds.
     pub fn end_all(&self) {
         let all = std::mem::take(&mut *locked(&self.table));

@@ -1,5 +1,6 @@
 //! The server's side of the control protocol.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use p2pfs::engine::DataPlace;
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::rpc::frame::{self, FrameError};
 use p2pfs::rpc::{
-    Call, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError, SourceRequest,
-    VERSION, WirePath,
+    Call, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError, ShareStatus,
+    SourceRequest, VERSION, WirePath,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -109,13 +110,25 @@ pub async fn handle(
 ) -> Result<Outcome, RpcError> {
     match request {
         Request::Mount(request) => daemon.mount(*request, events).await,
+        Request::Add { source, dir } => daemon.add_to(&dir, *source).await,
+        Request::Remove { dir, name, force } => daemon.remove_from(&dir, name.as_os_str(), force),
         Request::Seed(request) => daemon.seed(*request, events).await,
         Request::List(request) => list(daemon, &request, &events).await,
         Request::Umount { dir, how } => daemon.umount(&dir, how).await,
         Request::Abort { dir } => daemon.abort(&dir),
-        Request::Status { dir } => status(daemon, dir, &events).await,
+        Request::Status { path } => status(daemon, path.as_deref(), &events).await,
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
         Request::Prefetch { path } => daemon.prefetch(&path),
+        Request::View { path, cells } => {
+            daemon.view(&path, cells, &events).await?;
+            Ok(Outcome::default())
+        }
+        Request::Limit { path, up, down } => {
+            daemon.limit(path.as_deref(), (up, down), &events).await?;
+            Ok(Outcome::default())
+        }
+        Request::Pin { path, pin } => daemon.pin(&path, pin),
+        Request::Cache { dir, what } => daemon.care(&dir, what, events).await,
         Request::Stop { what } => daemon.stop(&what),
         Request::Dht => {
             if let Some(status) = daemon.dht() {
@@ -154,12 +167,21 @@ async fn list(
 
 async fn status(
     daemon: &Daemon,
-    dir: Option<WirePath>,
+    path: Option<&Path>,
     events: &Events,
 ) -> Result<Outcome, RpcError> {
-    let mut shares = daemon.mount_status(dir.as_deref())?;
-    if dir.is_none() {
-        shares.extend(daemon.seed_status());
+    let is_meant = |share: &ShareStatus| match path {
+        Some(path) => {
+            let is_it = *share.path == *path || share.folder_of.as_deref() == Some(path);
+            is_it && !share.detached
+        }
+        None => true,
+    };
+    let shares: Vec<_> = daemon.shares().into_iter().filter(is_meant).collect();
+    let has_folders = |path: &&Path| daemon.mounts.has_folders(path);
+    if let Some(path) = path.filter(|path| shares.is_empty() && !has_folders(path)) {
+        let part = daemon.part_status(path)?;
+        let _ = events.send(Response::Part(Box::new(part))).await;
     }
     for share in shares {
         let _ = events.send(Response::Share(Box::new(share))).await;

@@ -111,7 +111,7 @@ fn clients_that_come_at_once_end_up_with_one_daemon() {
     let clients: Vec<_> = (0..6).map(|_| Daemon { child: listing() }).collect();
     // All of them wait for the same daemon, which lives as long as one of them does.
     until("a daemon listens", || UnixStream::connect(place.socket()).is_ok());
-    let (pid, _) = ask(&place.socket(), Request::Status { dir: None });
+    let (pid, _) = ask(&place.socket(), Request::Status { path: None });
     until("all clients are connected", || connections(pid) >= clients.len());
     let lock = std::fs::read_to_string("/proc/locks").unwrap();
     assert!(lock.contains(&format!(" {pid} ")), "the daemon holds its lock");
@@ -159,7 +159,7 @@ fn a_stale_socket_is_no_obstacle() {
     drop(first);
     assert!(place.socket().exists());
     let second = place.start();
-    assert_eq!(ask(&place.socket(), Request::Status { dir: None }), (second.child.id(), Ok(())));
+    assert_eq!(ask(&place.socket(), Request::Status { path: None }), (second.child.id(), Ok(())));
 }
 
 #[test]
@@ -240,6 +240,35 @@ fn kept_files_never_replace_what_is_there_and_nothing_stays_mounted() {
     });
 }
 
+#[test]
+fn a_service_manager_is_told_when_it_is_ready_and_when_it_ends() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let place = Place::new();
+    let file = place.dir.path().join("notify");
+    let name = format!("p2pfs-test-{}", std::process::id());
+    let hidden = SocketAddr::from_abstract_name(&name).unwrap();
+    let managers = [
+        (file.to_str().unwrap().to_owned(), UnixDatagram::bind(&file).unwrap()),
+        (format!("@{name}"), UnixDatagram::bind_addr(&hidden).unwrap()),
+    ];
+    for (address, manager) in managers {
+        manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let told = || {
+            let mut state = [0; 100];
+            let length = manager.recv(&mut state).unwrap();
+            String::from_utf8(state[..length].to_vec()).unwrap()
+        };
+        let child = place.mountd().env("NOTIFY_SOCKET", address).spawn().unwrap();
+        let mut daemon = Daemon { child };
+        assert_eq!(told(), "READY=1");
+        assert!(UnixStream::connect(place.socket()).is_ok());
+        daemon.signal(nix::sys::signal::SIGTERM);
+        assert_eq!(told(), "STOPPING=1");
+        assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    }
+}
+
 /// A port that no daemon listens on.
 struct UnusedPort(u16);
 
@@ -284,7 +313,7 @@ fn another_user_is_turned_away_even_where_modes_let_him_in() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8(stranger.stdout).unwrap(), "0\n", "{:?}", stranger.stderr);
-    assert!(ask(&place.socket(), Request::Status { dir: None }).1.is_ok());
+    assert!(ask(&place.socket(), Request::Status { path: None }).1.is_ok());
 }
 
 #[test]
@@ -307,5 +336,5 @@ fn nonsense_on_the_socket_does_not_hurt_the_daemon() {
         frame::read::<Response>(&mut stream).await.unwrap()
     });
     assert!(matches!(refused, Some(Response::Error(e)) if e.message.contains("version")));
-    assert!(ask(&place.socket(), Request::Status { dir: None }).1.is_ok());
+    assert!(ask(&place.socket(), Request::Status { path: None }).1.is_ok());
 }

@@ -137,10 +137,11 @@ fn a_closed_pipe_is_no_failure() {
 #[test]
 fn the_manual_pages_say_what_the_programs_say() {
     for (program, arguments, page, remake) in [
-        (env!("CARGO_BIN_EXE_p2pfs"), "man", "p2pfs.1", "p2pfs man"),
+        (env!("CARGO_BIN_EXE_p2pfs"), "man p2pfs", "p2pfs.1", "p2pfs man"),
+        (env!("CARGO_BIN_EXE_p2pfs"), "man p2pfs.toml", "p2pfs.toml.5", "p2pfs man p2pfs.toml"),
         (env!("CARGO_BIN_EXE_p2pfs-mountd"), "--man", "p2pfs-mountd.8", "p2pfs-mountd --man"),
     ] {
-        let made = Command::new(program).arg(arguments).output().unwrap();
+        let made = Command::new(program).args(arguments.split(' ')).output().unwrap();
         assert!(made.status.success());
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page);
         let kept = std::fs::read_to_string(&path).unwrap_or_default();
@@ -150,10 +151,58 @@ fn the_manual_pages_say_what_the_programs_say() {
 }
 
 #[test]
+fn every_shell_gets_completions_that_know_the_verbs() {
+    for shell in ["bash", "zsh", "fish"] {
+        let made = Command::new(env!("CARGO_BIN_EXE_p2pfs")).args(["completions", shell]).output();
+        let script = String::from_utf8(made.unwrap().stdout).unwrap();
+        assert!(script.contains("mount") && script.contains("read-timeout"), "{shell}: {script}");
+    }
+    // bash is everywhere: what it would offer after `p2pfs sta`.
+    let script = "source <($1 completions bash); COMP_WORDS=(p2pfs sta) COMP_CWORD=1; \
+                  _p2pfs p2pfs sta p2pfs; echo ${COMPREPLY[@]}";
+    let bash = Command::new("bash")
+        .args(["-c", script, "bash", env!("CARGO_BIN_EXE_p2pfs")])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&bash.stdout).trim(), "status", "{bash:?}");
+}
+
+#[test]
+fn a_wrong_file_of_settings_is_one_line_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("mnt")).unwrap();
+    std::fs::write(dir.path().join("c.toml"), "prot = 1\n").unwrap();
+    let file = dir.path().join("c.toml");
+    let arguments = ["mount", "--config", file.to_str().unwrap(), MAGNET, "mnt"];
+    assert!(line(dir.path(), &arguments, 1).contains("c.toml: prot: no such key"));
+    std::fs::write(&file, "umask = \"9\"\n").unwrap();
+    assert!(line(dir.path(), &arguments, 1).contains("c.toml: umask: "));
+    assert!(
+        line(dir.path(), &["mount", "-o", "config=missing", MAGNET, "mnt"], 1).contains("missing")
+    );
+    assert!(!dir.path().join("run").exists(), "no daemon was started for that");
+}
+
+#[test]
 fn every_verb_has_help() {
     for verb in [
-        "mount", "umount", "abort", "status", "wait", "ls", "prefetch", "create", "seed", "stop",
-        "sim", "scrape", "dht", "show", "verify",
+        "mount",
+        "umount",
+        "abort",
+        "status",
+        "wait",
+        "ls",
+        "prefetch",
+        "create",
+        "seed",
+        "stop",
+        "sim",
+        "scrape",
+        "dht",
+        "show",
+        "verify",
+        "limit",
+        "completions",
     ] {
         let help = Command::new(env!("CARGO_BIN_EXE_p2pfs")).args([verb, "--help"]).output();
         let help = help.unwrap();

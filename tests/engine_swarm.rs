@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use p2pfs::engine::source::Source;
-use p2pfs::engine::{AddTorrent, DataPlace, ReadHandle, Session, SessionConfig, Torrent};
+use p2pfs::engine::{
+    AddTorrent, DataPlace, RateLimits, ReadHandle, Session, SessionConfig, Torrent,
+};
 use p2pfs::proto::ids::{InfoHash, PeerId};
 use p2pfs::proto::metainfo::{BuildOptions, Builder, FileEntry, Magnet, Metainfo};
 use p2pfs::proto::wire::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
@@ -33,10 +35,10 @@ fn content(length: usize) -> Vec<u8> {
 fn config(dir: &Path) -> SessionConfig {
     SessionConfig {
         cache_dir: dir.to_owned(),
+        cache_limits: Default::default(),
         listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         port: Some(0),
-        upload_limit: None,
-        download_limit: None,
+        limits: RateLimits::default(),
         lsd: false,
         pex: true,
         dht: None,
@@ -187,7 +189,7 @@ async fn uploads_that_the_limit_holds_back_do_not_hold_back_our_requests() {
         |peers| AddTorrent { on_demand: true, ..add(source(), peers, DataPlace::Cache) };
 
     let mut slow_config = config(&dir.path().join("slow"));
-    slow_config.upload_limit = Some(5_000);
+    slow_config.limits.up = Some(5_000);
     let slow = Session::start(slow_config).await.unwrap();
     let first = slow.add(on_demand(vec![local(&seeder)])).await.unwrap();
     read(&first, 0, 1).await;

@@ -8,22 +8,6 @@ use std::process::Command;
 
 use harness::*;
 
-/// Mounts a tmpfs of this size; the [`Scratch`] unmounts it.
-fn small_disk(scratch: &Scratch, size: &str) -> std::path::PathBuf {
-    let dir = scratch.dir("small-disk");
-    let mut command = if nix::unistd::Uid::effective().is_root() {
-        Command::new("mount")
-    } else {
-        let mut sudo = Command::new("sudo");
-        sudo.args(["--non-interactive", "mount"]);
-        sudo
-    };
-    let options = format!("size={size},mode=1777");
-    command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&dir);
-    run(scratch, &mut command, PATIENCE).success();
-    dir
-}
-
 #[test]
 fn on_a_full_disk_reads_end_nothing_wrong_is_read_and_status_says_why() {
     let scratch = Scratch::new();

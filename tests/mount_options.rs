@@ -208,3 +208,17 @@ fn a_mount_is_ended_by_the_systems_umount() {
     run(&scratch, Command::new("fusermount3").arg("-u").arg(mount.dir()), PATIENCE).success();
     wait_until("status forgets it", PATIENCE, || p2pfs.status().is_empty());
 }
+
+#[test]
+fn umount_when_done_waits_and_tells_the_share_ratio() {
+    let scratch = Scratch::new();
+    let (_, torrent, seeder) = album(&scratch);
+    let p2pfs = P2pfs::new(&scratch);
+    let mount = p2pfs.mount(torrent.magnet(), &["--peer", &seeder.address.to_string()]);
+    let ended = mount.run("umount", &["--when-done"]).success();
+    assert!(!mount.is_mounted());
+    assert!(ended.stderr.contains("share ratio 0.0"), "{}", ended.stderr);
+    drop(seeder);
+    let again = p2pfs.mount(&torrent.file, &[]);
+    assert_eq!(again.status().number("verified"), torrent.length);
+}

@@ -212,3 +212,32 @@ fn direct_reads_are_right_to_the_last_byte() {
     assert_eq!(finished.stdout.len(), MIB + 777);
     assert_eq!(sha256(&finished.stdout), sha256(&content.stream()));
 }
+
+/// How long a daemon that is told to stop may take.
+const STOPPED: Duration = Duration::from_secs(3);
+
+#[test]
+fn sigterm_ends_reads_mounts_and_connections_within_three_seconds() {
+    let scratch = Scratch::new();
+    // A tracker that takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/announce", silent.local_addr().unwrap());
+    let album = Torrent::new(&scratch, &Content::album());
+    let p2pfs = P2pfs::new(&scratch);
+    p2pfs.seed(&album, &[]);
+    let leecher = P2pfs::named(&scratch, "leecher");
+    let other = leecher.mount(album.magnet_with_peers(&[p2pfs.address]), &[]);
+    other.wait();
+    let mounts = [(); 2].map(|()| p2pfs.mount(&dead(&scratch).file, &["--tracker", &url]));
+    let mut cats = mounts.each_ref().map(|mount| waiting_cat(&scratch, mount));
+    let begin = Instant::now();
+    p2pfs.stop_daemon();
+    let took = begin.elapsed();
+    assert!(took < STOPPED, "{took:?}");
+    for (cat, mount) in cats.iter_mut().zip(&mounts) {
+        assert_eq!(cat.wait(AT_ONCE).expect("cat ends").code(), Some(1), "{}", cat.stderr());
+        assert!(cat.stderr().contains("Input/output error"), "{}", cat.stderr());
+        assert!(!mount.is_mounted());
+    }
+    wait_until("its peer has seen it go", PATIENCE, || other.status().number("peers") == 0);
+}

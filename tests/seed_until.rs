@@ -97,7 +97,8 @@ fn status_tells_the_share_ratio() {
     wait_until("one copy is counted", PATIENCE, || {
         p2pfs.status()[0].fraction("share_ratio") >= 1.0
     });
-    let shown = p2pfs.run("status", &[]).success().stdout();
+    let data = torrent.data.to_str().unwrap();
+    let shown = p2pfs.run("status", &[data]).success().stdout();
     assert!(shown.contains("share ratio 1.0"), "{shown}");
     assert!(shown.contains("seeded until ratio=1.5"), "{shown}");
 }

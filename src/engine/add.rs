@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::dht::{Node, Seeking};
+use super::rates::Rates;
 use super::select;
 use super::session::Session;
 use super::source::Source;
@@ -164,6 +165,8 @@ pub(super) struct Starting<'a> {
     /// The torrent's other info hash, where it has two.
     pub also: Option<InfoHash>,
     pub id: u64,
+    /// The torrent's own limits.
+    pub rates: Arc<Rates>,
     pub cancel: CancellationToken,
     /// Ends what the DHT is asked and told.
     pub dht: CancellationToken,
@@ -228,8 +231,17 @@ impl Starting<'_> {
         self.done = true;
         let waiting = Arc::default();
         let swarms = Arc::new(swarms);
-        let inner =
-            Inner { info, layout, store, commands, waiting, progress: watcher, swarms, dht };
+        let inner = Inner {
+            info,
+            layout,
+            store,
+            rates: self.rates.clone(),
+            commands,
+            waiting,
+            progress: watcher,
+            swarms,
+            dht,
+        };
         Ok(Torrent { inner: Arc::new(inner) })
     }
 

@@ -12,6 +12,7 @@ mod listen;
 mod lsd;
 mod opening;
 mod peer;
+mod rates;
 mod select;
 mod session;
 pub mod source;
@@ -20,7 +21,9 @@ mod task;
 mod torrent;
 pub mod tracker;
 
+pub use crate::store::{Kept, Limits, disk_size};
 pub use add::{AddError, AddProgress, AddTorrent, DataPlace};
+pub use rates::RateLimits;
 pub use session::{DhtConfig, Session, SessionConfig, SessionError};
 pub use source::{Source, SourceError, resolve};
 pub use status::TorrentStatus;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,10 +21,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::clock::Clock;
+use super::rates::{Hold, Throttle, Way};
 use crate::proto::geometry::Block;
 use crate::proto::ids::{InfoHash, PeerId};
-use crate::proto::rate::TokenBucket;
 use crate::proto::swarm::PeerKey;
 use crate::proto::wire::codec;
 use crate::proto::wire::handshake::{HANDSHAKE_LEN, Handshake};
@@ -81,29 +80,6 @@ pub(super) enum ConnectError {
     WrongTorrent,
     #[error("connected to ourselves")]
     Ourselves,
-}
-
-/// What all connections of a session share.
-#[derive(Clone)]
-pub(super) struct Limits {
-    pub clock: Clock,
-    pub down: Option<Arc<Mutex<TokenBucket>>>,
-    pub up: Option<Arc<Mutex<TokenBucket>>>,
-}
-
-impl Limits {
-    /// How long to wait with these bytes, which are counted now.
-    fn take(&self, bucket: &Option<Arc<Mutex<TokenBucket>>>, bytes: usize) -> Duration {
-        let Some(bucket) = bucket else { return Duration::ZERO };
-        lock(bucket).take(bytes as u64, self.clock.now())
-    }
-
-    async fn wait(&self, bucket: &Option<Arc<Mutex<TokenBucket>>>, bytes: usize) {
-        let wait = self.take(bucket, bytes);
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-    }
 }
 
 /// What the connection is told.
@@ -278,7 +254,7 @@ pub(super) struct Lines {
 }
 
 /// Runs a connection until either side closes it.
-pub(super) fn spawn(connection: Connection, limits: Limits, lines: Lines) -> PeerLink {
+pub(super) fn spawn(connection: Connection, limits: Throttle, lines: Lines) -> PeerLink {
     let Lines { events, store, ended, open } = lines;
     let Connection { key, stream, peer_id, ip, greeting } = connection;
     // Requests go out at once, whoever opened the connection. Only one that is closed already refuses.
@@ -335,21 +311,22 @@ struct Reader {
 impl Reader {
     /// Reads until the end. A block that was put into its buffer is always told of: cancelling
     /// takes effect only while nothing is in hand.
-    async fn run(&mut self, limits: &Limits, cancel: &CancellationToken) -> String {
+    async fn run(&mut self, limits: &Throttle, cancel: &CancellationToken) -> String {
         let mut decoder = Decoder::new();
         let mut buffer = BytesMut::new();
         let mut probed_until: Option<Instant> = None;
         loop {
             buffer.reserve(READ_CHUNK);
             let receive = async {
-                let read = self.read.read_buf(&mut buffer).await?;
+                let most = limits.at_once(Way::Down);
+                let read = self.read.read_buf(&mut (&mut buffer).limit(most)).await?;
                 // Many send the header of a block apart from its bytes, and the end of these only when
                 // all before is acknowledged (Nagle): what is acknowledged late comes late, unless more
                 // is on its way; then each acknowledgement costs more than it brings.
                 if lock(&self.pending).len() <= FEW_REQUESTS {
                     let _ = SockRef::from(self.read.as_ref()).set_tcp_quickack(true);
                 }
-                limits.wait(&limits.down, read).await;
+                limits.take(Way::Down, read).over().await;
                 io::Result::Ok(read)
             };
             let received = tokio::select! {
@@ -448,7 +425,7 @@ struct Writer {
     store: tokio::sync::watch::Receiver<Option<Arc<TorrentStore>>>,
     queued: Arc<AtomicUsize>,
     events: mpsc::Sender<Events>,
-    limits: Limits,
+    limits: Throttle,
 }
 
 impl Writer {
@@ -463,7 +440,7 @@ impl Writer {
         let mut batch = Vec::new();
         let mut uploads = VecDeque::new();
         // When the first upload may go, once it has been counted.
-        let mut held: Option<Instant> = None;
+        let mut held: Option<Hold> = None;
         let mut out = BytesMut::new();
         if let Some(greeting) = greeting {
             out.extend_from_slice(&greeting.encode());
@@ -475,7 +452,7 @@ impl Writer {
                 received = commands.recv_many(&mut batch, 256) => if received == 0 {
                     return "closed".to_owned();
                 },
-                () = sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {}
+                () = over(&mut held), if held.is_some() => {}
             }
             for command in batch.drain(..) {
                 self.queued.fetch_sub(command.bytes(), Ordering::Relaxed);
@@ -504,14 +481,13 @@ impl Writer {
     }
 
     /// The uploads that the limit lets through now.
-    fn due(&self, uploads: &mut VecDeque<RawBlock>, held: &mut Option<Instant>) -> Vec<RawBlock> {
+    fn due(&self, uploads: &mut VecDeque<RawBlock>, held: &mut Option<Hold>) -> Vec<RawBlock> {
         let mut due = Vec::new();
         while let Some(raw) = uploads.front() {
-            let at = held.unwrap_or_else(|| {
-                Instant::now() + self.limits.take(&self.limits.up, raw.length as usize)
-            });
-            *held = Some(at).filter(|at| *at > Instant::now());
-            if held.is_some() {
+            let count = || self.limits.take(Way::Up, raw.length as usize);
+            let hold = held.take().unwrap_or_else(count);
+            if !hold.is_over() {
+                *held = Some(hold);
                 break;
             }
             due.extend(uploads.pop_front());
@@ -538,6 +514,13 @@ impl Writer {
     }
 }
 
+/// Waits until what holds uploads back is over.
+async fn over(held: &mut Option<Hold>) {
+    if let Some(held) = held {
+        held.over().await;
+    }
+}
+
 fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {
     let piece = store.info().geometry.contains(raw.piece, raw.begin, raw.length)?;
     let mut data = vec![0; raw.length as usize];
@@ -553,6 +536,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use std::os::fd::AsFd;
 
+    use super::super::clock::Clock;
+    use super::super::rates::{RateLimits, Rates};
     use super::*;
 
     /// Both ends of a connection.
@@ -562,12 +547,17 @@ mod tests {
         (opened, listener.accept().await.unwrap().0)
     }
 
+    fn unlimited() -> Throttle {
+        let clock = Clock::start();
+        Throttle([(); 2].map(|()| Rates::new(RateLimits::default(), clock)))
+    }
+
     fn run(stream: TcpStream) -> (PeerLink, mpsc::Receiver<Events>) {
         let (events, received) = mpsc::channel(4);
         let (peer_id, ip) = (PeerId::new([b'x'; 20]), stream.peer_addr().unwrap().ip());
         let link = spawn(
             Connection { key: PeerKey(1), stream, peer_id, ip, greeting: None },
-            Limits { clock: Clock::start(), down: None, up: None },
+            unlimited(),
             Lines {
                 events,
                 store: tokio::sync::watch::channel(None).1,

@@ -18,18 +18,18 @@ use tokio_util::sync::CancellationToken;
 use super::add::{AddError, AddTorrent, Starting, info_hashes, wanted};
 use super::clock::Clock;
 use super::dht::{Node, NodeConfig, public_routers};
+use super::rates::{RateLimits, Rates, Throttle};
 use super::task::{Command, Progress, Task};
 use super::torrent::Torrent;
 use super::tracker::AnnounceStats;
-use super::{listen, lsd, peer};
+use super::{listen, lsd};
 use crate::proto::choker::{CHOKE_INTERVAL, Choker};
 use crate::proto::ids::{InfoHash, PeerId};
-use crate::proto::rate::TokenBucket;
 use crate::proto::shares::fair_shares;
 use crate::proto::swarm::{PeerKey, PeerSource};
 use crate::proto::torrent::{MAX_PEERS, Options, Torrent as Machine};
 use crate::proto::wire::handshake::Handshake;
-use crate::store::{Store, StoreError};
+use crate::store::{Limits, Store, StoreError};
 
 /// Memory for unverified and unwritten pieces of one torrent, in bytes.
 const BUFFER_BUDGET: u64 = 32 << 20;
@@ -48,6 +48,9 @@ const MIN_CONNECTIONS: usize = 2;
 /// The choker looks for somebody to unchoke at most this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The disk is looked at this often, if the cache is to leave some of it free.
+const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long the end of the session may take: trackers hear that we stop.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -56,14 +59,14 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub struct SessionConfig {
     /// The cache, which is ours alone.
     pub cache_dir: PathBuf,
+    /// What the cache may take.
+    pub cache_limits: Limits,
     /// Addresses to listen on; empty for all of IPv4 and IPv6.
     pub listen: Vec<IpAddr>,
     /// The TCP port; one is chosen when absent.
     pub port: Option<u16>,
-    /// Payload sent a second, in bytes.
-    pub upload_limit: Option<u64>,
-    /// Bytes received a second.
-    pub download_limit: Option<u64>,
+    /// How much may be sent and received, until [`Session::set_limits`].
+    pub limits: RateLimits,
     /// Find peers on the local network, and be found there (BEP 14).
     pub lsd: bool,
     /// Exchange addresses with peers (BEP 11); private torrents never do.
@@ -100,7 +103,7 @@ pub enum SessionError {
 pub(super) struct Shared {
     pub clock: Clock,
     pub peer_id: PeerId,
-    pub limits: peer::Limits,
+    pub rates: Arc<Rates>,
     pub wants_unchoke: Notify,
     pub cancel: CancellationToken,
     pub port: u16,
@@ -243,19 +246,12 @@ impl Session {
     pub async fn start(config: SessionConfig) -> Result<Self, SessionError> {
         let (port, listeners) = listen::open(&config.listen, config.port)
             .map_err(|(at, error)| SessionError::Listen { at, error })?;
-        let store = Store::open(&config.cache_dir)?;
+        let store = Store::open_limited(&config.cache_dir, config.cache_limits)?;
         let clock = Clock::start();
-        let bucket = |limit: Option<u64>| {
-            limit.map(|rate| Arc::new(Mutex::new(TokenBucket::new(rate, clock.now()))))
-        };
         let shared = Arc::new(Shared {
             clock,
             peer_id: PeerId::ours(rand::rng().random()),
-            limits: peer::Limits {
-                clock,
-                down: bucket(config.download_limit),
-                up: bucket(config.upload_limit),
-            },
+            rates: Rates::new(config.limits, clock),
             wants_unchoke: Notify::new(),
             cancel: CancellationToken::new(),
             port,
@@ -272,7 +268,10 @@ impl Session {
                 .map_err(|error| SessionError::Listen { at: format!("port {port}"), error })?;
             tokio::spawn(listen::run(listener, shared.clone()));
         }
-        tokio::spawn(choke(shared.clone(), config.upload_limit));
+        tokio::spawn(choke(shared.clone()));
+        if config.cache_limits.free.is_some() {
+            tokio::spawn(leave_free(shared.clone()));
+        }
         if config.lsd {
             tokio::spawn(lsd::run(shared.clone(), config.listen));
         }
@@ -282,6 +281,21 @@ impl Session {
     /// The port that peers connect to.
     pub fn port(&self) -> u16 {
         self.shared.port
+    }
+
+    /// How much may be sent and received by all torrents together.
+    pub fn limits(&self) -> RateLimits {
+        self.shared.rates.get()
+    }
+
+    /// Has these limits hold from now on.
+    pub fn set_limits(&self, limits: RateLimits) {
+        self.shared.rates.set(limits);
+    }
+
+    /// The cache.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
     }
 
     /// The DHT node, unless there is none.
@@ -325,8 +339,10 @@ impl Session {
         let shown = progress.subscribe();
         let announce_rx = announce.subscribe();
         let shared = self.shared.clone();
-        let task =
-            Task::new(machine, also, shared, cancel.clone(), commands_rx, progress, announce);
+        let rates = Rates::new(RateLimits::default(), shared.clock);
+        let limits = Throttle([shared.rates.clone(), rates.clone()]);
+        let tell = (progress, announce);
+        let task = Task::new(machine, also, shared, limits, cancel.clone(), commands_rx, tell);
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Entry {
             id,
@@ -344,8 +360,16 @@ impl Session {
         self.shared.share_memory();
         self.shared.share_connections();
         let dht = cancel.child_token();
-        let starting =
-            Starting { session: self, hash, also, id, cancel: cancel.clone(), dht, done: false };
+        let starting = Starting {
+            session: self,
+            hash,
+            also,
+            id,
+            rates,
+            cancel: cancel.clone(),
+            dht,
+            done: false,
+        };
         let torrent = starting.start(add, commands, watcher, announce_rx).await?;
         if let Some(entry) = self.shared.torrents().get_mut(&hash).filter(|e| e.id == id) {
             entry.torrent = Some(torrent.clone());
@@ -442,8 +466,21 @@ async fn end(entries: Vec<Entry>) {
     }
 }
 
+/// Looks whether others have filled the disk, of which the cache is to leave some free.
+async fn leave_free(shared: Arc<Shared>) {
+    let mut looks = tokio::time::interval(DISK_LOOK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        let store = shared.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.trim()).await;
+    }
+}
+
 /// The choker's task: a round every ten seconds, and a look whenever somebody becomes interested.
-async fn choke(shared: Arc<Shared>, upload_limit: Option<u64>) {
+async fn choke(shared: Arc<Shared>) {
     let mut choker = Choker::new(rand::rng().random());
     let mut rounds = tokio::time::interval(CHOKE_INTERVAL);
     let mut next_look = Instant::now();
@@ -469,7 +506,7 @@ async fn choke(shared: Arc<Shared>, upload_limit: Option<u64>) {
         }
         let now = shared.clock.now();
         let unchoked = if round {
-            choker.round(&candidates, upload_limit.map(|limit| limit as f64), now)
+            choker.round(&candidates, shared.rates.get().up.map(|limit| limit as f64), now)
         } else {
             choker.fill(&candidates, now)
         };

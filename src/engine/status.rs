@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::rates::RateLimits;
 use super::tracker::TrackerStatus;
 use crate::proto::seeding::ShareRatio;
 
@@ -88,16 +89,23 @@ pub struct TorrentStatus {
     pub uploaded: u64,
     /// `uploaded` ÷ `verified`.
     pub share_ratio: ShareRatio,
+    /// How much this torrent may send and receive a second.
+    #[serde(default)]
+    pub limits: RateLimits,
     /// Payload received and thrown away.
     pub wasted: u64,
     /// Reads that wait.
     pub waiting_reads: usize,
     /// Peers banned for sending bad data.
     pub banned: usize,
-    /// "checking", "downloading", "idle" (on demand, nothing wanted), "complete" or "error".
+    /// "metadata" (not known yet), "checking", "downloading", "idle" (on demand, nothing wanted), "cache
+    /// full" (only what is read is fetched), "complete" or "error".
     pub state: String,
     /// Why nobody was found whom to fetch it from, in one line.
     pub nobody: Option<String>,
+    /// Why not all of it is fetched, in one line.
+    #[serde(default)]
+    pub limited: Option<String>,
     /// What is wrong, in one line.
     pub error: Option<String>,
     /// The trackers.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connections::{Arrival, Rival};
 use super::peer::{self, ConnectError, Event, Events, Opened, PeerLink};
+use super::rates::Throttle;
 use super::session::Shared;
 use super::torrent::{ReadError, ReadHandle, Waiting};
 use super::tracker::AnnounceStats;
@@ -27,9 +28,9 @@ use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::{Info, PieceLayers};
 use crate::proto::swarm::{PeerKey, PeerSource, Priority};
 use crate::proto::time::Timestamp;
-use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine};
+use crate::proto::torrent::{HandleId, Output, ReadEnd, Stats, Ticket, Torrent as Machine, View};
 use crate::proto::wire::handshake::Handshake;
-use crate::store::{PieceBuffer, TorrentStore, Verdict, VerifiedRange};
+use crate::store::{PieceBuffer, TorrentStore, Verdict, VerifiedRange, is_no_room};
 
 /// Events of connections that may wait for the torrent; a connection then waits in turn.
 const MAX_EVENTS: usize = 256;
@@ -40,6 +41,9 @@ const CONTRADICTION: &str = "the v1 and v2 parts of the hybrid torrent describe 
 
 /// What was learnt is published this often at most.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The store is told this often how many peers have what, if it may have to let something go.
+const COPIES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the torrent is told from outside.
 pub(crate) enum Command {
@@ -71,6 +75,7 @@ pub(crate) enum Command {
     Want(Bitfield),
     Candidates(u64, oneshot::Sender<Vec<Candidate>>),
     Unchoked(Vec<PeerKey>),
+    View(oneshot::Sender<View>),
 }
 
 /// What the torrent tells the outside.
@@ -109,6 +114,7 @@ pub(super) struct Task {
     /// The torrent's other info hash, if the source names two.
     also: Option<InfoHash>,
     shared: Arc<Shared>,
+    limits: Throttle,
     cancel: CancellationToken,
     commands: mpsc::UnboundedReceiver<Command>,
     events: (mpsc::Sender<Events>, mpsc::Receiver<Events>),
@@ -133,6 +139,8 @@ pub(super) struct Task {
     published: Option<Timestamp>,
     /// Something may have changed since.
     unpublished: bool,
+    /// When the store was last told how many peers have what.
+    told_copies: Option<Timestamp>,
 }
 
 impl Task {
@@ -140,15 +148,16 @@ impl Task {
         machine: Machine,
         also: Option<InfoHash>,
         shared: Arc<Shared>,
+        limits: Throttle,
         cancel: CancellationToken,
         commands: mpsc::UnboundedReceiver<Command>,
-        progress: watch::Sender<Progress>,
-        announce: watch::Sender<AnnounceStats>,
+        (progress, announce): (watch::Sender<Progress>, watch::Sender<AnnounceStats>),
     ) -> Self {
         Self {
             machine,
             also,
             shared,
+            limits,
             cancel,
             commands,
             events: mpsc::channel(MAX_EVENTS),
@@ -166,6 +175,7 @@ impl Task {
             announce,
             published: None,
             unpublished: true,
+            told_copies: None,
         }
     }
 
@@ -202,6 +212,8 @@ impl Task {
                 () = tokio::time::sleep_until(clock.instant(next)) => {}
             }
             self.expire_rivals();
+            let room = self.store.borrow().as_ref().and_then(|store| store.background_room());
+            self.machine.set_cache_room(room);
             self.machine.plan(clock.now());
             while let Some(output) = self.machine.poll_output() {
                 self.carry_out(output);
@@ -256,6 +268,7 @@ impl Task {
                 let _ = answer.send(self.machine.candidates(torrent, now));
             }
             Command::Unchoked(keys) => self.machine.set_unchoked(&keys, now),
+            Command::View(answer) => drop(answer.send(self.machine.view(now))),
         }
     }
 
@@ -351,6 +364,9 @@ impl Task {
                 self.progress.send_if_modified(|p| p.error.take_if(passes).is_some());
                 self.machine.piece_written(piece, now);
             }
+            Internal::Written(piece, Err(error)) if is_no_room(&error) => {
+                self.machine.no_room(piece, now);
+            }
             Internal::Written(piece, Err(error)) => {
                 let message = format!("the cache cannot be written: {error}");
                 if self.progress.borrow().error.is_none() {
@@ -364,6 +380,12 @@ impl Task {
             Internal::Lost(piece, None) => {
                 self.verified.remove(&piece);
                 self.machine.piece_lost(piece, now);
+                let complete = self.machine.is_complete();
+                self.progress.send_if_modified(|p| {
+                    let ended = p.complete && !complete;
+                    p.complete &= complete;
+                    ended
+                });
             }
             Internal::BlocksJudged { buffer, good, bad } => {
                 // Another buffer may have taken its place, with other blocks.
@@ -512,6 +534,14 @@ impl Task {
         tokio::task::spawn_blocking(move || waiting.end(result));
     }
 
+    fn tell_copies(&mut self, now: Timestamp) {
+        let recent = self.told_copies.is_some_and(|at| now.since(at) < COPIES_INTERVAL);
+        if let Some(store) = self.store.borrow().as_ref().filter(|s| s.is_limited() && !recent) {
+            store.set_copies(self.machine.copies());
+            self.told_copies = Some(now);
+        }
+    }
+
     fn publish(&mut self) {
         let now = self.shared.clock.now();
         self.unpublished = self.published.is_some_and(|at| now.since(at) < PUBLISH_INTERVAL);
@@ -519,6 +549,7 @@ impl Task {
             return;
         }
         self.published = Some(now);
+        self.tell_copies(now);
         let stats = self.machine.stats(now);
         let left = self.machine.bytes_left();
         let announce = AnnounceStats {

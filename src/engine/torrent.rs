@@ -4,18 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use super::clock::Clock;
 use super::dht::Node;
+use super::rates::{RateLimits, Rates};
 use super::status::{Informants, TorrentStatus};
 use super::task::{Command, Progress};
 use super::tracker::Trackers;
+use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
 use crate::proto::seeding::{SeedUntil, Seeding, ShareRatio};
-use crate::store::TorrentStore;
+use crate::proto::torrent::View;
+use crate::store::{Guard, Kept, TorrentStore};
+
+/// What is said when the background download rests for want of room.
+const CACHE_FULL: &str = "the cache is full: only what is read is fetched, in place of what was read \
+     least recently";
 
 /// Names one open file handle of the filesystem to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +62,7 @@ pub(super) struct Inner {
     /// Unbounded: what fills it is bounded by the kernel (reads in flight, open handles).
     pub commands: mpsc::UnboundedSender<Command>,
     pub waiting: Arc<AtomicUsize>,
+    pub rates: Arc<Rates>,
     pub progress: watch::Receiver<Progress>,
     /// The trackers of each swarm: two for a hybrid torrent (BEP 52).
     pub swarms: Arc<Vec<Trackers>>,
@@ -99,24 +107,28 @@ impl Torrent {
         waiter: Waiter,
     ) {
         let range = self.range(file, offset, length as u64);
-        let waiting = Waiting::begin(self.inner.waiting.clone(), waiter);
+        let guard = self.inner.store.guard(range.clone());
+        let waiting = Waiting::begin(self.inner.waiting.clone(), waiter, guard);
         self.tell(Command::Read { handle, range, timeout, waiting });
     }
 
     /// Says what a handle will probably read next: `length` bytes from `offset` of file `file`; a
     /// length of 0 for nothing. Replaces what was said before for that handle.
     pub fn read_ahead(&self, handle: ReadHandle, file: usize, offset: u64, length: u64) {
-        self.tell(Command::ReadAhead(handle, self.range(file, offset, length)));
+        let range = self.inner.store.read_ahead(handle.0, self.range(file, offset, length));
+        self.tell(Command::ReadAhead(handle, range));
     }
 
     /// A descriptor of the handle was closed: its waiting reads stay, but are urgent no longer
     /// (FLUSH is the only sign that a killed reader has gone).
     pub fn flushed(&self, handle: ReadHandle) {
+        self.inner.store.read_ahead(handle.0, 0..0);
         self.tell(Command::Flushed(handle));
     }
 
     /// The handle is gone for good.
     pub fn closed(&self, handle: ReadHandle) {
+        self.inner.store.read_ahead(handle.0, 0..0);
         self.tell(Command::Closed(handle));
     }
 
@@ -131,9 +143,51 @@ impl Torrent {
         self.inner.store.verified_bytes(file)
     }
 
+    /// The pieces that hold some of these files (indexes in `info().files`), in order.
+    pub fn pieces_of(&self, files: &[usize]) -> Vec<PieceIndex> {
+        let info = self.info();
+        super::select::pieces_of(info, files).iter(&info.geometry).collect()
+    }
+
+    /// Whether a piece was verified, in this life of the daemon or an earlier one.
+    pub fn is_here(&self, piece: PieceIndex) -> bool {
+        self.inner.store.is_here(piece)
+    }
+
+    /// Bytes of the pieces that are to be fetched in the background; waits until that is known.
+    pub async fn wanted_bytes(&self) -> u64 {
+        let mut progress = self.inner.progress.clone();
+        let known = progress.wait_for(|p| !p.wanted.as_bytes().is_empty()).await;
+        let geometry = &self.inner.info.geometry;
+        let length = |piece| u64::from(geometry.piece_len(piece));
+        known.map_or(0, |p| p.wanted.iter(geometry).map(length).sum())
+    }
+
+    /// Keeps all of it that is in the cache there until what is returned is dropped, whatever else is
+    /// read.
+    pub fn keep(&self) -> Kept {
+        self.inner.store.keep()
+    }
+
+    /// Pins files (indexes in `info().files`), so that they are never let go of, or unpins them. An error
+    /// is one of the disk.
+    pub fn set_pinned(&self, files: &[usize], pin: bool) -> std::io::Result<()> {
+        self.inner.store.set_pinned(files, pin)
+    }
+
     /// Fetches these files (indexes in `info().files`) before everything nobody waits for.
     pub fn prefetch(&self, files: &[usize]) {
         self.tell(Command::Prefetch(files.to_vec()));
+    }
+
+    /// How much this torrent may send and receive; what all together may, holds beside it.
+    pub fn limits(&self) -> RateLimits {
+        self.inner.rates.get()
+    }
+
+    /// Has these limits hold from now on.
+    pub fn set_limits(&self, limits: RateLimits) {
+        self.inner.rates.set(limits);
     }
 
     /// Waits until everything selected is verified and at rest.
@@ -181,9 +235,10 @@ impl Torrent {
         let dht = self.inner.dht.as_ref().map(Node::nodes);
         let informants = Informants { trackers: !trackers.is_empty(), dht };
         let state = match () {
-            () if stats.disk_paused || progress.error.is_some() => "error",
+            () if progress.error.is_some() || stats.disk_paused && !store.is_limited() => "error",
             () if progress.complete => "complete",
             () if stats.checking > 0 => "checking",
+            () if stats.cache_full || stats.disk_paused => "cache full",
             () if stats.pieces_unfinished == 0 && stats.waiting_reads == 0 => "idle",
             () => "downloading",
         };
@@ -207,13 +262,22 @@ impl Torrent {
             uploaded: stats.uploaded,
             share_ratio: ShareRatio::of(stats.uploaded, verified),
             wasted: stats.wasted,
+            limits: self.limits(),
             waiting_reads: self.waiting_reads(),
             banned: stats.banned,
             state: state.to_owned(),
             nobody: alone.then(|| informants.why_no_peer().to_owned()),
+            limited: (state == "cache full").then(|| CACHE_FULL.to_owned()),
             error: progress.error,
             trackers,
         }
+    }
+
+    /// What goes on; nothing once the torrent has ended.
+    pub async fn view(&self) -> View {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Command::View(answer));
+        answered.await.unwrap_or_default()
     }
 
     fn range(&self, file: usize, offset: u64, length: u64) -> std::ops::Range<u64> {
@@ -232,12 +296,14 @@ impl Torrent {
 pub(super) struct Waiting {
     waiter: Option<Waiter>,
     count: Arc<AtomicUsize>,
+    /// What has come stays until the read is answered.
+    _guard: Guard,
 }
 
 impl Waiting {
-    fn begin(count: Arc<AtomicUsize>, waiter: Waiter) -> Self {
+    fn begin(count: Arc<AtomicUsize>, waiter: Waiter, guard: Guard) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Self { waiter: Some(waiter), count }
+        Self { waiter: Some(waiter), count, _guard: guard }
     }
 
     pub(super) fn end(mut self, result: Result<(), ReadError>) {

@@ -1,4 +1,4 @@
-//! The adapter between the kernel's requests and [`Fs`]: the only file that knows the fuser crate.
+//! The adapter between the kernel's requests and [`Shown`]: the only file that knows the fuser crate.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,9 +19,11 @@ use fuser::{
 use nix::errno::Errno;
 use nix::libc;
 
-use super::ops::{Attr, BLOCK_SIZE, Fs, NAME_MAX};
+use super::folders::Forget;
+use super::ops::{Attr, BLOCK_SIZE, NAME_MAX};
 use super::reading::ReadRequest;
-use super::tree::Kind;
+use super::shown::Shown;
+use super::tree::{Kind, ROOT};
 use super::xattr::Answer;
 
 /// How long the kernel may believe what it was told: the tree never changes.
@@ -45,12 +47,23 @@ pub(super) struct Served(Session<Adapter>);
 
 impl Served {
     /// Greets the kernel on the descriptor of a mount.
-    pub(super) fn greet(fs: Arc<Fs>, device: OwnedFd) -> io::Result<Self> {
+    pub(super) fn greet(shown: Arc<dyn Shown>, device: OwnedFd) -> io::Result<Self> {
         let mut config = Config::default();
         config.n_threads = Some(THREADS);
         config.clone_fd = true;
         // Who may enter is checked by the kernel (allow_other, default_permissions).
-        Session::from_fd(Adapter(fs), device, SessionACL::All, config).map(Self)
+        Session::from_fd(Adapter(shown), device, SessionACL::All, config).map(Self)
+    }
+
+    /// What has the kernel forget a name in the root. It may wait for a request to be answered, so it
+    /// is not to be called on a thread that answers any.
+    pub(super) fn forget(&self) -> Forget {
+        let notifier = self.0.notifier();
+        Arc::new(move |name| {
+            if let Err(error) = notifier.inval_entry(INodeNo(ROOT), name) {
+                tracing::debug!(%error, "the kernel did not know the name");
+            }
+        })
     }
 
     /// Takes requests until the filesystem is unmounted everywhere.
@@ -59,7 +72,14 @@ impl Served {
     }
 }
 
-struct Adapter(Arc<Fs>);
+struct Adapter(Arc<dyn Shown>);
+
+impl Adapter {
+    /// How long the kernel may believe what it was told of an inode.
+    fn lasts(&self, inode: u64) -> Duration {
+        if self.0.changes(inode) { Duration::ZERO } else { FOREVER }
+    }
+}
 
 fn errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno as i32)
@@ -160,7 +180,10 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.lookup(parent.0, name.as_bytes()) {
-            Ok(Some(attr)) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
+            Ok(Some(attr)) => {
+                reply.entry(&self.lasts(attr.inode), &file_attr(&attr), GENERATION);
+            }
+            Ok(None) if self.0.changes(parent.0) => reply.error(fuser::Errno::ENOENT),
             Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
             Err(e) => reply.error(errno(e)),
         }
@@ -168,14 +191,14 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.0.attr(inode.0) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&self.lasts(inode.0), &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
         match self.0.readlink(inode.0) {
-            Ok(target) => reply.data(target),
+            Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -188,14 +211,12 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        match self.0.readdir(inode.0, offset) {
-            Ok(mut entries) => {
-                let _full = entries.any(|entry| {
-                    let (inode, kind) = (INodeNo(entry.attr.inode), file_type(entry.attr.kind));
-                    reply.add(inode, entry.next, kind, OsStr::from_bytes(entry.name))
-                });
-                reply.ok();
-            }
+        let added = self.0.readdir(inode.0, offset, &mut |entry| {
+            let (inode, kind) = (INodeNo(entry.attr.inode), file_type(entry.attr.kind));
+            reply.add(inode, entry.next, kind, OsStr::from_bytes(entry.name))
+        });
+        match added {
+            Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -208,14 +229,13 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        match self.0.readdir(inode.0, offset) {
-            Ok(mut entries) => {
-                let _full = entries.any(|entry| {
-                    let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(entry.name));
-                    reply.add(attr.ino, entry.next, name, &FOREVER, &attr, GENERATION)
-                });
-                reply.ok();
-            }
+        let added = self.0.readdir(inode.0, offset, &mut |entry| {
+            let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(entry.name));
+            let lasts = self.lasts(entry.attr.inode);
+            reply.add(attr.ino, entry.next, name, &lasts, &attr, GENERATION)
+        });
+        match added {
+            Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -231,7 +251,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         request: &Request,
-        _: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -245,24 +265,24 @@ impl Filesystem for Adapter {
             Err(e) => reply.error(errno(e)),
         });
         let (handle, length, pid) = (handle.0, size, request.pid());
-        self.0.read(ReadRequest { handle, offset, length, direct, pid }, answer);
+        self.0.read(inode.0, ReadRequest { handle, offset, length, direct, pid }, answer);
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply_empty(self.0.flush(fh.0), reply);
+    fn flush(&self, _: &Request, inode: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply_empty(self.0.flush(inode.0, fh.0), reply);
     }
 
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.release(handle.0);
+        self.0.release(inode.0, handle.0);
         reply.ok();
     }
 

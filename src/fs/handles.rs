@@ -47,6 +47,16 @@ impl Handles {
         lock(&self.open).get(&id).cloned()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        lock(&self.open).len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Closes it.
     pub fn close(&self, id: u64) -> Option<Arc<Handle>> {
         lock(&self.open).remove(&id)

@@ -3,6 +3,7 @@
 //! - [`content`]: what is needed of a torrent, so that everything here is tested without a network
 //! - [`tree`]: the inodes, complete before the mount is live, so that metadata never waits
 //! - [`ops`], [`reading`], [`handles`], [`xattr`], `signals`: what each operation means, without FUSE types
+//! - [`folders`]: several torrents in one directory; [`shown`]: what they and one torrent have in common
 //! - `fuse`: the thin adapter to the fuser crate, the only file that knows it
 //! - [`options`], [`mountinfo`], [`mount`]: mounting and unmounting
 //!
@@ -10,6 +11,7 @@
 //! thread that answers requests.
 
 pub mod content;
+pub mod folders;
 mod fuse;
 mod fusermount;
 pub mod handles;
@@ -18,11 +20,13 @@ pub mod mountinfo;
 pub mod ops;
 pub mod options;
 pub mod reading;
+pub mod shown;
 mod signals;
 pub mod tree;
 pub mod xattr;
 
 pub use content::Content;
+pub use folders::{FolderId, Folders};
 pub use mount::{Mount, MountError, Unmount, UnmountError};
 pub use options::MountOptions;
 

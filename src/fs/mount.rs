@@ -15,12 +15,14 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::unistd::{getegid, geteuid};
 
 use super::content::Content;
+use super::folders::{Folders, Forget};
 use super::fuse::Served;
 use super::fusermount::{self, FusermountError};
 use super::lock;
 use super::mountinfo::{FS_TYPE, MountEntry, mount_at, mounts};
 use super::ops::{Fs, View};
 use super::options::{MountOptions, OptionError, Resolved};
+use super::shown::{One, Shown};
 
 /// The kernel's readahead for a mount, in KiB. More makes longer requests, each of which is answered
 /// only when all of it is here.
@@ -162,7 +164,7 @@ impl std::error::Error for UnmountError {}
 
 /// A live mount. Dropping it unmounts it as [`Unmount::Force`] does, if it is still there.
 pub struct Mount {
-    fs: Arc<Fs>,
+    shown: Arc<dyn Shown>,
     place: Place,
     /// We have unmounted it.
     gone: Mutex<bool>,
@@ -179,6 +181,22 @@ enum End {
 impl Mount {
     /// Mounts `content`. It is live when this returns; its threads go on until it is unmounted.
     pub fn new<C: Content>(content: C, options: MountOptions) -> Result<Self, MountError> {
+        let one = |view| Arc::new(One(Arc::new(Fs::new(Arc::new(content), view))));
+        Self::show(one, options).map(|(mount, _, _)| mount)
+    }
+
+    /// Mounts a directory of folders, of which there is none yet.
+    pub fn folders(options: MountOptions) -> Result<(Self, Arc<Folders>), MountError> {
+        let folders = |view| Arc::new(Folders::new(view));
+        let (mount, folders, forget) = Self::show(folders, options)?;
+        folders.set_forget(forget);
+        Ok((mount, folders))
+    }
+
+    fn show<S: Shown>(
+        make: impl FnOnce(View) -> Arc<S>,
+        options: MountOptions,
+    ) -> Result<(Self, Arc<S>, Forget), MountError> {
         let resolved = options.resolve()?;
         let dir = usable_dir(&options.dir, resolved.nonempty)?;
         let view = View {
@@ -188,7 +206,8 @@ impl Mount {
             time: options.time.unwrap_or_else(SystemTime::now),
             read_timeout: options.read_timeout,
         };
-        let fs = Arc::new(Fs::new(Arc::new(content), view));
+        let made = make(view);
+        let shown: Arc<dyn Shown> = made.clone();
         let system = |action, cause: String| MountError::System { dir: dir.clone(), action, cause };
 
         let device = attach(&dir, &resolved)?;
@@ -198,22 +217,24 @@ impl Mount {
             return Err(system("mount", "the mount is gone already".to_owned()));
         };
         let place = Place { dir: dir.clone(), entry };
-        let served = Served::greet(Arc::clone(&fs), device).map_err(|e| {
+        let served = Served::greet(Arc::clone(&shown), device).map_err(|e| {
             let _ = place.unmount(true);
             system("speak FUSE with the kernel", e.to_string())
         })?;
         place.raise_readahead();
 
         let end = Arc::new(Mutex::new(End::NotYet(Vec::new())));
-        let (served_fs, served_place, served_end) =
-            (Arc::clone(&fs), place.clone(), Arc::clone(&end));
+        let forget = served.forget();
+        let (served_shown, served_place, served_end) =
+            (Arc::clone(&shown), place.clone(), Arc::clone(&end));
         let thread = thread::Builder::new().name("p2pfs-mount".to_owned());
-        let started = thread.spawn(move || serve(served, &served_fs, &served_place, &served_end));
+        let started =
+            thread.spawn(move || serve(served, &*served_shown, &served_place, &served_end));
         if let Err(e) = started {
             let _ = place.unmount(true);
             return Err(system("start a thread", e.to_string()));
         }
-        Ok(Self { fs, place, gone: Mutex::new(false), end })
+        Ok((Self { shown, place, gone: Mutex::new(false), end }, made, forget))
     }
 
     /// Where it is mounted, without links.
@@ -223,12 +244,12 @@ impl Mount {
 
     /// Reads that wait for data.
     pub fn waiting_reads(&self) -> usize {
-        self.fs.waiting_reads()
+        self.shown.all().iter().map(|fs| fs.waiting_reads()).sum()
     }
 
     /// Ends the waiting reads with `EIO`; how many there were.
     pub fn abort_reads(&self) -> usize {
-        self.fs.abort_reads()
+        self.shown.all().iter().map(|fs| fs.abort_reads()).sum()
     }
 
     /// Takes the mount away. Fine if somebody else has done so already.
@@ -241,7 +262,7 @@ impl Mount {
             Unmount::Plain => self.place.unmount(false),
             Unmount::Lazy => self.place.unmount(true),
             Unmount::Force => {
-                self.fs.end_reads();
+                self.shown.all().iter().for_each(|fs| fs.end_reads());
                 match self.place.unmount(false) {
                     Err(Refusal::Busy) => self.place.unmount(true),
                     done => done,
@@ -250,7 +271,7 @@ impl Mount {
         };
         *gone = done.is_ok();
         if !*gone {
-            self.fs.resume_reads();
+            self.shown.all().iter().for_each(|fs| fs.resume_reads());
         }
         let dir = || self.place.dir.clone();
         done.map_err(|refusal| match refusal {
@@ -279,7 +300,7 @@ impl Drop for Mount {
 }
 
 /// Answers requests until the filesystem is unmounted or its connection cut.
-fn serve(served: Served, fs: &Fs, place: &Place, end: &Mutex<End>) {
+fn serve(served: Served, shown: &dyn Shown, place: &Place, end: &Mutex<End>) {
     if let Err(error) = served.run() {
         tracing::warn!(dir = %place.dir.display(), %error, "the mount's connection ended");
     }
@@ -287,7 +308,7 @@ fn serve(served: Served, fs: &Fs, place: &Place, end: &Mutex<End>) {
     if is_dead(&place.dir) {
         let _ = place.unmount(true);
     }
-    fs.release_all();
+    shown.all().iter().for_each(|fs| fs.release_all());
     let before = std::mem::replace(&mut *lock(end), End::Over);
     if let End::NotYet(waiting) = before {
         waiting.into_iter().for_each(|f| f());

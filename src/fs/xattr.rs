@@ -3,6 +3,7 @@
 //! | name | on | value |
 //! |---|---|---|
 //! | `user.p2pfs.infohash` | root, files | the info hash, 40 hexadecimal digits |
+//! | `user.p2pfs.state` | a folder that is still empty | what it waits for |
 //! | `user.p2pfs.progress` | root (the whole torrent), files | verified and all bytes, as `1048576/52428800` |
 //!
 //! Progress is two exact numbers rather than a percentage: equal if and only if all is here.
@@ -16,6 +17,9 @@ const INFOHASH: &[u8] = b"user.p2pfs.infohash";
 
 /// Verified bytes of all bytes.
 const PROGRESS: &[u8] = b"user.p2pfs.progress";
+
+/// What an empty folder waits for.
+const STATE: &[u8] = b"user.p2pfs.state";
 
 /// The answer to a request that may only ask how long the answer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +49,7 @@ pub enum Of {
 /// does, do not go on asking.
 pub fn get(content: &dyn Content, of: Of, name: &[u8], size: u32) -> Result<Answer, Errno> {
     if !name.starts_with(b"user.") {
-        return Err(Errno::EOPNOTSUPP);
+        return Err(absence(name));
     }
     let info = content.info();
     let (file, total) = match of {
@@ -71,6 +75,30 @@ pub fn list(of: Of, size: u32) -> Result<Answer, Errno> {
         Of::Nothing => Vec::new(),
     };
     answer(names, size)
+}
+
+/// What is said of an attribute that nothing has; see [`get`].
+pub fn absence(name: &[u8]) -> Errno {
+    if name.starts_with(b"user.") { Errno::ENODATA } else { Errno::EOPNOTSUPP }
+}
+
+/// The value of an attribute of a folder that waits for its torrent; `size` as for [`get`].
+///
+/// # Errors
+/// As for [`get`].
+pub fn of_waiting(why: &str, name: &[u8], size: u32) -> Result<Answer, Errno> {
+    match name {
+        STATE => answer(why.as_bytes().to_vec(), size),
+        name => Err(absence(name)),
+    }
+}
+
+/// The names of the attributes of such a folder; `size` as for [`get`].
+///
+/// # Errors
+/// As for [`list`].
+pub fn list_of_waiting(size: u32) -> Result<Answer, Errno> {
+    answer([STATE, b"\0"].concat(), size)
 }
 
 fn answer(value: Vec<u8>, size: u32) -> Result<Answer, Errno> {

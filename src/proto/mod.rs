@@ -6,6 +6,7 @@
 
 pub mod bencode;
 pub mod bitfield;
+pub mod cache;
 pub mod choker;
 pub mod crc32c;
 pub mod demand;

@@ -6,10 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::WirePath;
+use super::cache::{CacheRequest, CachedTorrent, CheckedTorrent};
 use super::dht::DhtStatus;
 use super::size;
-use crate::engine::TorrentStatus;
-use crate::proto::seeding::SeedUntil;
+use super::view::TorrentView;
+use crate::engine::{RateLimits, TorrentStatus};
+use crate::proto::seeding::{SeedUntil, ShareRatio};
 
 /// The daemon's greeting, its first message on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,22 @@ pub struct Call {
 pub enum Request {
     /// Mount a torrent. Sends [`Progress`] while the metadata is fetched.
     Mount(Box<MountRequest>),
+    /// Add a torrent to a mount of folders.
+    Add {
+        /// The torrent.
+        source: Box<SourceRequest>,
+        /// Where the mount is.
+        dir: WirePath,
+    },
+    /// Take a folder out of a mount of folders.
+    Remove {
+        /// Where the mount is.
+        dir: WirePath,
+        /// The folder's name.
+        name: WirePath,
+        /// Even if files of it are open.
+        force: bool,
+    },
     /// Check data and serve it in place. Sends [`Progress`].
     Seed(Box<SeedRequest>),
     /// List a torrent's files. Sends [`Progress`], then [`Response::Files`].
@@ -50,10 +68,18 @@ pub enum Request {
         /// Where it is.
         dir: WirePath,
     },
-    /// Describe one mount, or all mounts and seeds. Sends [`Response::Share`] for each.
+    /// Describe one mount or seed, or all of them. Sends [`Response::Share`] for each; or
+    /// [`Response::Part`] for a file or folder in a mount.
     Status {
-        /// Where it is; all when absent.
-        dir: Option<WirePath>,
+        /// The mount's folder, the seed's data, or a path in a mount; all when absent.
+        path: Option<WirePath>,
+    },
+    /// Describe one mount or seed in detail. Sends [`Response::View`].
+    View {
+        /// The mount's folder, a folder in it that has a torrent, or the seed's data.
+        path: WirePath,
+        /// How many cells the map of pieces is to have at most.
+        cells: u32,
     },
     /// Wait until all that was selected is verified. Sends [`Progress`].
     Wait {
@@ -64,6 +90,29 @@ pub enum Request {
     Prefetch {
         /// Its path, which lies in a mount.
         path: WirePath,
+    },
+    /// Change rate limits. Sends [`Response::Limits`] as they are then.
+    Limit {
+        /// The mount's folder or the seed's data; all torrents together when absent.
+        path: Option<WirePath>,
+        /// Most bytes to send a second, 0 for as many as can be; unchanged when absent.
+        up: Option<u64>,
+        /// The same to receive.
+        down: Option<u64>,
+    },
+    /// Keep a file or folder of a mount in the cache, or no longer.
+    Pin {
+        /// Its path, which lies in a mount.
+        path: WirePath,
+        /// Whether to keep it.
+        pin: bool,
+    },
+    /// Look after the daemon's cache.
+    Cache {
+        /// Which cache is meant.
+        dir: WirePath,
+        /// What to do.
+        what: CacheRequest,
     },
     /// Stop seeding.
     Stop {
@@ -88,6 +137,15 @@ pub struct Settings {
     /// Folder of the cache (default: ~/.cache/p2pfs, /var/cache/p2pfs for root)
     #[arg(long, value_name = "DIR", alias = "cache")]
     pub data_dir: Option<WirePath>,
+    /// Most bytes that the cache takes, on disk (K, M, G, T may follow), or N% of its disk: what was read
+    /// least recently is let go then, and fetched again when it is read (default: no limit)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_cache_size)]
+    #[serde(default)]
+    pub cache_size: Option<size::Amount>,
+    /// Bytes that the cache leaves free on its disk (K, M, G, T may follow)
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[serde(default)]
+    pub cache_free: Option<u64>,
     /// Most bytes a second to send (K, M, G may follow)
     #[arg(long, value_name = "RATE", value_parser = size::parse_rate)]
     pub upload_limit: Option<u64>,
@@ -107,6 +165,48 @@ pub struct Settings {
     /// addresses to listen on, none)
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_node)]
     pub dht_bootstrap: Vec<String>,
+    /// Address at which Prometheus may ask, such as 127.0.0.1:9469; who reaches it learns what is mounted
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// What is said in either of two places; this one wins.
+    pub fn or(self, other: Self) -> Self {
+        let Self { listen, dht_bootstrap, .. } = self;
+        Self {
+            port: self.port.or(other.port),
+            listen: if listen.is_empty() { other.listen } else { listen },
+            data_dir: self.data_dir.or(other.data_dir),
+            cache_size: self.cache_size.or(other.cache_size),
+            cache_free: self.cache_free.or(other.cache_free),
+            upload_limit: self.upload_limit.or(other.upload_limit),
+            download_limit: self.download_limit.or(other.download_limit),
+            metrics: self.metrics.or(other.metrics),
+            no_lsd: self.no_lsd || other.no_lsd,
+            no_pex: self.no_pex || other.no_pex,
+            no_dht: self.no_dht || other.no_dht,
+            dht_bootstrap: if dht_bootstrap.is_empty() {
+                other.dht_bootstrap
+            } else {
+                dht_bootstrap
+            },
+        }
+    }
+
+    /// The same with what a file says, of which what contradicts a flag does not count.
+    pub fn or_file(self, mut file: Self) -> Self {
+        file.no_dht &= self.dht_bootstrap.is_empty();
+        if self.no_dht {
+            file.dht_bootstrap.clear();
+        }
+        self.or(file)
+    }
+
+    /// The rate limits among them.
+    pub fn limits(&self) -> RateLimits {
+        RateLimits { up: self.upload_limit, down: self.download_limit }
+    }
 }
 
 /// A host, which may be a name, and a port, as `host:port` or `[v6]:port`.
@@ -140,8 +240,10 @@ pub struct SourceRequest {
 /// A mount that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRequest {
-    /// The torrent.
-    pub source: SourceRequest,
+    /// The torrents: one, or several with a folder each.
+    pub sources: Vec<SourceRequest>,
+    /// Make a folder even of one.
+    pub folders: bool,
     /// The folder to mount it on.
     pub dir: WirePath,
     /// Fetch only what is read.
@@ -202,6 +304,16 @@ pub enum Response {
     Files(Vec<ListedFile>),
     /// One mount or seed.
     Share(Box<ShareStatus>),
+    /// One mount or seed in detail.
+    View(Box<TorrentView>),
+    /// What of a file or folder is here.
+    Part(Box<PartStatus>),
+    /// Rate limits.
+    Limits(RateLimits),
+    /// A torrent of the cache.
+    Cached(Box<CachedTorrent>),
+    /// What a check of a torrent of the cache found.
+    CacheChecked(Box<CheckedTorrent>),
     /// The node of the DHT.
     Dht(Box<DhtStatus>),
     /// It is done.
@@ -221,6 +333,15 @@ pub struct Outcome {
     pub bytes: u64,
     /// Reads that were ended.
     pub reads: u64,
+    /// What one torrent has given, where a mount of it has ended.
+    #[serde(default)]
+    pub ratio: Option<ShareRatio>,
+    /// Folders, where there is one for each torrent.
+    #[serde(default)]
+    pub folders: u64,
+    /// How many of these are empty because the metadata is not known yet.
+    #[serde(default)]
+    pub empty: u64,
 }
 
 /// How far a request is.
@@ -293,10 +414,12 @@ impl fmt::Display for Progress {
             ),
             Self::Checking { done, of } => write!(f, "checking: {done} of {of} pieces"),
             Self::Download { done, of, rate, peers, ref nobody } => {
+                let left = size::time_left(of.saturating_sub(done), rate);
                 let (percent, done, of) =
                     (size::percent(done, of), size::show(done), size::show(of));
                 let rate = size::show(rate);
                 write!(f, "{done} of {of} ({percent} %), {rate}/s from {}", people(peers))?;
+                left.map_or(Ok(()), |left| write!(f, ", {left} left"))?;
                 nobody.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
             }
         }
@@ -338,6 +461,9 @@ pub struct ShareStatus {
     pub kind: ShareKind,
     /// The mount's folder, or the path of the data.
     pub path: WirePath,
+    /// The mount in which it is a folder, where it is one of several.
+    #[serde(default)]
+    pub folder_of: Option<WirePath>,
     /// Port that peers reach the daemon at.
     pub port: u16,
     /// Process id of the daemon.
@@ -353,6 +479,27 @@ pub struct ShareStatus {
     /// The torrent.
     #[serde(flatten)]
     pub torrent: TorrentStatus,
+}
+
+/// What of a file, or of all files below a folder, is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartStatus {
+    /// Its path.
+    pub path: WirePath,
+    /// The folder of the mount that it is in.
+    pub mount: WirePath,
+    /// Info hash of the torrent.
+    pub info_hash: String,
+    /// How many files: one, or those below a folder.
+    pub files: u64,
+    /// Their bytes.
+    pub total: u64,
+    /// How many of these are verified.
+    pub verified: u64,
+    /// Pieces that hold some of their bytes.
+    pub pieces: u64,
+    /// How many of these are verified.
+    pub pieces_verified: u64,
 }
 
 /// What kind of failure it was, for those who react to it.

@@ -8,25 +8,32 @@
 //! Both ends look at the other's credentials: a daemon serves its own user and root, a client
 //! trusts daemons of its own user and of root.
 
+mod cache;
 mod client;
+mod config;
 mod dht;
 pub mod frame;
 mod listener;
 mod message;
+pub mod metrics;
 mod path;
 mod place;
 pub mod size;
+mod view;
 
+pub use cache::{CacheRequest, CachedTorrent, CheckedTorrent, care};
 pub use client::{Client, ConnectError};
+pub use config::{Config, DAEMON_KEYS, MOUNT_KEYS};
 pub use dht::{DhtStatus, FamilyStatus};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
-    Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, Progress, Request,
-    Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest, Unmounting,
-    parse_node, visible,
+    Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, PartStatus, Progress,
+    Request, Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest,
+    Unmounting, parse_node, visible,
 };
 pub use path::WirePath;
 pub use place::{Places, beside};
+pub use view::{Cell, MAX_CELLS, PeerStatus, TorrentView, WaitStatus};
 
 /// The version of the protocol. Both sides must agree exactly: the programs are installed together.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

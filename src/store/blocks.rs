@@ -80,6 +80,35 @@ impl Blocks {
         held.all(|(key, _)| state.unwritten.contains(key))
     }
 
+    /// Whether a piece has verified blocks.
+    pub(super) fn any(&self, piece: PieceIndex) -> bool {
+        let state = lock(&self.0);
+        state.blocks.range((piece, 0)..=(piece, u32::MAX)).next().is_some()
+    }
+
+    /// The pieces that have verified blocks, all of them at rest, and how many.
+    pub(super) fn at_rest_of(&self) -> BTreeMap<PieceIndex, u32> {
+        let state = lock(&self.0);
+        let mut pieces = BTreeMap::new();
+        for (piece, _) in state.blocks.keys() {
+            *pieces.entry(*piece).or_default() += 1;
+        }
+        for ((piece, _), _) in state.blocks.iter().filter(|(_, block)| block.is_some()) {
+            pieces.remove(piece);
+        }
+        pieces
+    }
+
+    /// Forgets the blocks of a piece if all of them are at rest. Returns which there were.
+    pub(super) fn evict(&self, piece: PieceIndex) -> Vec<u32> {
+        let mut state = lock(&self.0);
+        let mut of_piece = state.blocks.range((piece, 0)..=(piece, u32::MAX));
+        if of_piece.any(|(_, block)| block.is_some()) {
+            return Vec::new();
+        }
+        take(&mut state, piece)
+    }
+
     /// Forgets one block, which is not what it should be.
     pub(super) fn forget_one(&self, piece: PieceIndex, index: u32) {
         lock(&self.0).blocks.remove(&(piece, index));
@@ -87,12 +116,15 @@ impl Blocks {
 
     /// Forgets the blocks of a piece: it is whole, or they cannot be read. Returns which there were.
     pub(super) fn forget(&self, piece: PieceIndex) -> Vec<u32> {
-        let mut state = lock(&self.0);
-        let of_piece = state.blocks.range((piece, 0)..=(piece, u32::MAX));
-        let indexes: Vec<_> = of_piece.map(|((_, index), _)| *index).collect();
-        for index in &indexes {
-            state.blocks.remove(&(piece, *index));
-        }
-        indexes
+        take(&mut lock(&self.0), piece)
     }
+}
+
+fn take(state: &mut State, piece: PieceIndex) -> Vec<u32> {
+    let of_piece = state.blocks.range((piece, 0)..=(piece, u32::MAX));
+    let indexes: Vec<_> = of_piece.map(|((_, index), _)| *index).collect();
+    for index in &indexes {
+        state.blocks.remove(&(piece, *index));
+    }
+    indexes
 }

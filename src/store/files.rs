@@ -137,6 +137,66 @@ impl Files {
         if mappable { self.open(file, false).map(Some) } else { Ok(None) }
     }
 
+    /// Frees what is allocated for `length` bytes of a file of ours from `offset`; both are whole blocks
+    /// of the file system, or the rest of the file.
+    pub(super) fn punch(&self, file: usize, offset: u64, length: u64) -> io::Result<()> {
+        use nix::fcntl::{FallocateFlags, fallocate};
+        if !self.in_cache() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let open = match self.open(file, false) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            open => open?,
+        };
+        if open.file.metadata()?.nlink() != 1 {
+            return Err(self.tampered(file));
+        }
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let signed = |n: u64| i64::try_from(n).map_err(io::Error::other);
+        Ok(fallocate(&open.file, flags, signed(offset)?, signed(length)?)?)
+    }
+
+    /// Removes a file of ours, of which nothing is needed any more.
+    pub(super) fn remove(&self, file: usize) -> io::Result<()> {
+        let Place::Cache(dir, inodes) = &self.place else {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        };
+        let mut inodes = lock(inodes);
+        self.pool.close(|key| key == (self.number, file));
+        if let Some(known) = inodes.get_mut(file) {
+            *known = 0;
+        }
+        match fs::remove_file(Self::cache_path(dir, file)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the system forget what it keeps in memory of a file, so that it is read from the disk again.
+    pub(super) fn uncache(&self, file: usize) {
+        use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+        if let Ok(open) = self.open(file, false) {
+            let _ = open.file.sync_data();
+            let _ = posix_fadvise(&open.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+    }
+
+    /// The directory of our files.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Cache(dir, _) => Some(dir),
+            Place::Elsewhere(_) => None,
+        }
+    }
+
+    /// Where a file of ours is, or would be.
+    pub(super) fn path(&self, file: usize) -> Option<PathBuf> {
+        match &self.place {
+            Place::Cache(dir, _) => Some(Self::cache_path(dir, file)),
+            Place::Elsewhere(_) => None,
+        }
+    }
+
     /// The path of a file of the cache, which need not exist.
     fn cache_path(dir: &Path, file: usize) -> PathBuf {
         dir.join(file.to_string())

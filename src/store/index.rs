@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use super::files::open_own;
 use super::lock;
@@ -25,12 +26,15 @@ const HEADER: usize = 8 + 4 + 20;
 pub(super) struct Index {
     file: std::fs::File,
     bits: Mutex<Bitfield>,
+    /// When it was last used, as it was found.
+    used: Option<SystemTime>,
 }
 
 impl Index {
     /// Opens the index at `path`, or begins an empty one.
     pub(super) fn open(path: &Path, info: &Info) -> io::Result<Self> {
         let file = open_own(path)?;
+        let used = file.metadata()?.modified().ok();
         let pieces = info.geometry.piece_count();
         let mut header = MAGIC.to_vec();
         header.extend(pieces.to_be_bytes());
@@ -45,7 +49,15 @@ impl Index {
                 empty
             }
         };
-        Ok(Self { file, bits: Mutex::new(bits) })
+        Ok(Self { file, bits: Mutex::new(bits), used })
+    }
+
+    /// Notes when the torrent was last used: now, or when it was found to be.
+    pub(super) fn note_use(&self, now: bool) {
+        let at = if now { Some(SystemTime::now()) } else { self.used };
+        if let Some(Err(error)) = at.map(|at| self.file.set_modified(at)) {
+            tracing::debug!(%error, "cannot note the last use of a torrent");
+        }
     }
 
     /// The pieces it lists.

@@ -10,16 +10,22 @@
 //! ```
 //!
 //! On disk a torrent is `<cache>/<info hash>/`: `info` (the raw dictionary), `index` (which pieces
-//! are at rest, a hint) and `files/N`, one sparse file per file of the torrent. There is no tokio
+//! are at rest, a hint) and `files/N`, one sparse file per file of the torrent. Where the cache has a
+//! limit, room is reserved before anything is written, and what was least recently read makes it
+//! (`budget.rs`, `evict.rs`). There is no tokio
 //! here: work is done by threads, completion is a callback.
 
 mod blocks;
+mod budget;
 mod buffer;
+mod care;
+mod evict;
 mod files;
 mod gate;
 mod in_place;
 mod index;
 mod mapping;
+mod pins;
 mod pool;
 mod states;
 mod torrent;
@@ -29,17 +35,23 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 
+pub use budget::{Limits, disk_size};
 pub use buffer::PieceBuffer;
+pub use care::{Cached, Checked};
+pub use evict::{Guard, Kept, NoRoom, is_no_room};
 pub use gate::{Verdict, VerifiedRange};
 pub use torrent::TorrentStore;
 
@@ -48,6 +60,7 @@ use crate::proto::ids::InfoHash;
 use crate::proto::merkle::Hash;
 use crate::proto::metainfo::layout::Layout;
 use crate::proto::metainfo::{Info, PieceLayers};
+use budget::Ledger;
 use buffer::BufferPool;
 use files::{Files, Place, create_dir, open_own};
 use index::Index;
@@ -60,6 +73,9 @@ const MAX_UNWRITTEN: u64 = 32 << 20;
 
 /// The largest info dictionary read back, in bytes: what is accepted from peers.
 const MAX_INFO: u64 = 32 << 20;
+
+/// What the directories of a torrent take, at most, in bytes.
+const DIRECTORIES: u64 = 64 << 10;
 
 /// The directory of a torrent's piece layers, one file each, named by the number of the file.
 const LAYERS: &str = "layers";
@@ -113,17 +129,53 @@ pub struct Store {
     workers: Workers,
     buffers: Arc<BufferPool>,
     files: Arc<FilePool>,
-    torrents: Mutex<HashMap<InfoHash, Weak<TorrentStore>>>,
+    torrents: Mutex<Torrents>,
+    ledger: Arc<Ledger>,
+    /// Held by whoever makes room.
+    evicting: Mutex<()>,
+    /// Handles that read ahead.
+    windows: AtomicUsize,
+    began: Instant,
+    this: Weak<Self>,
     /// Pieces whose write failed, oldest first.
     unwritten: Mutex<VecDeque<(Weak<TorrentStore>, PieceIndex, u64)>>,
     numbers: AtomicU64,
     _lock: Flock<File>,
 }
 
+/// The torrents of a store that are in use.
+#[derive(Default)]
+struct Torrents {
+    open: HashMap<InfoHash, Weak<TorrentStore>>,
+    /// Those that are just being opened.
+    opening: HashSet<InfoHash>,
+}
+
+impl Torrents {
+    fn is_used(&self, hash: &InfoHash) -> bool {
+        let open = self.open.get(hash).is_some_and(|torrent| torrent.strong_count() > 0);
+        open || self.opening.contains(hash)
+    }
+}
+
+/// A torrent that is just being opened, until this is dropped.
+struct Opening<'a>(&'a Store, InfoHash);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.torrents).opening.remove(&self.1);
+    }
+}
+
 impl Store {
-    /// Opens the cache `dir` and makes it if it is not there. One daemon at a time:
+    /// Opens the cache `dir`, without limits, and makes it if it is not there. One daemon at a time:
     /// [`StoreError::InUse`] for the second.
     pub fn open(dir: &Path) -> Result<Arc<Self>, StoreError> {
+        Self::open_limited(dir, Limits::default())
+    }
+
+    /// The same, with limits to what it may take; what is too much of it is let go at once.
+    pub fn open_limited(dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
         let cache = |path: &Path| {
             let path = path.to_owned();
             move |source| StoreError::Cache { path, source }
@@ -144,41 +196,89 @@ impl Store {
         });
         // On a full disk the line is missing, and the lock holds all the same.
         let _ = written;
-        Ok(Arc::new(Self {
+        let workers = Workers::start().map_err(cache(dir))?;
+        let store = Arc::new_cyclic(|this| Self {
             dir: dir.to_owned(),
-            workers: Workers::start().map_err(cache(dir))?,
+            workers,
             buffers: Arc::default(),
             files: Arc::new(FilePool::new()),
             torrents: Mutex::default(),
+            ledger: Arc::new(Ledger::open(dir, limits)),
+            evicting: Mutex::default(),
+            windows: AtomicUsize::new(0),
+            began: Instant::now(),
+            this: this.clone(),
             unwritten: Mutex::default(),
             numbers: AtomicU64::new(0),
             _lock: lock,
-        }))
+        });
+        store.trim();
+        if store.ledger.lacking(0) > 0 {
+            tracing::warn!("the cache takes more than it may: what is pinned is not let go");
+        }
+        Ok(store)
+    }
+
+    /// The bytes that the cache may take as things are; `None` without a limit.
+    pub fn limit(&self) -> Option<u64> {
+        self.ledger.limit()
+    }
+
+    /// The clock of last uses: seconds, never 0.
+    fn moment(&self) -> u32 {
+        u32::try_from(self.began.elapsed().as_secs() + 1).unwrap_or(u32::MAX)
     }
 
     /// Opens a torrent of the cache, or begins it. A torrent that is open already is given out
     /// again. Files of which nothing is here, and which other torrents have, are copied first, which may
     /// take a while; the same torrent must not be opened twice at that time.
     pub fn torrent(self: &Arc<Self>, info: Arc<Info>) -> Result<Arc<TorrentStore>, StoreError> {
-        if let Some(open) = lock(&self.torrents).get(&info.info_hash).and_then(Weak::upgrade) {
-            return Ok(open);
+        let hash = info.info_hash;
+        {
+            let mut torrents = lock(&self.torrents);
+            if let Some(open) = torrents.open.get(&hash).and_then(Weak::upgrade) {
+                open.protection.set_used();
+                return Ok(open);
+            }
+            torrents.opening.insert(hash);
         }
+        let _opening = Opening(self, hash);
+        let dir = self.torrent_dir(&hash);
+        let cache = |source| StoreError::Cache { path: dir.clone(), source };
+        let described = info.raw.len() as u64 + u64::from(info.geometry.piece_count() / 8);
+        let room = self.reserve(described + DIRECTORIES).map_err(cache)?;
+        let torrent = self.open_torrent(info, true).map_err(cache)?;
+        self.ledger.measure_rest(hash);
+        drop(room);
+        torrent.protection.set_used();
+        torrent.sweep();
+        let mut torrents = lock(&self.torrents);
+        torrents.open.retain(|_, t| t.strong_count() > 0);
+        torrents.open.insert(hash, Arc::downgrade(&torrent));
+        Ok(torrent)
+    }
+
+    /// Opens a torrent that nobody else opens at the same time; with files that others have, to `adopt`
+    /// them.
+    fn open_torrent(
+        self: &Arc<Self>,
+        info: Arc<Info>,
+        adopt: bool,
+    ) -> io::Result<Arc<TorrentStore>> {
         let dir = self.torrent_dir(&info.info_hash);
-        let (index, files) = Self::open_torrent(&dir, &info)
-            .map_err(|source| StoreError::Cache { path: dir.clone(), source })?;
-        let adopted = twins::adopt(&self.dir, &dir, &info, &index);
+        let (index, files) = Self::open_files(&dir, &info)?;
+        let adopted = match adopt {
+            true => twins::adopt(&self.dir, &dir, &info, &index, &self.ledger),
+            false => 0,
+        };
         if adopted > 0 {
             tracing::info!(torrent = %info.info_hash, adopted, "files that other torrents have");
         }
         let files = Files::new(info.clone(), files, self.files.clone(), self.number());
-        let torrent = Arc::new(TorrentStore::new(self.clone(), info, files, Some(index)));
-        let mut torrents = lock(&self.torrents);
-        torrents.retain(|_, t| t.strong_count() > 0);
-        torrents.insert(torrent.info().info_hash, Arc::downgrade(&torrent));
-        Ok(torrent)
+        Ok(Arc::new(TorrentStore::new(self.clone(), info, files, Some(index))))
     }
 
-    fn open_torrent(dir: &Path, info: &Info) -> io::Result<(Index, Place)> {
+    fn open_files(dir: &Path, info: &Info) -> io::Result<(Index, Place)> {
         let files = dir.join("files");
         create_dir(&files)?;
         let (path, new) = (dir.join("info"), dir.join("info.new"));
@@ -237,12 +337,14 @@ impl Store {
 
     fn keep_layer(&self, info: &Info, file: usize, hashes: &[Hash]) -> io::Result<()> {
         let dir = self.torrent_dir(&info.info_hash).join(LAYERS);
+        let _room = self.reserve(hashes.as_flattened().len() as u64 + DIRECTORIES)?;
         create_dir(&dir)?;
         let (path, new) = (dir.join(file.to_string()), dir.join(format!("{file}.new")));
         let mut file = open_own(&new)?;
         file.set_len(0)?;
-        file.write_all(hashes.as_flattened())?;
-        fs::rename(&new, &path)
+        let written = file.write_all(hashes.as_flattened()).and_then(|()| fs::rename(&new, &path));
+        self.ledger.measure_rest(info.info_hash);
+        written
     }
 
     fn torrent_dir(&self, hash: &InfoHash) -> PathBuf {
@@ -302,4 +404,14 @@ fn owner(file: &File) -> String {
 /// Locks a mutex; a panic while it was held does not matter, as no update here is left half done.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks for whoever may share.
+fn shared<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks for one alone.
+fn exclusive<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

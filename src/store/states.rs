@@ -4,6 +4,7 @@
 //! whoever takes pieces away (eviction) can take those with no pins only.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::gate::VerifiedRange;
@@ -43,18 +44,25 @@ const STATE: u32 = 0b11;
 const ONE_PIN: u32 = STATE + 1;
 
 /// The words of a torrent's pieces.
-pub(super) struct States(Box<[AtomicU32]>);
+pub(super) struct States {
+    words: Box<[AtomicU32]>,
+    /// When each was last read; 0 for never.
+    used: Box<[AtomicU32]>,
+}
 
 impl States {
     /// All pieces of `hinted` hinted, the others absent.
     pub(super) fn new(geometry: &Geometry, hinted: &Bitfield) -> Self {
         let state = |p| if hinted.contains(p) { State::Hinted } else { State::Absent };
-        Self(geometry.pieces().map(|p| AtomicU32::new(state(p) as u32)).collect())
+        let words = geometry.pieces().map(|p| AtomicU32::new(state(p) as u32)).collect();
+        let used = geometry.pieces().map(|_| AtomicU32::new(0)).collect();
+        Self { words, used }
     }
 
     /// The state of a piece now.
     pub(super) fn get(&self, piece: PieceIndex) -> State {
-        self.0.get(piece.index()).map_or(State::Absent, |w| State::of(w.load(Ordering::Acquire)))
+        let word = self.words.get(piece.index());
+        word.map_or(State::Absent, |w| State::of(w.load(Ordering::Acquire)))
     }
 
     /// The bytes are in memory. A piece that is at rest already stays so (`false`).
@@ -67,6 +75,45 @@ impl States {
         self.change(range.piece(), |_| Some(State::AtRest));
     }
 
+    /// Pins a piece that is verified.
+    pub(super) fn pin_one(self: &Arc<Self>, piece: PieceIndex) -> Option<Pin> {
+        let index = piece.index();
+        std::mem::forget(self.pin(index..index + 1)?);
+        Some(Pin { states: self.clone(), piece: index })
+    }
+
+    /// Makes a piece absent that nobody has pinned, if it is at rest or hinted.
+    pub(super) fn evict(&self, piece: PieceIndex) -> bool {
+        let Some(word) = self.words.get(piece.index()) else { return false };
+        let free = |w: u32| matches!(State::of(w), State::AtRest | State::Hinted) && w < ONE_PIN;
+        let gone = |w: u32| free(w).then_some(State::Absent as u32);
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, gone).is_ok()
+    }
+
+    /// Whether nothing of a piece is here, nor held by anybody.
+    pub(super) fn is_vacant(&self, piece: PieceIndex) -> bool {
+        let word = self.words.get(piece.index());
+        word.is_some_and(|w| w.load(Ordering::Acquire) == State::Absent as u32)
+    }
+
+    /// Whether a piece is at rest or hinted, and nobody has pinned it.
+    pub(super) fn is_evictable(&self, piece: PieceIndex) -> bool {
+        let word = self.words.get(piece.index()).map_or(0, |w| w.load(Ordering::Acquire));
+        matches!(State::of(word), State::AtRest | State::Hinted) && word < ONE_PIN
+    }
+
+    /// Notes that pieces are read at `moment`.
+    pub(super) fn touch(&self, pieces: Range<usize>, moment: u32) {
+        for used in self.used.get(pieces).unwrap_or_default() {
+            used.store(moment, Ordering::Relaxed);
+        }
+    }
+
+    /// When a piece was last read; 0 for never.
+    pub(super) fn used(&self, piece: PieceIndex) -> u32 {
+        self.used.get(piece.index()).map_or(0, |used| used.load(Ordering::Relaxed))
+    }
+
     /// Makes a piece absent if `which` says so of its state; returns the state it had if it did.
     pub(super) fn lose(&self, piece: PieceIndex, which: impl Fn(State) -> bool) -> Option<State> {
         self.change(piece, |s| which(s).then_some(State::Absent))
@@ -75,7 +122,7 @@ impl States {
     /// Pins these pieces, if all of them are verified.
     pub(super) fn pin(&self, pieces: Range<usize>) -> Option<Pins<'_>> {
         let mut pins = Pins { states: self, pieces: pieces.start..pieces.start };
-        for word in self.0.get(pieces)? {
+        for word in self.words.get(pieces)? {
             let pinned = |w: u32| State::of(w).is_verified().then_some(w + ONE_PIN);
             word.fetch_update(Ordering::AcqRel, Ordering::Acquire, pinned).ok()?;
             pins.pieces.end += 1;
@@ -84,7 +131,7 @@ impl States {
     }
 
     fn change(&self, piece: PieceIndex, to: impl Fn(State) -> Option<State>) -> Option<State> {
-        let word = self.0.get(piece.index())?;
+        let word = self.words.get(piece.index())?;
         let changed = |w: u32| to(State::of(w)).map(|s| w & !STATE | s as u32);
         let old = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed).ok()?;
         Some(State::of(old))
@@ -92,7 +139,7 @@ impl States {
 
     #[cfg(test)]
     pub(super) fn pins(&self, piece: PieceIndex) -> u32 {
-        self.0[piece.index()].load(Ordering::Acquire) / ONE_PIN
+        self.words[piece.index()].load(Ordering::Acquire) / ONE_PIN
     }
 }
 
@@ -104,8 +151,20 @@ pub(super) struct Pins<'a> {
 
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
-        for word in self.states.0.get(self.pieces.clone()).unwrap_or_default() {
+        for word in self.states.words.get(self.pieces.clone()).unwrap_or_default() {
             word.fetch_sub(ONE_PIN, Ordering::AcqRel);
         }
+    }
+}
+
+/// The same of one piece, for whoever outlives the torrent.
+pub(super) struct Pin {
+    states: Arc<States>,
+    piece: usize,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        drop(Pins { states: &self.states, pieces: self.piece..self.piece + 1 });
     }
 }

@@ -5,40 +5,46 @@ mod blocks;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use super::blocks::Blocks;
 use super::buffer::PieceBuffer;
+use super::care::Found;
+use super::evict::Protection;
 use super::files::{FileError, Files};
 use super::gate::{self, Judged, Verdict, VerifiedRange};
 use super::index::Index;
-use super::states::{State, States};
+use super::states::{Pin, State, States};
 use super::workers::Class;
-use super::{Store, lock};
+use super::{Store, lock, shared};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::Info;
 
-/// Told of pieces, or of single blocks, that were verified and are no longer, on any thread, with no
-/// lock held.
+/// Told of pieces, or of single blocks, that were verified and are no longer, on any thread, perhaps with
+/// locks held: it must not wait, nor call the store.
 type OnLost = Box<dyn Fn(PieceIndex, Option<u32>) + Send + Sync>;
 
 /// The bytes of one torrent. All methods may be called from any thread; those that take a callback
 /// return at once and call it on a worker thread.
 pub struct TorrentStore {
-    store: Arc<Store>,
-    info: Arc<Info>,
-    states: States,
+    pub(super) store: Arc<Store>,
+    pub(super) info: Arc<Info>,
+    pub(super) states: Arc<States>,
     /// Verified pieces that are not at rest (yet).
     pending: Mutex<HashMap<PieceIndex, VerifiedRange>>,
     /// Verified blocks of other pieces.
-    blocks: Blocks,
+    pub(super) blocks: Blocks,
+    /// Held by whoever writes, or reads what it has not pinned; alone, by whoever frees what is at rest.
+    pub(super) disk: RwLock<()>,
+    /// What may not be evicted.
+    pub(super) protection: Protection,
     /// Hashes of the blocks of pieces, the oldest first.
     hashed: Mutex<VecDeque<(PieceIndex, Arc<[Hash]>)>>,
-    files: Files,
+    pub(super) files: Files,
     /// None for the data of somebody else.
-    index: Option<Index>,
+    pub(super) index: Option<Index>,
     on_lost: Mutex<Option<Arc<OnLost>>>,
 }
 
@@ -51,10 +57,26 @@ impl TorrentStore {
     ) -> Self {
         let all = || Bitfield::full(info.geometry.piece_count());
         let hinted = index.as_ref().map_or_else(all, Index::pieces);
-        let states = States::new(&info.geometry, &hinted);
+        let states = Arc::new(States::new(&info.geometry, &hinted));
         let (pending, hashed, on_lost) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let blocks = Blocks::default();
-        Self { store, info, states, pending, blocks, hashed, files, index, on_lost }
+        let (blocks, disk) = (Blocks::default(), RwLock::default());
+        let protection = Protection::of(&files);
+        if files.in_cache() {
+            store.ledger.set_open(info.info_hash, true);
+        }
+        Self {
+            store,
+            info,
+            states,
+            pending,
+            blocks,
+            disk,
+            protection,
+            hashed,
+            files,
+            index,
+            on_lost,
+        }
     }
 
     /// The torrent's info dictionary.
@@ -198,9 +220,10 @@ impl TorrentStore {
     ) {
         let this = self.clone();
         self.store.workers.submit(Class::Check, move || {
-            let verified = this.is_verified(piece) || this.check_at_rest(piece, root);
+            let pin = this.states.pin_one(piece).or_else(|| this.check_at_rest(piece, root));
             drop(this);
-            done(verified);
+            // It cannot be evicted before whoever asked has been told.
+            done(pin.is_some());
         });
     }
 
@@ -216,6 +239,11 @@ impl TorrentStore {
         self.store.workers.submit(Class::Write, move || {
             let result = this.put_at_rest(&range);
             drop((range, this));
+            // It cannot be evicted before whoever asked has been told.
+            let (result, _pin) = match result {
+                Ok(pin) => (Ok(()), pin),
+                Err(error) => (Err(error), None),
+            };
             done(result);
         });
     }
@@ -244,6 +272,7 @@ impl TorrentStore {
         let Some(_pins) = self.states.pin(pieces.clone()) else {
             return self.read_blocks(range, f);
         };
+        self.states.touch(pieces.clone(), self.store.moment());
         if pieces.len() == 1
             && let Some(held) = self.held(pieces.start)
         {
@@ -321,26 +350,30 @@ impl TorrentStore {
         self.blocks.forget(range.piece());
     }
 
-    fn put_at_rest(self: &Arc<Self>, range: &VerifiedRange) -> io::Result<()> {
+    fn put_at_rest(self: &Arc<Self>, range: &VerifiedRange) -> io::Result<Option<Pin>> {
         let piece = range.piece();
         if range.torrent() != self.info.info_hash || self.is_in_place() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        if self.is_at_rest(piece) {
-            return Ok(());
+        let pin = self.states.pin_one(piece);
+        if pin.is_some() && self.is_at_rest(piece) {
+            return Ok(pin);
         }
         let start = self.info.geometry.piece_range(piece).start;
-        if let Err(error) = self.files.write(start, range.bytes()) {
+        let written = self.write_reserved(start, range.bytes(), || {
+            self.list(piece, true);
+            self.states.at_rest(range);
+            lock(&self.pending).remove(&piece);
+            self.states.pin_one(piece)
+        });
+        if written.is_err() {
             self.store.keep_unwritten(self, piece);
-            return Err(error);
         }
-        self.list(piece, true);
-        self.states.at_rest(range);
-        lock(&self.pending).remove(&piece);
-        Ok(())
+        written
     }
 
-    fn check_at_rest(&self, piece: PieceIndex, root: Option<Trusted>) -> bool {
+    fn check_at_rest(&self, piece: PieceIndex, root: Option<Trusted>) -> Option<Pin> {
+        let disk = shared(&self.disk);
         let start = self.info.geometry.piece_range(piece).start;
         let mut data = self.store.buffers.take(self.info.geometry.piece_len(piece) as usize);
         match self.files.read(start, data.bytes_mut()) {
@@ -350,17 +383,54 @@ impl TorrentStore {
                     self.keep_hashes(piece, hashes.into());
                     self.states.at_rest(&range);
                     self.list(piece, true);
-                    return true;
+                    return self.states.pin_one(piece);
                 }
             }
             Err(FileError { file, error }) => {
                 tracing::debug!(%error, file, piece = piece.get(), "cannot read a hinted piece");
             }
         }
-        if self.states.lose(piece, |s| s == State::Hinted).is_some() {
+        let lost = self.states.lose(piece, |s| s == State::Hinted).is_some();
+        if lost {
             self.list(piece, false);
         }
-        self.is_verified(piece)
+        drop(disk);
+        if lost {
+            self.free_lost(piece);
+        }
+        self.states.pin_one(piece)
+    }
+
+    /// Hashes a piece that is on disk, whatever is known of it; with `repair`, a bad one is forgotten.
+    pub(super) fn hash_at_rest(
+        &self,
+        piece: PieceIndex,
+        root: Option<Trusted>,
+        repair: bool,
+    ) -> Found {
+        let on_disk = |s| matches!(s, State::AtRest | State::Hinted);
+        {
+            let _disk = shared(&self.disk);
+            if !on_disk(self.states.get(piece)) {
+                return Found::Absent;
+            }
+            let start = self.info.geometry.piece_range(piece).start;
+            let mut data = self.store.buffers.take(self.info.geometry.piece_len(piece) as usize);
+            if self.files.read(start, data.bytes_mut()).is_ok()
+                && let Judged::Verified(range, _) =
+                    gate::check(&self.info, piece, root.as_ref(), data)
+            {
+                self.states.at_rest(&range);
+                return Found::Good;
+            }
+            if !repair || self.states.lose(piece, on_disk).is_none() {
+                return Found::Bad;
+            }
+            self.list(piece, false);
+            self.tell_lost(piece, None);
+        }
+        self.free_lost(piece);
+        Found::Bad
     }
 
     /// A piece that could not be written leaves memory.
@@ -395,13 +465,13 @@ impl TorrentStore {
         error
     }
 
-    fn list(&self, piece: PieceIndex, at_rest: bool) {
+    pub(super) fn list(&self, piece: PieceIndex, at_rest: bool) {
         if let Some(index) = &self.index {
             index.set(piece, at_rest);
         }
     }
 
-    fn tell_lost(&self, piece: PieceIndex, block: Option<u32>) {
+    pub(super) fn tell_lost(&self, piece: PieceIndex, block: Option<u32>) {
         let on_lost = lock(&self.on_lost).clone();
         if let Some(on_lost) = on_lost {
             on_lost(piece, block);
@@ -427,6 +497,15 @@ impl TorrentStore {
     fn all_at_rest(&self, pieces: Range<usize>) -> bool {
         let mut pieces = pieces.filter_map(|i| self.info.geometry.piece(u32::try_from(i).ok()?));
         pieces.all(|p| self.is_at_rest(p))
+    }
+}
+
+impl Drop for TorrentStore {
+    fn drop(&mut self) {
+        if let Some(index) = &self.index {
+            index.note_use(self.protection.was_used());
+            self.store.ledger.set_open(self.info.info_hash, false);
+        }
     }
 }
 

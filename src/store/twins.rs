@@ -10,7 +10,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::budget::{Ledger, most_allocated};
 use super::files::{create_dir, create_own, open_own};
 use super::index::Index;
 use crate::proto::geometry::BLOCK_LEN;
@@ -30,8 +32,15 @@ const ROOTS: &str = "roots";
 const KEPT_LEN: usize = 32 + 8 + 8 + 16;
 
 /// Looks for the files of a torrent of which nothing is here in the other torrents of the cache, and
-/// copies and lists those that are there. Returns how many.
-pub(super) fn adopt(cache: &Path, own: &Path, info: &Info, index: &Index) -> usize {
+/// copies and lists those that are there, as far as there is room without letting anything go. Returns
+/// how many.
+pub(super) fn adopt(
+    cache: &Path,
+    own: &Path,
+    info: &Info,
+    index: &Index,
+    ledger: &Arc<Ledger>,
+) -> usize {
     let mut missing = missing(info, index);
     if missing.is_empty() {
         return 0;
@@ -48,10 +57,10 @@ pub(super) fn adopt(cache: &Path, own: &Path, info: &Info, index: &Index) -> usi
             }
             let length = entry.metadata().map_or(0, |m| if is_whole(&m) { m.len() } else { 0 });
             let Some(twins) = missing.get_mut(&length) else { continue };
-            let Some(root) = root_of(&torrent, &entry.path()) else { continue };
+            let Some(root) = root_of(&torrent, &entry.path(), ledger) else { continue };
             let before = twins.len();
             twins.retain(|(file, wanted)| {
-                *wanted != root || copy(&entry.path(), own, *file, info, index).is_err()
+                *wanted != root || copy(&entry.path(), own, *file, info, index, ledger).is_err()
             });
             adopted += before - twins.len();
             if twins.is_empty() {
@@ -82,7 +91,7 @@ fn is_whole(m: &fs::Metadata) -> bool {
 }
 
 /// The root of a file of the cache, kept from before or computed and kept.
-fn root_of(torrent: &Path, path: &Path) -> Option<Hash> {
+fn root_of(torrent: &Path, path: &Path, ledger: &Arc<Ledger>) -> Option<Hash> {
     let file = File::open(path).ok()?;
     let m = file.metadata().ok().filter(is_whole)?;
     let mut stamp = m.len().to_be_bytes().to_vec();
@@ -94,14 +103,19 @@ fn root_of(torrent: &Path, path: &Path) -> Option<Hash> {
         return Some(root);
     }
     let root = hash(file, m.len()).ok()??;
+    let room = ledger.try_reserve(4 * ledger.block());
     let keep = || {
         create_dir(kept.parent().unwrap_or(torrent))?;
         let mut file = open_own(&kept)?;
         file.set_len(0)?;
         file.write_all(&[&root[..], &stamp].concat())
     };
-    if let Err(error) = keep() {
-        tracing::debug!(%error, path = %kept.display(), "cannot keep the root of a file");
+    if room.is_some() {
+        if let Err(error) = keep() {
+            tracing::debug!(%error, path = %kept.display(), "cannot keep the root of a file");
+        }
+        let hash = torrent.file_name().and_then(|name| name.to_str()?.parse().ok());
+        hash.into_iter().for_each(|hash| ledger.measure_rest(hash));
     }
     Some(root)
 }
@@ -131,14 +145,26 @@ fn hash(mut from: impl Read, length: u64) -> io::Result<Option<Hash>> {
 }
 
 /// Copies a file, and lists its pieces so that they are hashed before their first use.
-fn copy(from: &Path, own: &Path, file: usize, info: &Info, index: &Index) -> io::Result<()> {
+fn copy(
+    from: &Path,
+    own: &Path,
+    file: usize,
+    info: &Info,
+    index: &Index,
+    ledger: &Arc<Ledger>,
+) -> io::Result<()> {
+    let length = info.files.get(file).map_or(0, |entry| entry.length);
+    let most = most_allocated(ledger.block(), [(0, length)].into_iter());
+    let _room = ledger.try_reserve(most).ok_or(io::ErrorKind::StorageFull)?;
     let path: PathBuf = own.join("files").join(file.to_string());
     let mut to = create_own(&path)?;
     // Where the file system can, the two share their blocks.
     let copied = io::copy(&mut File::open(from)?, &mut to);
+    ledger.measure(info.info_hash, file, &path);
     let entry = info.files.get(file).filter(|entry| copied.as_ref().ok() == Some(&entry.length));
     let Some(entry) = entry else {
         let _ = fs::remove_file(&path);
+        ledger.measure(info.info_hash, file, &path);
         return copied.and(Err(io::ErrorKind::UnexpectedEof.into()));
     };
     for piece in info.geometry.pieces_of(entry.offset..entry.offset + entry.length) {

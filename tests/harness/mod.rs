@@ -31,7 +31,7 @@ pub use network::{Eavesdropper, Host, LINK, Network, on_hosts};
 pub use opentracker::Opentracker;
 pub use p2pfs::{Mount, P2pfs, Status};
 pub use process::{Finished, Process, run};
-pub use scratch::{Scratch, free_port, mounts_below};
+pub use scratch::{Scratch, free_port, mounts_below, small_disk};
 pub use torrent::Torrent;
 pub use transmission::Transmission;
 pub use tree::{Node, Tree, sha256};

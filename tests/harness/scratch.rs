@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, umount2};
@@ -177,4 +178,20 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no free port");
+}
+
+/// Mounts a tmpfs of this size; the [`Scratch`] unmounts it.
+pub fn small_disk(scratch: &Scratch, size: &str) -> PathBuf {
+    let dir = scratch.dir("small-disk");
+    let mut command = if nix::unistd::Uid::effective().is_root() {
+        Command::new("mount")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["--non-interactive", "mount"]);
+        sudo
+    };
+    let options = format!("size={size},mode=1777");
+    command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&dir);
+    super::run(scratch, &mut command, super::PATIENCE).success();
+    dir
 }

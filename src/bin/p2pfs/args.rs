@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use p2pfs::proto::ids::{InfoHash, InfoHashV2};
 
 /// Mount a torrent: its files appear as a directory and are read while they download
@@ -20,8 +21,12 @@ use p2pfs::proto::ids::{InfoHash, InfoHashV2};
 pub struct Cli {
     /// Socket of the daemon to use (default: $XDG_RUNTIME_DIR/p2pfs/socket, /run/p2pfs/socket for
     /// root)
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", env = "P2PFS_SOCKET", hide_env_values = true)]
     pub socket: Option<PathBuf>,
+    /// File of settings, see p2pfs.toml(5) (default: ~/.config/p2pfs/p2pfs.toml, /etc/p2pfs.toml for
+    /// root)
+    #[arg(long, global = true, value_name = "FILE", env = "P2PFS_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -30,6 +35,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Mount(Box<super::mount::Mount>),
+    Add(super::add::Add),
+    Rm(super::rm::Rm),
     Umount(super::umount::Umount),
     Abort(super::abort::Abort),
     Status(super::status::Status),
@@ -42,11 +49,23 @@ pub enum Verb {
     Verify(super::verify::Verify),
     Seed(Box<super::seed::Seed>),
     Stop(super::stop::Stop),
+    Limit(super::limit::Limit),
+    Metrics(super::metrics::Metrics),
+    Cache(super::cache::Cache),
     Dht(super::dht::Dht),
     Sim(super::sim::Sim),
-    /// Print the manual page
+    /// Print what makes a shell complete commands and options: see p2pfs(1)
+    Completions {
+        /// bash, zsh or fish
+        shell: Shell,
+    },
+    /// Print a manual page
     #[command(hide = true)]
-    Man,
+    Man {
+        /// p2pfs.toml, or p2pfs
+        #[arg(default_value = "p2pfs")]
+        page: String,
+    },
 }
 
 /// The command line with `mount` put in where mount(8) leaves it out; `None` when there is nothing

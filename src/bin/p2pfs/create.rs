@@ -11,6 +11,7 @@ use p2pfs::proto::metainfo::{BuildOptions, Builder, Version};
 use p2pfs::rpc::size;
 
 use super::hashing::{Digests, Job, ReadError};
+use super::source;
 use super::tree::{self, Exclude};
 
 /// Make a torrent of a file or folder, and print its magnet link
@@ -37,7 +38,7 @@ pub struct Create {
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// Tracker to announce to, repeatable
-    #[arg(long = "tracker", value_name = "URL", value_parser = tracker)]
+    #[arg(long = "tracker", value_name = "URL", value_parser = source::tracker)]
     trackers: Vec<String>,
     /// Web server that has the files (BEP 19), repeatable
     #[arg(long = "web-seed", value_name = "URL", value_parser = web_seed)]
@@ -140,15 +141,6 @@ fn piece_length(text: &str) -> Result<u32, String> {
             Ok(length)
         }
         _ => Err("a power of two from 16K to 64M is needed".into()),
-    }
-}
-
-fn tracker(text: &str) -> Result<String, String> {
-    match url::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https" | "udp") && url.has_host() => {
-            Ok(text.into())
-        }
-        _ => Err("an http, https or udp URL is needed".into()),
     }
 }
 

@@ -8,16 +8,25 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use p2pfs::rpc::{
     Client, ConnectError, ErrorKind, Outcome, Places, Request, Response, RpcError, Settings,
-    beside, frame, start_lock,
+    beside, frame, size, start_lock,
 };
 use tokio::net::unix::pipe;
 
 use super::progress::Shown;
 
+/// Which daemon is meant, and what it is started with.
+#[derive(Clone, Copy)]
+pub struct At<'a> {
+    /// Its socket, if it is not that of the user.
+    pub socket: Option<&'a Path>,
+    /// Its file of settings, if it is not that of the user.
+    pub config: Option<&'a Path>,
+}
+
 /// How often to try again when a daemon leaves just as we come.
 const TRIES: usize = 5;
 /// What to say when there is no place for socket and cache.
-const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
+pub const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
 
 /// Asks whichever running daemon has what the request is about.
 pub async fn ask(
@@ -47,9 +56,17 @@ pub async fn ask(
 /// What a request is about, to begin a line with.
 fn subject(request: &Request) -> String {
     let path = match request {
-        Request::Umount { dir, .. } | Request::Abort { dir } | Request::Wait { dir } => Some(dir),
-        Request::Status { dir } => dir.as_ref(),
-        Request::Prefetch { path } => Some(path),
+        Request::Umount { dir, .. }
+        | Request::Abort { dir }
+        | Request::Wait { dir }
+        | Request::Add { dir, .. }
+        | Request::Remove { dir, .. } => Some(dir),
+        Request::Status { path } => path.as_ref(),
+        Request::Prefetch { path } | Request::Pin { path, .. } | Request::View { path, .. } => {
+            Some(path)
+        }
+        Request::Cache { dir, .. } => Some(dir),
+        Request::Limit { path, .. } => path.as_ref(),
         Request::Stop { what } => Some(what),
         Request::Mount(_)
         | Request::Seed(_)
@@ -78,12 +95,12 @@ pub async fn ask_all(
 
 /// Asks the user's daemon, which is started if it does not run, and shows how far it is.
 pub async fn ask_started(
-    socket: Option<&Path>,
+    at: At<'_>,
     settings: &Settings,
     request: Request,
     mut on_event: impl FnMut(Response),
 ) -> Result<Outcome> {
-    let client = connect_or_start(&own_socket(socket)?, settings).await?;
+    let client = connect_or_start(&own_socket(at.socket)?, at.config, settings).await?;
     let mut shown = Shown::default();
     let outcome = client
         .call(request, |event| match event {
@@ -96,18 +113,22 @@ pub async fn ask_started(
 }
 
 /// Becomes a daemon of its own that does `request` in the foreground. Returns only if that fails.
-pub fn become_daemon(socket: Option<&Path>, settings: &Settings, request: &Request) -> Result<()> {
+pub fn become_daemon(at: At<'_>, settings: &Settings, request: &Request) -> Result<()> {
     let program = program();
-    let mut command = command(&program);
+    let mut command = command(&program, at.config)?;
     command.arg("--foreground").args(arguments(settings));
-    if let Some(socket) = socket {
+    if let Some(socket) = at.socket {
         command.arg("--socket").arg(socket);
     }
     let error = command.arg("--request").arg(serde_json::to_string(request)?).exec();
     Err(error).with_context(|| cannot_run(&program))
 }
 
-async fn connect_or_start(socket: &Path, settings: &Settings) -> Result<Client> {
+async fn connect_or_start(
+    socket: &Path,
+    config: Option<&Path>,
+    settings: &Settings,
+) -> Result<Client> {
     for _ in 0..TRIES {
         match Client::connect(socket).await {
             Err(ConnectError::NotRunning) => {}
@@ -117,7 +138,7 @@ async fn connect_or_start(socket: &Path, settings: &Settings) -> Result<Client> 
         let _lock = start_lock(socket)
             .with_context(|| format!("{}: no daemon can be started there", socket.display()))?;
         match Client::connect(socket).await {
-            Err(ConnectError::NotRunning) => start(socket, settings).await?,
+            Err(ConnectError::NotRunning) => start(socket, config, settings).await?,
             connected => return Ok(connected?),
         }
     }
@@ -125,10 +146,10 @@ async fn connect_or_start(socket: &Path, settings: &Settings) -> Result<Client> 
 }
 
 /// Starts a daemon and waits until it is ready.
-async fn start(socket: &Path, settings: &Settings) -> Result<()> {
+async fn start(socket: &Path, config: Option<&Path>, settings: &Settings) -> Result<()> {
     let program = program();
     let (told, tell) = std::io::pipe().context("cannot make a pipe")?;
-    let child = command(&program)
+    let child = command(&program, config)?
         .arg("--detach")
         .arg("--socket")
         .arg(socket)
@@ -161,10 +182,13 @@ fn cannot_run(program: &Path) -> String {
 const GIVEN_BACK_FROM: u32 = 512 << 10;
 
 /// The daemon's command line begins like this.
-fn command(program: &Path) -> Command {
+fn command(program: &Path, config: Option<&Path>) -> Result<Command> {
     let mut command = Command::new(program);
     command.env("MALLOC_MMAP_THRESHOLD_", GIVEN_BACK_FROM.to_string());
-    command
+    if let Some(config) = config {
+        command.arg("--config").arg(std::path::absolute(config)?);
+    }
+    Ok(command)
 }
 
 /// `p2pfs-mountd` from beside this executable, otherwise from the PATH.
@@ -181,11 +205,22 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     if let Some(port) = settings.port {
         flag("--port", port.to_string().into());
     }
+    if let Some(metrics) = settings.metrics {
+        flag("--metrics", metrics.to_string().into());
+    }
     for address in &settings.listen {
         flag("--listen", address.to_string().into());
     }
     if let Some(dir) = &settings.data_dir {
         flag("--data-dir", dir.0.clone().into());
+    }
+    match settings.cache_size {
+        Some(size::Amount::Bytes(bytes)) => flag("--cache-size", bytes.to_string().into()),
+        Some(size::Amount::Share(share)) => flag("--cache-size", format!("{share}%").into()),
+        None => {}
+    }
+    if let Some(free) = settings.cache_free {
+        flag("--cache-free", free.to_string().into());
     }
     for (name, limit) in
         [("--upload-limit", settings.upload_limit), ("--download-limit", settings.download_limit)]

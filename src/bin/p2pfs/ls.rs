@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
@@ -11,6 +10,7 @@ use p2pfs::proto::metainfo::Info;
 use p2pfs::proto::metainfo::layout::{EntryKind, Layout};
 use p2pfs::rpc::{ListedFile, Request, Response, WirePath, visible};
 
+use super::daemon::At;
 use super::source::{self, Network};
 use super::{daemon, mount};
 
@@ -27,7 +27,7 @@ pub struct Ls {
 }
 
 impl Ls {
-    pub async fn run(self, socket: Option<&Path>) -> Result<()> {
+    pub async fn run(self, at: At<'_>) -> Result<()> {
         let resolved = match source::check(&self.source).await? {
             (_, Some(resolved)) => resolved,
             (url, None) => resolve(&url).await?,
@@ -35,11 +35,11 @@ impl Ls {
         match resolved {
             Source::Metainfo(metainfo) => print(&files(&metainfo.info)),
             Source::Magnet(_) => {
-                let request = self.network.request(self.source, Vec::new(), self.timeout)?;
+                let request = self.network.request(self.source, self.timeout)?;
                 let settings = request.settings.clone();
                 let mut listed = Vec::new();
                 let request = Request::List(Box::new(request));
-                daemon::ask_started(socket, &settings, request, |event| {
+                daemon::ask_started(at, &settings, request, |event| {
                     if let Response::Files(files) = event {
                         listed.extend(files);
                     }

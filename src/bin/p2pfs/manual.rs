@@ -2,14 +2,24 @@
 
 use std::io::{self, Write};
 
-use anyhow::Result;
-use clap::{Command, CommandFactory};
+use anyhow::{Context, Result, bail};
+use clap::{ArgAction, Command, CommandFactory};
 use clap_mangen::Man;
+use p2pfs::rpc::{DAEMON_KEYS, MOUNT_KEYS};
 
 use super::args::Cli;
 
-/// Prints the page: the command, then a section for each verb.
-pub fn print() -> Result<()> {
+/// Prints a page.
+pub fn print(page: &str) -> Result<()> {
+    match page {
+        "p2pfs" => command(),
+        "p2pfs.toml" => settings(),
+        page => bail!("{page}: no page that is made here; there are p2pfs and p2pfs.toml"),
+    }
+}
+
+/// The command, then a section for each verb.
+fn command() -> Result<()> {
     let mut cli = Cli::command();
     cli.build();
     let mut page = Vec::new();
@@ -51,6 +61,93 @@ fn section(page: &mut Vec<u8>, verb: &Command) -> Result<()> {
     Ok(())
 }
 
+/// p2pfs.toml(5): a paragraph for each key, which is a flag of `mount`.
+fn settings() -> Result<()> {
+    let cli = Cli::command();
+    let mount = cli.find_subcommand("mount").context("there is no mount")?;
+    let mut page = SETTINGS_HEAD.to_owned();
+    for (title, keys) in
+        [("KEYS OF THE DAEMON", DAEMON_KEYS.as_slice()), ("KEYS OF EACH MOUNT", &MOUNT_KEYS)]
+    {
+        page.push_str(&format!(".SH \"{title}\"\n"));
+        for key in keys {
+            let flag = mount.get_arguments().find(|flag| flag.get_long() == Some(key));
+            let flag = flag.with_context(|| format!("{key}: no flag of mount"))?;
+            let value = match flag.get_action() {
+                ArgAction::SetTrue => "true",
+                _ => flag.get_value_names().and_then(|names| names.first()).map_or("", |n| n),
+            };
+            let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+            let escape = |text: &str| text.replace('-', "\\-").replace('\'', "\\(aq");
+            page.push_str(&format!(
+                ".TP\n\\fB{}\\fR = \\fI{value}\\fR\n{}\n",
+                escape(key),
+                escape(&help)
+            ));
+        }
+    }
+    page.push_str(SETTINGS_TAIL);
+    io::stdout().write_all(page.as_bytes())?;
+    Ok(())
+}
+
+/// The beginning of p2pfs.toml(5).
+const SETTINGS_HEAD: &str = r#".TH p2pfs.toml 5 "" "p2pfs" "File Formats Manual"
+.SH NAME
+p2pfs.toml \- settings of p2pfs
+.SH DESCRIPTION
+What the flags of
+.BR p2pfs (1)
+and
+.BR p2pfs-mountd (8)
+say unless they are given, in TOML under the same names, without sections. A flag wins over the file,
+the file over what is built in. A number or a text is written as the flag has it, a text in quotes; a
+flag without value is
+.B true
+or
+.BR false ;
+what is repeatable is a list. A key that is not known, or whose value makes no sense, is an error that
+names it.
+.PP
+The daemon reads its keys when it starts, so a change is seen by the next daemon; on SIGHUP it reads
+.B upload\-limit
+and
+.B download\-limit
+anew. The keys of mounts are read by each
+.BR "p2pfs mount" .
+.SH EXAMPLE
+.nf
+.RS
+port = 6881
+listen = ["192.0.2.1", "2001:db8::1"]
+upload\-limit = "2M"
+no\-lsd = true
+read\-timeout = 600
+umask = "027"
+.RE
+.fi
+"#;
+
+/// The end of p2pfs.toml(5).
+const SETTINGS_TAIL: &str = r#".SH FILES
+.TP
+\fI~/.config/p2pfs/p2pfs.toml\fR, or below \fI$XDG_CONFIG_HOME\fR
+The settings of a user.
+.TP
+\fI/etc/p2pfs.toml\fR
+Those of root.
+.PP
+.B \-\-config
+.I FILE
+or
+.B P2PFS_CONFIG
+in the environment names another.
+.SH "SEE ALSO"
+.BR p2pfs (1),
+.BR p2pfs-mountd (8),
+.BR systemd.exec (5)
+"#;
+
 /// What the definition does not say.
 const TAIL: &str = r#".SH "EXIT STATUS"
 0 if it is done, 1 if it failed, 2 if the command line makes no sense. A failure is one line on
@@ -62,7 +159,24 @@ What the daemon logs, such as \fBdebug\fR or \fBp2pfs::engine=trace\fR (default:
 .TP
 \fBXDG_RUNTIME_DIR\fR, \fBXDG_CACHE_HOME\fR
 Where the socket and the cache are, for users other than root.
+.TP
+\fBP2PFS_SOCKET\fR
+The socket of the daemon to use, instead of the user's own.
+.TP
+\fBP2PFS_CONFIG\fR
+The file of settings, instead of the user's own.
+.SH COMPLETIONS
+.nf
+.RS
+p2pfs completions bash >~/.local/share/bash-completion/completions/p2pfs
+p2pfs completions zsh >~/.zfunc/_p2pfs
+p2pfs completions fish >~/.config/fish/completions/p2pfs.fish
+.RE
+.fi
 .SH FILES
+.TP
+\fI~/.config/p2pfs/p2pfs.toml\fR, \fI/etc/p2pfs.toml\fR
+The settings.
 .TP
 \fI~/.cache/p2pfs\fR, \fI/var/cache/p2pfs\fR
 The cache.
@@ -71,6 +185,7 @@ The cache.
 The socket of the daemon; its log is beside it.
 .SH "SEE ALSO"
 .BR p2pfs (7),
+.BR p2pfs.toml (5),
 .BR p2pfs-mountd (8),
 .BR fusermount3 (1)
 "#;

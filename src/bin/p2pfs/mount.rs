@@ -1,14 +1,15 @@
 //! `p2pfs mount`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use p2pfs::fs::MountOptions;
 use p2pfs::fs::mount::{MountError, check as check_dir};
 use p2pfs::proto::seeding::SeedUntil;
-use p2pfs::rpc::{ErrorKind, MountRequest, Request, RpcError, size, visible};
+use p2pfs::rpc::{Config, ErrorKind, MountRequest, Request, RpcError, size, visible};
 
+use super::daemon::At;
 use super::source::{self, Network};
 use super::{daemon, options, places};
 
@@ -19,10 +20,14 @@ use super::{daemon, options, places};
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Mount {
-    /// Magnet link, .torrent file, http(s) URL of one, or info hash
-    pub source: String,
+    /// Magnet link, .torrent file, http(s) URL of one, or info hash; of several, each gets a folder
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<String>,
     /// Empty directory to mount it on
     pub dir: PathBuf,
+    /// Make a folder for the torrent also if it is one; `p2pfs add` and `rm` change which there are
+    #[arg(long)]
+    pub folders: bool,
     /// Stay, and unmount on SIGINT and SIGTERM: a daemon of its own for this one mount
     #[arg(short, long)]
     pub foreground: bool,
@@ -76,17 +81,29 @@ pub struct Mount {
 pub const TIMEOUT: u64 = 120;
 
 impl Mount {
-    pub async fn run(self, socket: Option<&Path>) -> Result<()> {
-        let (mount, other_socket) = options::apply(self)?;
-        let socket = socket.or(other_socket.as_deref());
+    pub async fn run(self, at: At<'_>) -> Result<()> {
+        let said = options::apply(self)?;
+        let socket = at.socket.or(said.socket.as_deref());
+        let at = At { socket, config: at.config.or(said.config.as_deref()) };
+        let mount = options::with_file(said.mount, &Config::load(at.config)?)?;
         let foreground = mount.foreground;
         let request = mount.request().await?;
-        let (settings, dir) = (request.source.settings.clone(), request.dir.clone());
+        let settings = request.sources.first().map(|source| source.settings.clone());
+        let (settings, dir) = (settings.unwrap_or_default(), request.dir.clone());
         let request = Request::Mount(Box::new(request));
         if foreground {
-            return daemon::become_daemon(socket, &settings, &request);
+            return daemon::become_daemon(at, &settings, &request);
         }
-        let mounted = daemon::ask_started(socket, &settings, request, |_| {}).await?;
+        let mounted = daemon::ask_started(at, &settings, request, |_| {}).await?;
+        if mounted.folders > 0 {
+            let folders = size::count(mounted.folders, "folder");
+            let empty = match mounted.empty {
+                0 => String::new(),
+                empty => format!("; {empty} still empty, see p2pfs status"),
+            };
+            eprintln!("p2pfs: {folders} on {}{empty}", visible(&dir.to_string_lossy()));
+            return Ok(());
+        }
         eprintln!(
             "p2pfs: {} ({} in {}) is mounted on {}",
             visible(&mounted.name),
@@ -102,15 +119,21 @@ impl Mount {
         if let Some(message) = self.contradiction() {
             return Err(RpcError::new(ErrorKind::Usage, message).into());
         }
-        let (source, _) = source::check(&self.source).await?;
+        let mut sources = Vec::new();
+        for source in &self.sources {
+            sources.push(source::check(source).await?.0);
+        }
         let dir = check_dir(&self.mount_options()).map_err(|error| match error {
             MountError::Option(error) => RpcError::new(ErrorKind::Usage, error),
             error => RpcError::failed(error),
         })?;
         let keep = self.keep.as_deref().map(places::absolute).transpose()?;
         let timeout = self.timeout.unwrap_or(TIMEOUT);
+        let sources: Result<_> =
+            sources.into_iter().map(|source| self.network.request(source, timeout)).collect();
         Ok(MountRequest {
-            source: self.network.request(source, Vec::new(), timeout)?,
+            sources: sources?,
+            folders: self.folders,
             dir: dir.into(),
             on_demand: self.on_demand,
             until_done: self.until_done,
@@ -130,7 +153,13 @@ impl Mount {
     /// What is wrong with the options taken together.
     fn contradiction(&self) -> Option<&'static str> {
         let settings = &self.network.settings;
+        let one = self.sources.len() == 1 && !self.folders;
+        let of_one = self.until_done || self.seed_until.is_some() || !self.select.is_empty();
         match () {
+            () if !one && (of_one || self.keep.is_some()) => Some(
+                "--until-done, --seed-until, --keep and --select are about one torrent, and this is a \
+                 mount of folders: mount it alone",
+            ),
             () if self.keep.is_some() && !self.until_done && self.seed_until.is_none() => {
                 Some("--keep says where finished files go: it needs --until-done or --seed-until")
             }
@@ -159,19 +188,12 @@ impl Mount {
 
     /// What is said in either of two places; this one wins.
     pub fn or(mut self, other: Self) -> Self {
-        let (settings, others) = (&mut self.network.settings, other.network.settings);
-        settings.port = settings.port.or(others.port);
-        settings.data_dir = settings.data_dir.take().or(others.data_dir);
-        settings.upload_limit = settings.upload_limit.or(others.upload_limit);
-        settings.download_limit = settings.download_limit.or(others.download_limit);
-        settings.listen.extend(others.listen);
-        settings.no_lsd |= others.no_lsd;
-        settings.no_pex |= others.no_pex;
-        settings.no_dht |= others.no_dht;
-        settings.dht_bootstrap.extend(others.dht_bootstrap);
+        self.network.settings = self.network.settings.or(other.network.settings);
         self.network.peers.extend(other.network.peers);
+        self.network.trackers.extend(other.network.trackers);
         self.select.extend(other.select);
         self.foreground |= other.foreground;
+        self.folders |= other.folders;
         self.on_demand |= other.on_demand;
         self.until_done |= other.until_done;
         self.no_seed |= other.no_seed;
@@ -179,6 +201,10 @@ impl Mount {
         self.keep = self.keep.or(other.keep);
         self.timeout = self.timeout.or(other.timeout);
         self.read_timeout = self.read_timeout.or(other.read_timeout);
+        self.allow_other |= other.allow_other;
+        self.uid = self.uid.or(other.uid);
+        self.gid = self.gid.or(other.gid);
+        self.umask = self.umask.or(other.umask);
         self
     }
 }

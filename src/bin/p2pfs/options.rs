@@ -1,19 +1,25 @@
 //! `-o`: the options of `p2pfs mount` as mount(8) and fstab write them.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use clap::Parser;
 
 use super::mount::Mount;
-use p2pfs::rpc::{ErrorKind, RpcError};
+use p2pfs::rpc::{Config, ErrorKind, MOUNT_KEYS, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 21] = [
+const OURS: [&str; 27] = [
     "socket",
+    "config",
     "peer",
+    "tracker",
     "port",
     "listen",
     "no-lsd",
     "data-dir",
     "on-demand",
+    "folders",
     "until-done",
     "seed-until",
     "keep",
@@ -26,8 +32,11 @@ const OURS: [&str; 21] = [
     "no-pex",
     "no-dht",
     "dht-bootstrap",
+    "metrics",
     "foreground",
     "cache",
+    "cache-size",
+    "cache-free",
 ];
 
 /// The flags of ours among `-o` values, as command-line flags, and what is left for the mount.
@@ -45,22 +54,23 @@ pub fn split(values: &[String]) -> (Vec<String>, Vec<String>) {
     (flags, rest)
 }
 
-/// The words of `-o` alone, parsed as flags.
+/// The words of `-o` alone, or of the file of settings, parsed as flags.
 #[derive(Parser)]
 #[command(name = "-o", no_binary_name = true, disable_help_flag = true)]
-struct Flags {
+pub struct Flags {
     #[arg(long)]
-    socket: Option<std::path::PathBuf>,
+    pub socket: Option<PathBuf>,
+    #[arg(long)]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
-    mount: Mount,
+    pub mount: Mount,
 }
 
-/// `mount` with the flags of ours that are among its `-o` values, and the socket if they name one.
-pub fn apply(mount: Mount) -> Result<(Mount, Option<std::path::PathBuf>), RpcError> {
+/// `mount` with the flags of ours that are among its `-o` values, and the daemon that they name.
+pub fn apply(mount: Mount) -> Result<Flags, RpcError> {
     let (flags, rest) = split(&mount.options);
-    let words = flags.iter().cloned().chain(["--".into(), mount.source.clone()]);
-    let words = words.map(std::ffi::OsString::from).chain([mount.dir.clone().into_os_string()]);
-    let said = Flags::try_parse_from(words).map_err(|error| {
+    let words = flags.iter().map(OsString::from).chain(positional(&mount));
+    let mut said = Flags::try_parse_from(words).map_err(|error| {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();
         let line = line.strip_prefix("error: ").unwrap_or(line).replace("--", "");
@@ -69,9 +79,27 @@ pub fn apply(mount: Mount) -> Result<(Mount, Option<std::path::PathBuf>), RpcErr
             format_args!("-o {}: {line}", flags.join(",").replace("--", "")),
         )
     })?;
-    let mut mount = mount.or(said.mount);
-    mount.options = rest;
-    Ok((mount, said.socket))
+    said.mount = mount.or(said.mount);
+    said.mount.options = rest;
+    Ok(said)
+}
+
+/// `mount` with what the file of settings says of mounts.
+pub fn with_file(mount: Mount, file: &Config) -> Result<Mount, RpcError> {
+    let mut file = file.read::<Flags>(&MOUNT_KEYS, &positional(&mount))?.mount;
+    // What contradicts a flag gives way to it.
+    file.on_demand &= mount.seed_until.is_none();
+    file.no_seed &= mount.seed_until.is_none();
+    Ok(mount.or(file))
+}
+
+/// The words behind the flags.
+fn positional(mount: &Mount) -> Vec<OsString> {
+    let sources = mount.sources.iter().map(OsString::from);
+    std::iter::once("--".into())
+        .chain(sources)
+        .chain([mount.dir.clone().into_os_string()])
+        .collect()
 }
 
 #[cfg(test)]
@@ -81,7 +109,7 @@ mod tests {
     fn mount(options: &[&str]) -> Result<Mount, RpcError> {
         let mut words = vec!["magnet:?", "/mnt", "--on-demand", "--port=2"];
         options.iter().for_each(|option| words.extend(["-o", option]));
-        apply(Flags::try_parse_from(words).unwrap().mount).map(|(mount, _)| mount)
+        apply(Flags::try_parse_from(words).unwrap().mount).map(|said| said.mount)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `p2pfs seed`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -8,6 +8,7 @@ use p2pfs::engine::Source;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{Request, SeedRequest, size, visible};
 
+use super::daemon::At;
 use super::source::{self, Network};
 use super::{daemon, mount, places};
 
@@ -21,9 +22,6 @@ pub struct Seed {
     torrent: String,
     /// File or folder that it describes
     path: PathBuf,
-    /// Tracker to announce to, beside the torrent's own, repeatable
-    #[arg(long = "tracker", value_name = "URL")]
-    trackers: Vec<String>,
     /// Stop when this is met: ratio=R, so many full copies sent, or time=D, such as time=30m; see
     /// p2pfs(7). Without RULE, as the last word of the line, ratio=1.0
     #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "ratio=1.0")]
@@ -36,21 +34,21 @@ pub struct Seed {
 }
 
 impl Seed {
-    pub async fn run(self, socket: Option<&Path>) -> Result<()> {
+    pub async fn run(self, at: At<'_>) -> Result<()> {
         let (torrent, resolved) = source::check(&self.torrent).await?;
         if let Some(Source::Magnet(_)) = resolved {
             bail!("{}: only names a torrent; seeding needs its .torrent file", self.torrent);
         }
         let data = places::existing(&self.path)?;
-        let source = self.network.request(torrent, self.trackers, mount::TIMEOUT)?;
+        let source = self.network.request(torrent, mount::TIMEOUT)?;
         let settings = source.settings.clone();
         let seed_until = self.seed_until;
         let request = SeedRequest { source, data: data.clone().into(), seed_until };
         let request = Request::Seed(Box::new(request));
         if self.foreground {
-            return daemon::become_daemon(socket, &settings, &request);
+            return daemon::become_daemon(at, &settings, &request);
         }
-        let seeding = daemon::ask_started(socket, &settings, request, |_| {}).await?;
+        let seeding = daemon::ask_started(at, &settings, request, |_| {}).await?;
         eprintln!(
             "p2pfs: {} ({} in {}) is checked and seeded from {}",
             visible(&seeding.name),

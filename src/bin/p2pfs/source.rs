@@ -16,27 +16,36 @@ pub struct Network {
     /// Peer to connect to, as HOST:PORT, repeatable
     #[arg(long = "peer", value_name = "ADDR")]
     pub peers: Vec<String>,
+    /// Tracker to announce to, beside the torrent's own, repeatable; a torrent that is mounted or
+    /// seeded already keeps those it has
+    #[arg(long = "tracker", value_name = "URL", value_parser = tracker)]
+    pub trackers: Vec<String>,
     #[command(flatten)]
     pub settings: Settings,
 }
 
 impl Network {
     /// The request for `source`, for the daemon, which has another folder than we have.
-    pub fn request(
-        self,
-        source: String,
-        trackers: Vec<String>,
-        timeout: u64,
-    ) -> Result<SourceRequest> {
+    pub fn request(&self, source: String, timeout: u64) -> Result<SourceRequest> {
         let mut peers = Vec::new();
         for peer in &self.peers {
             peers.extend(addresses(peer)?);
         }
-        let mut settings = self.settings;
+        let mut settings = self.settings.clone();
         if let Some(dir) = &mut settings.data_dir {
             dir.0 = places::absolute(dir)?;
         }
-        Ok(SourceRequest { source, peers, trackers, timeout, settings })
+        Ok(SourceRequest { source, peers, trackers: self.trackers.clone(), timeout, settings })
+    }
+}
+
+/// The URL of a tracker, as it is.
+pub fn tracker(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https" | "udp") && url.has_host() => {
+            Ok(text.into())
+        }
+        _ => Err("an http, https or udp URL is needed".into()),
     }
 }
 

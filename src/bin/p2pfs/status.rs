@@ -1,69 +1,112 @@
 //! `p2pfs status`
 
+mod table;
+mod watch;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use p2pfs::rpc::{DhtNodes, Request, Response, ShareKind, ShareStatus, size, visible};
+use p2pfs::rpc::{DhtNodes, PartStatus, Request, Response, ShareKind, ShareStatus, size, visible};
 
 use super::{daemon, places};
 
-/// Describe a mount, or all mounts and seeds
+/// Describe all mounts and seeds, one of them, or what of a file is here
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Where the torrent is mounted (default: all)
-    dir: Option<PathBuf>,
+    /// Where a torrent is mounted, data that is seeded, or a file or folder in a mount (default: all
+    /// mounts and seeds)
+    path: Option<PathBuf>,
     /// As a JSON array with everything that is known
     #[arg(long)]
     json: bool,
+    /// Fill the terminal, anew each second, until Ctrl-C; of one mount or seed with a map of its pieces,
+    /// its peers, and the reads that wait
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+}
+
+/// What was told.
+#[derive(Default)]
+struct Told {
+    shares: Vec<ShareStatus>,
+    parts: Vec<PartStatus>,
+}
+
+impl Told {
+    fn take(&mut self, event: Response) {
+        match event {
+            Response::Share(share) => self.shares.push(*share),
+            Response::Part(part) => self.parts.push(*part),
+            _ => {}
+        }
+    }
 }
 
 impl Status {
     pub async fn run(self, socket: Option<&Path>) -> Result<()> {
-        let dir = self.dir.as_deref().map(places::in_mount).transpose()?;
-        let one = dir.is_some();
-        let request = Request::Status { dir: dir.map(Into::into) };
-        let mut shares = Vec::new();
-        let take = |event| {
-            if let Response::Share(share) = event {
-                shares.push(*share);
-            }
-        };
+        let path = self.path.as_deref().map(places::in_mount).transpose()?;
+        if self.watch {
+            return watch::run(socket, path).await;
+        }
+        let one = path.is_some();
+        let request = Request::Status { path: path.map(Into::into) };
+        let mut told = Told::default();
         if one {
-            daemon::ask(socket, request, take).await?;
+            daemon::ask(socket, request, |event| told.take(event)).await?;
         } else {
-            daemon::ask_all(socket, &request, take).await?;
+            daemon::ask_all(socket, &request, |event| told.take(event)).await?;
         }
         let mut out = io::stdout().lock();
         if self.json {
-            writeln!(out, "{}", serde_json::to_string_pretty(&shares)?)?;
-        } else if shares.is_empty() {
-            writeln!(out, "nothing is mounted or seeded")?;
+            // It was one or the other that was asked about.
+            let json = match told.parts.is_empty() {
+                true => serde_json::to_string_pretty(&told.shares)?,
+                false => serde_json::to_string_pretty(&told.parts)?,
+            };
+            writeln!(out, "{json}")?;
+            return Ok(());
         }
-        for share in shares.iter().filter(|_| !self.json) {
-            describe(&mut out, share)?;
+        match (one, told.shares.is_empty()) {
+            (true, _) => {
+                told.shares.iter().try_for_each(|share| describe(&mut out, share))?;
+                told.parts.iter().try_for_each(|part| describe_part(&mut out, part))?;
+            }
+            (false, true) => writeln!(out, "nothing is mounted or seeded")?,
+            (false, false) => table::print(&mut out, &told.shares)?,
         }
         Ok(())
     }
 }
 
-fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
-    let torrent = &share.torrent;
-    let kind = match share.kind {
+/// What a share is, in a word.
+fn kind(share: &ShareStatus) -> &'static str {
+    match share.kind {
         ShareKind::Mount if share.detached => "detached",
         ShareKind::Mount => "mount",
         ShareKind::Seed => "seed",
-    };
+    }
+}
+
+fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
+    let torrent = &share.torrent;
     let (path, name) = (visible(&share.path.to_string_lossy()), visible(&torrent.name));
-    writeln!(out, "{path}  {kind} of {name} ({})", torrent.info_hash)?;
+    if torrent.info_hash.is_empty() {
+        writeln!(out, "{path}  no metadata yet")?;
+        return problems(share).iter().try_for_each(|problem| writeln!(out, "  {problem}"));
+    }
+    writeln!(out, "{path}  {} of {name} ({})", kind(share), torrent.info_hash)?;
+    let left = torrent.wanted.saturating_sub(torrent.wanted_verified);
+    let left = size::time_left(left, torrent.download_rate);
     writeln!(
         out,
-        "  {}: {} of {} verified ({} %)",
+        "  {}: {} of {} verified ({} %){}",
         torrent.state,
         size::show(torrent.wanted_verified),
         size::show(torrent.wanted),
-        size::percent(torrent.wanted_verified, torrent.wanted)
+        size::percent(torrent.wanted_verified, torrent.wanted),
+        left.map(|left| format!(", {left} left")).unwrap_or_default()
     )?;
     writeln!(
         out,
@@ -80,8 +123,8 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
         let from: Vec<_> = torrent.peers_from.iter().map(|(who, n)| format!("{n} {who}")).collect();
         writeln!(out, "  peers by source: {}", from.join(", "))?;
     }
-    if let Some(why) = &torrent.nobody {
-        writeln!(out, "  no peers: {why}")?;
+    if let Some(why) = &torrent.limited {
+        writeln!(out, "  {why}")?;
     }
     if let Some(DhtNodes { v4, v6 }) = share.dht_nodes {
         writeln!(out, "  DHT: {} by IPv4, {v6} by IPv6", size::count(v4 as u64, "node"))?;
@@ -89,13 +132,39 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
     if let Some(rule) = share.seed_until {
         writeln!(out, "  ends when it is complete and seeded until {rule}")?;
     }
-    for tracker in &torrent.trackers {
-        if let Some(error) = &tracker.error {
-            writeln!(out, "  tracker {}: {error}", tracker.url)?;
-        }
-    }
-    for problem in torrent.error.iter().chain(&share.problem) {
-        writeln!(out, "  problem: {problem}")?;
+    for problem in problems(share) {
+        writeln!(out, "  {problem}")?;
     }
     Ok(())
+}
+
+/// What is wrong with a share, a line each.
+fn problems(share: &ShareStatus) -> Vec<String> {
+    let torrent = &share.torrent;
+    let nobody = torrent.nobody.iter().map(|why| format!("no peers: {why}"));
+    let trackers = torrent.trackers.iter().filter_map(|tracker| {
+        let error = tracker.error.as_ref()?;
+        Some(format!("tracker {}: {}", visible(&tracker.url), visible(error)))
+    });
+    let empty = torrent.info_hash.is_empty();
+    let own = torrent.error.iter().chain(&share.problem).filter(|error| !error.is_empty());
+    let own = own.map(|error| if empty { error.clone() } else { format!("problem: {error}") });
+    nobody.chain(trackers).chain(own).collect()
+}
+
+fn describe_part(out: &mut impl Write, part: &PartStatus) -> io::Result<()> {
+    let path = visible(&part.path.to_string_lossy());
+    let files = match part.files {
+        1 => String::new(),
+        files => format!("{}, ", size::count(files, "file")),
+    };
+    writeln!(
+        out,
+        "{path}  {files}{} of {} verified ({} %), {} of {}",
+        size::show(part.verified),
+        size::show(part.total),
+        size::percent(part.verified, part.total),
+        part.pieces_verified,
+        size::count(part.pieces, "piece")
+    )
 }

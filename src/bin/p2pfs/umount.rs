@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use p2pfs::fs::mount::is_dead;
 use p2pfs::fs::mountinfo::{FS_TYPE, mount_at};
-use p2pfs::rpc::{ErrorKind, Request, RpcError, Unmounting, size};
+use p2pfs::rpc::{ErrorKind, Request, RpcError, Unmounting, size, visible};
 
 use super::{daemon, places};
 
@@ -26,6 +26,9 @@ pub struct Umount {
     /// Detach it now; it ends when nobody uses it any more
     #[arg(long, short = 'l')]
     lazy: bool,
+    /// Wait until everything that was selected is here, then end it
+    #[arg(long, conflicts_with_all = ["force", "lazy"])]
+    when_done: bool,
 }
 
 impl Umount {
@@ -36,13 +39,20 @@ impl Umount {
             (_, true) => Unmounting::Lazy,
             _ => Unmounting::Clean,
         };
+        if self.when_done {
+            super::wait::until_complete(socket, &dir).await?;
+        }
         let request = Request::Umount { dir: dir.clone().into(), how };
         let error = match daemon::ask(socket, request, |_| {}).await {
-            Ok(done) if done.reads > 0 && self.force => {
-                eprintln!("p2pfs: ended {}", size::count(done.reads, "waiting read"));
+            Ok(done) => {
+                if done.reads > 0 && self.force {
+                    eprintln!("p2pfs: ended {}", size::count(done.reads, "waiting read"));
+                }
+                if let Some(ratio) = done.ratio {
+                    eprintln!("p2pfs: {}: share ratio {ratio}", visible(&done.name));
+                }
                 return Ok(());
             }
-            Ok(_) => return Ok(()),
             Err(error) => error,
         };
         let kind = error.downcast_ref::<RpcError>().map(|error| error.kind);

@@ -18,14 +18,19 @@ pub struct Wait {
 
 impl Wait {
     pub async fn run(self, socket: Option<&Path>) -> Result<()> {
-        let dir = places::in_mount(&self.dir)?.into();
-        let mut shown = Shown::default();
-        let show = |event| {
-            if let Response::Progress(progress) = event {
-                shown.show(&progress);
-            }
-        };
-        daemon::ask(socket, Request::Wait { dir }, show).await?;
-        Ok(())
+        until_complete(socket, &places::in_mount(&self.dir)?).await
     }
+}
+
+/// Waits until all that was selected is here, and shows how far it is.
+pub async fn until_complete(socket: Option<&Path>, dir: &Path) -> Result<()> {
+    let dir = dir.to_owned().into();
+    let mut shown = Shown::default();
+    let show = |event| {
+        if let Response::Progress(progress) = event {
+            shown.show(&progress);
+        }
+    };
+    daemon::ask(socket, Request::Wait { dir }, show).await?;
+    Ok(())
 }

@@ -185,7 +185,7 @@ impl Task {
         let (peer_id, ip) = (theirs.peer_id, addr.ip());
         let link = peer::spawn(
             Connection { key, stream, peer_id, ip, greeting },
-            self.shared.limits.clone(),
+            self.limits.clone(),
             Lines {
                 events: self.events.0.clone(),
                 store: self.store.subscribe(),

@@ -7,6 +7,7 @@ pub mod window;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::time::Timestamp;
@@ -87,6 +88,11 @@ impl Demand {
     /// Reads that wait.
     pub fn waiting(&self) -> usize {
         self.waits.len()
+    }
+
+    /// The reads that wait, and how long they have at `now`.
+    pub fn waits(&self, now: Timestamp) -> impl Iterator<Item = (Range<u64>, Duration)> + '_ {
+        self.waits.values().map(move |w| (w.range.clone(), now.since(w.since)))
     }
 
     /// Whether nobody wants anything.

@@ -54,6 +54,11 @@ pub enum EntryKind {
     Symlink(Vec<u8>),
 }
 
+/// A name that one folder can have, by the rules for parts of paths; `None` for what names nothing.
+pub fn safe_name(name: &[u8]) -> Option<Vec<u8>> {
+    (!names::is_relative(name)).then(|| names::safe_name(name))
+}
+
 impl Layout {
     /// Resolves the names of `info`; the same dictionary always gives the same tree.
     pub fn new(info: &Info) -> Self {

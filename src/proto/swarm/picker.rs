@@ -284,6 +284,10 @@ impl Picker {
             }
             self.begin(piece, peer);
         }
+        // While the gate has the whole piece, nothing more of it is asked for.
+        if !self.is_partial(piece) {
+            return None;
+        }
         let partial = self.partials.get_mut(&piece).filter(|p| p.is_open_to(peer))?;
         let at = partial.first_free(blocks)?;
         partial.blocks[at].requesters.push(peer);
@@ -407,10 +411,15 @@ impl Picker {
         self.buckets[1].iter().any(|bucket| !bucket.is_empty()) || self.open.iter().any(first)
     }
 
+    /// Whether a wanted piece is not begun.
+    pub fn has_unbegun(&self) -> bool {
+        self.buckets.iter().flatten().any(|bucket| !bucket.is_empty())
+    }
+
     /// Whether every wanted piece is begun and no begun wanted piece has a free block: time for
     /// endgame.
     pub fn is_endgame(&self) -> bool {
-        self.buckets.iter().flatten().all(Vec::is_empty)
+        !self.has_unbegun()
             && self.open.iter().all(|p| self.slots[p.index()].priority == Priority::None)
     }
 

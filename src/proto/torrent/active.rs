@@ -101,6 +101,12 @@ impl Active {
         if part && length >= SPARSE_PIECE { (held + BLOCK_LEN).min(length) } else { length }
     }
 
+    /// Whether the cache has room for one more piece beside those that are on their way.
+    pub fn fits(&self, room: Option<u64>) -> bool {
+        let piece = u64::from(self.geometry.piece_length());
+        room.is_none_or(|room| self.buffered_bytes + piece <= room)
+    }
+
     /// Counts the memory of a piece that is begun, in bytes.
     pub fn buffer_begun(&mut self, piece: PieceIndex, bytes: u32) {
         let held = self.buffered.insert(piece, bytes).unwrap_or(0);

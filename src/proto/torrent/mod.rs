@@ -13,6 +13,8 @@
 mod active;
 mod connections;
 mod dht;
+#[cfg(test)]
+mod eviction;
 mod exchange;
 mod first_copies;
 mod hashes;
@@ -26,6 +28,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -51,6 +54,7 @@ pub use crate::proto::demand::{HandleId, Ticket};
 pub use connections::{MAX_PEERS, Second};
 pub use hashes::Trees;
 pub use stats::Stats;
+pub use view::{PeerView, ReadView, View};
 
 /// Silence after which a connection is closed (BEP 3: keep-alives come every two minutes).
 const SILENCE: Duration = Duration::from_secs(150);
@@ -175,6 +179,8 @@ pub struct Torrent {
     refused: bool,
     fetch: Option<MetadataFetch>,
     active: Option<Active>,
+    /// Bytes that the cache has for the background download; `None` for any number.
+    room: Option<u64>,
     /// It contradicts itself: nobody is connected to any more.
     given_up: bool,
     outputs: VecDeque<Output>,
@@ -209,6 +215,7 @@ impl Torrent {
             refused: false,
             fetch: Some(MetadataFetch::new(info_hash, seed)),
             active: None,
+            room: None,
             given_up: false,
             outputs: VecDeque::new(),
             askable: None,
@@ -230,6 +237,22 @@ impl Torrent {
     /// Bytes that unverified and unwritten pieces may take from now on.
     pub fn set_buffer_budget(&mut self, bytes: u64) {
         self.options.buffer_budget = bytes;
+    }
+
+    /// Bytes that the cache has from now on for what is fetched in the background, what is on its way
+    /// included; `None` for any number.
+    pub fn set_cache_room(&mut self, room: Option<u64>) {
+        let before = self.may_begin();
+        self.room = room;
+        if let Some(active) = self.active.as_mut().filter(|_| !before) {
+            // There may be something to ask for again.
+            active.memory_epoch += u64::from(active.fits(room));
+        }
+    }
+
+    /// Whether a piece may be begun in the background.
+    fn may_begin(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.fits(self.room))
     }
 
     /// The info hash.

@@ -19,6 +19,9 @@ use crate::proto::wire::Message;
 /// How long after the disk refused a piece it is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long after the cache had no room for a piece it is tried again.
+const ROOM_PAUSE: Duration = Duration::from_millis(500);
+
 /// How long a torrent whose metadata has just come is left to its first reader.
 const FIRST_CHANCE: Duration = Duration::from_millis(100);
 
@@ -287,6 +290,15 @@ impl Torrent {
         active.retry_write = now + DISK_PAUSE;
     }
 
+    /// The cache may not take `piece` now, since nothing may be let go for it. As [`Self::write_failed`],
+    /// but tried again soon.
+    pub fn no_room(&mut self, piece: PieceIndex, now: Timestamp) {
+        self.write_failed(piece, now);
+        if let Some(active) = &mut self.active {
+            active.retry_write = now + ROOM_PAUSE;
+        }
+    }
+
     /// Tries whether the disk takes one of the pieces that it refused.
     pub(super) fn retry_write(&mut self, now: Timestamp) {
         let Some(active) = self.active.as_mut().filter(|a| a.retry_write <= now) else { return };
@@ -346,6 +358,11 @@ impl Torrent {
             active.unfinished.remove(piece);
             self.check_complete();
         }
+    }
+
+    /// Whether everything wanted is verified and at rest.
+    pub fn is_complete(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.complete)
     }
 
     fn check_complete(&mut self) {

@@ -124,7 +124,12 @@ impl Torrent {
                 && geometry.block_count(piece) > FEW_BLOCKS
                 && givers.iter().any(|p| p.has(piece))
         };
-        Some(active.ordered(by_blocks))
+        let order = active.ordered(by_blocks);
+        if active.unwritten.is_empty() {
+            return Some(order);
+        }
+        // What is only read ahead would push out of memory what the disk has not taken.
+        Some(order.iter().filter(|w| w.waiting_since.is_some()).cloned().collect())
     }
 
     /// How many more blocks may be asked for in all.
@@ -279,7 +284,7 @@ impl Torrent {
         if !active.unwritten.is_empty() {
             return false;
         }
-        let careful = peer.suspected;
+        let (careful, may_begin) = (peer.suspected, active.fits(self.room));
         let allowed = |p: PieceIndex| {
             (!peer.peer_choking || peer.allowed_to_us.contains(&p))
                 && (careful == 0 || !active.picker.is_suspicious(p))
@@ -288,13 +293,18 @@ impl Torrent {
         if peer.is_suggesting(now) && !picker.wants_something_first() {
             let all = |p| 0..active.geometry.block_count(p);
             let open = |p| picker.is_open_to(p, &all(p), key);
-            let wanted = |p| open(p) && picker.priority(p) > Priority::None;
+            let wanted = |p| {
+                open(p)
+                    && picker.priority(p) > Priority::None
+                    && (may_begin || picker.is_partial(p))
+            };
             let suggested = peer.suggestion(|p| wanted(p) && peer.serves(p) && allowed(p));
             return suggested.is_some_and(|piece| self.ask_any(key, piece, now));
         }
         let begun = picker.pick_partial(key, holds, allowed);
         let new = match begun {
             Some(begun) if !picker.has_rarer(begun, holds) => None,
+            _ if !may_begin => None,
             _ => picker.pick_new(holds, &mut self.rng, allowed),
         };
         let rarer = |new: &PieceIndex| {
@@ -309,7 +319,9 @@ impl Torrent {
             .or(begun)
             // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
             .or_else(|| picker.pick_partial(key, holds, careless))
-            .or_else(|| picker.pick_new(holds, &mut self.rng, careless));
+            .or_else(|| {
+                may_begin.then(|| picker.pick_new(holds, &mut self.rng, careless)).flatten()
+            });
         match piece {
             Some(piece) => {
                 self.ask_any(key, piece, now)

@@ -59,6 +59,8 @@ pub struct Stats {
     pub metadata: (u32, u32),
     /// The background download rests because the disk refused a write.
     pub disk_paused: bool,
+    /// The background download rests because the cache has no room for it.
+    pub cache_full: bool,
 }
 
 impl Torrent {
@@ -67,6 +69,15 @@ impl Torrent {
         let active = self.active.as_ref()?;
         let missing = active.geometry.pieces().filter(|p| !active.announced.contains(*p));
         Some(missing.map(|p| u64::from(active.geometry.piece_len(p))).sum())
+    }
+
+    /// How many connected peers have each piece, up to 255.
+    pub fn copies(&self) -> Vec<u8> {
+        let count = |active: &super::Active| {
+            let copies = active.geometry.pieces().map(|p| active.picker.availability(p));
+            copies.map(|copies| u8::try_from(copies).unwrap_or(u8::MAX)).collect()
+        };
+        self.active.as_ref().map(count).unwrap_or_default()
     }
 
     /// Who told us of the peers that are connected. Whoever came to us is counted as that.
@@ -102,6 +113,7 @@ impl Torrent {
             waiting_reads: active.map_or(0, |a| a.demand.waiting()),
             metadata: self.fetch.as_ref().map_or((0, 0), |f| f.progress()),
             disk_paused: active.is_some_and(|a| !a.unwritten.is_empty()),
+            cache_full: active.is_some_and(|a| a.picker.has_unbegun() && !a.fits(self.room)),
         }
     }
 }

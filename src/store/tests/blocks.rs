@@ -316,3 +316,34 @@ fn on_a_full_disk_blocks_stay_in_memory_until_newer_ones_push_them_out() {
     }
     assert!(readable(0, 0), "it was written while there was room");
 }
+
+#[test]
+fn blocks_that_were_let_go_are_gone_for_readers_and_on_disk() {
+    let dir = TempDir::new().unwrap();
+    let sample = film(64, false);
+    let limits = crate::store::Limits { size: Some(1 << 20), free: None };
+    let store = Store::open_limited(dir.path(), limits).unwrap();
+    let torrent = store.torrent(sample.info.clone()).unwrap();
+    let lost = Arc::<Mutex<Vec<_>>>::default();
+    let to = lost.clone();
+    torrent.set_on_lost(Box::new(move |p, block| to.lock().unwrap().push((p.get(), block))));
+    let buffer = torrent.buffer(sample.piece(3));
+    put(&buffer, &sample, &[1, 2], &[]);
+    assert_eq!(judge(&torrent, &buffer, &sample, &[1, 2]).0, [1, 2]);
+    assert_eq!(reads(&torrent, &sample, at(13), 100), Some(true));
+    // Read by somebody, it stays; then not.
+    let guard = torrent.guard(at(12)..at(13));
+    torrent.let_all_go();
+    assert_eq!(reads(&torrent, &sample, at(13), 100), Some(true));
+    drop(guard);
+    torrent.let_all_go();
+    assert_eq!(reads(&torrent, &sample, at(13), 100), None);
+    assert_eq!(*lost.lock().unwrap(), [(3, Some(1)), (3, Some(2))]);
+    let files = dir.path().join(sample.info.info_hash.to_string()).join("files");
+    assert_eq!(std::fs::read_dir(files).unwrap().count(), 0, "nothing of the file is needed");
+    // And what comes again can be read again.
+    let buffer = torrent.buffer(sample.piece(3));
+    put(&buffer, &sample, &[1], &[]);
+    assert_eq!(judge(&torrent, &buffer, &sample, &[1]).0, [1]);
+    assert_eq!(reads(&torrent, &sample, at(13), 100), Some(true));
+}

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod disk;
+mod evict;
 mod in_place;
 mod model;
 
@@ -118,6 +119,14 @@ pub(super) fn verify(torrent: &Arc<TorrentStore>, sample: &Sample, piece: u32) -
 pub(super) fn store_piece(torrent: &Arc<TorrentStore>, sample: &Sample, piece: u32) {
     let range = verify(torrent, sample, piece);
     wait(|done| torrent.write(range, done)).unwrap();
+    let_loose(torrent, sample.piece(piece));
+}
+
+/// Waits until nobody holds a piece: whoever is told of it holds it until it has heard.
+pub(super) fn let_loose(torrent: &TorrentStore, piece: PieceIndex) {
+    while torrent.pins(piece) > 0 {
+        std::thread::yield_now();
+    }
 }
 
 /// Registers a list of lost pieces.

@@ -16,6 +16,7 @@ enum Op {
     Corrupt(Index, Index),
     Read(Index, Index, Index),
     ReadBlock(Index, Index, Index),
+    Evict(Index),
     Restart,
 }
 
@@ -27,6 +28,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => a::<(Index, Index)>().prop_map(|(p, b)| Op::Corrupt(p, b)),
         4 => a::<(Index, Index, Index)>().prop_map(|(f, o, l)| Op::Read(f, o, l)),
         2 => a::<(Index, Index, Index)>().prop_map(|(p, b, l)| Op::ReadBlock(p, b, l)),
+        2 => a::<Index>().prop_map(Op::Evict),
         1 => Just(Op::Restart),
     ]
 }
@@ -67,6 +69,14 @@ impl World {
             }
             Op::Read(f, o, l) => self.read(f, o, l),
             Op::ReadBlock(p, b, l) => self.read_block(piece(p), b, l),
+            Op::Evict(p) => {
+                let_loose(&self.torrent, piece(p));
+                let at_rest = self.at_rest.remove(&piece(p));
+                assert_eq!(self.torrent.let_go(piece(p)), at_rest);
+                if at_rest {
+                    self.verified.remove(&piece(p));
+                }
+            }
             Op::Restart => self.restart(),
         }
     }

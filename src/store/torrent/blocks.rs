@@ -10,8 +10,8 @@ use crate::proto::merkle::{Hash, Trusted, block_hashes};
 use crate::store::blocks::Place;
 use crate::store::buffer::PieceBuffer;
 use crate::store::gate::{self, VerifiedRange};
-use crate::store::lock;
 use crate::store::workers::Class;
+use crate::store::{lock, shared};
 
 /// Hashes of blocks that are kept in memory: two mebibytes of them, which are those of 1 GiB.
 const MAX_KEPT_HASHES: usize = 64 << 10;
@@ -58,11 +58,9 @@ impl TorrentStore {
     fn write_blocks(&self, ranges: &[VerifiedRange]) {
         for range in ranges {
             let start = self.info.geometry.piece_range(range.piece()).start;
-            let lost = match self.write_block(start + u64::from(range.begin()), range.bytes()) {
-                Ok(()) => {
-                    self.blocks.at_rest(range);
-                    None
-                }
+            let start = start + u64::from(range.begin());
+            let lost = match self.write_block(start, range) {
+                Ok(()) => None,
                 Err(_) => self.blocks.keep_unwritten(range),
             };
             if let Some((piece, index)) = lost {
@@ -71,15 +69,17 @@ impl TorrentStore {
         }
     }
 
-    fn write_block(&self, start: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write_block(&self, start: u64, range: &VerifiedRange) -> io::Result<()> {
         if self.is_in_place() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        self.files.write(start, bytes)
+        self.write_reserved(start, range.bytes(), || self.blocks.at_rest(range))
     }
 
     /// Copies a verified block from wherever it is.
     pub(super) fn copy_block(&self, piece: PieceIndex, index: u32, into: &mut [u8]) -> bool {
+        // Blocks have no pins: nothing is freed between looking and reading.
+        let _disk = shared(&self.disk);
         match self.blocks.find(piece, index) {
             None => false,
             Some(Place::Memory(range)) => {
@@ -163,6 +163,7 @@ impl TorrentStore {
         if self.info.v2.is_none() || !self.info.geometry.pieces_of(range.clone()).all(here) {
             return None;
         }
+        self.states.touch(self.pieces_of(range.clone()), self.store.moment());
         let mut bytes = self.store.buffers.take((range.end - range.start) as usize);
         let mut block = self.store.buffers.take(BLOCK_LEN as usize);
         for piece in self.info.geometry.pieces_of(range.clone()) {

@@ -236,7 +236,9 @@ impl TrackerClient {
                 }
             }
         }
-        self.stats = stats;
+        // Once is enough, also of what was let go meanwhile and fetched again.
+        let complete = self.stats.complete || stats.complete;
+        self.stats = AnnounceStats { complete, ..stats };
         self.handle_timeout(now);
     }
 

@@ -265,6 +265,12 @@ fn completed_is_told_once_to_those_that_know_us() {
         [Event::Started, Event::Completed, Event::Regular]
     );
     assert!(world.events_of("http://b/announce").iter().all(|e| *e == Event::Started));
+    // Something was let go for want of room, and came again.
+    world.set(|s| (s.complete, s.left) = (false, Some(1)));
+    world.run(secs(10));
+    world.set(|s| (s.complete, s.left, s.downloaded) = (true, Some(0), 2));
+    world.run(secs(100));
+    assert_eq!(world.events_of("http://a/announce").len(), 3);
 }
 
 #[test]

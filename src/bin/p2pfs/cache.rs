@@ -1,0 +1,214 @@
+//! `p2pfs cache`
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use p2pfs::proto::ids::InfoHash;
+use p2pfs::rpc::{
+    CacheRequest, CachedTorrent, CheckedTorrent, Config, Outcome, Places, Request, Response,
+    WirePath, care, size,
+};
+use p2pfs::store::{Store, StoreError};
+
+use super::daemon::At;
+use super::progress::Shown;
+use super::{daemon, places};
+
+/// Look after the cache: what is in it, freeing, pinning and checking it
+///
+/// If a daemon has the cache, it is asked; otherwise no daemon is needed.
+#[derive(Debug, Args)]
+pub struct Cache {
+    #[command(subcommand)]
+    verb: CacheVerb,
+    /// Folder of the cache (default: ~/.cache/p2pfs, /var/cache/p2pfs for root)
+    #[arg(long, value_name = "DIR", global = true)]
+    data_dir: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum CacheVerb {
+    /// List the torrents of the cache, those that were not used for longest first
+    Ls {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Free what is not mounted and not pinned
+    Gc,
+    /// Keep a file or folder in the cache, whatever else is read and after it is unmounted too
+    ///
+    /// It is not fetched for that; see `prefetch`.
+    Pin {
+        /// Its path in a mount, or the info hash of a torrent for all of it
+        #[arg(value_name = "PATH|INFOHASH")]
+        what: PathBuf,
+    },
+    /// Let a file or folder go again when the cache is full
+    Unpin {
+        /// Its path in a mount, or the info hash of a torrent for all of it
+        #[arg(value_name = "PATH|INFOHASH")]
+        what: PathBuf,
+    },
+    /// Read everything that is in the cache from the disk, and check its hashes
+    ///
+    /// The exit code is 1 if something is bad and stays so.
+    Verify {
+        /// Forget what is bad, so that it is fetched again when it is wanted
+        #[arg(long)]
+        repair: bool,
+    },
+}
+
+impl Cache {
+    pub async fn run(self, at: At<'_>) -> Result<()> {
+        let socket = at.socket;
+        let dir = match (&self.data_dir, Config::load(at.config)?.settings()?.data_dir) {
+            (Some(dir), _) => places::absolute(dir)?,
+            (None, Some(dir)) => dir.0,
+            (None, None) => Places::of_this_user().context(daemon::NO_PLACES)?.cache,
+        };
+        match self.verb {
+            CacheVerb::Ls { json } => list(socket, &dir, json).await,
+            CacheVerb::Gc => {
+                let freed = ask(socket, &dir, CacheRequest::Free, |_| {}).await?;
+                let (bytes, torrents) =
+                    (size::show(freed.bytes), size::count(freed.files, "torrent"));
+                eprintln!("p2pfs: {bytes} of {torrents} freed");
+                Ok(())
+            }
+            CacheVerb::Pin { what } => pin(socket, &dir, &what, true).await,
+            CacheVerb::Unpin { what } => pin(socket, &dir, &what, false).await,
+            CacheVerb::Verify { repair } => verify(socket, &dir, repair).await,
+        }
+    }
+}
+
+/// Has it done by the daemon that has the cache, or here if none has.
+async fn ask(
+    socket: Option<&Path>,
+    dir: &Path,
+    what: CacheRequest,
+    mut on_event: impl FnMut(Response),
+) -> Result<Outcome> {
+    // Opening would make it.
+    if !dir.is_dir() {
+        return match what {
+            CacheRequest::Pin { info_hash, .. } => bail!("{info_hash}: not in the cache"),
+            _ => Ok(Outcome::default()),
+        };
+    }
+    match Store::open(dir) {
+        Ok(store) => Ok(care(&store, &what, on_event)?),
+        Err(StoreError::InUse { .. }) => {
+            let dir = WirePath(places::existing(dir)?);
+            daemon::ask(socket, Request::Cache { dir, what }, &mut on_event).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn list(socket: Option<&Path>, dir: &Path, json: bool) -> Result<()> {
+    let mut torrents = Vec::new();
+    let take = |event| {
+        if let Response::Cached(torrent) = event {
+            torrents.push(*torrent);
+        }
+    };
+    ask(socket, dir, CacheRequest::List, take).await?;
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&torrents)?)?;
+        return Ok(());
+    }
+    for torrent in &torrents {
+        line(&mut out, torrent)?;
+    }
+    let all = torrents.iter().map(|torrent| torrent.on_disk).sum();
+    let count = size::count(torrents.len() as u64, "torrent");
+    writeln!(out, "{} on disk for {count} in {}", size::show(all), dir.display())?;
+    Ok(())
+}
+
+fn line(out: &mut impl Write, torrent: &CachedTorrent) -> io::Result<()> {
+    let CachedTorrent { info_hash, total, here, on_disk, .. } = torrent;
+    let name = torrent.name.as_deref().unwrap_or("(its description is damaged)");
+    let percent = size::percent(*here, *total);
+    write!(out, "{info_hash}  {percent:3} % of {:>8}, ", size::show(*total))?;
+    write!(out, "{:>8} on disk, {}", size::show(*on_disk), use_of(torrent))?;
+    match torrent.pinned_files {
+        0 => {}
+        n => write!(out, ", {} pinned", size::count(n as u64, "file"))?,
+    }
+    writeln!(out, "  {name}")
+}
+
+/// Whether a torrent is mounted, or when it was last.
+fn use_of(torrent: &CachedTorrent) -> String {
+    let used = torrent.last_used.map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
+    match used.and_then(|used| SystemTime::now().duration_since(used).ok()) {
+        _ if torrent.in_use => "mounted".into(),
+        None => "used just now".into(),
+        Some(ago) => match ago.as_secs() {
+            0..3600 => format!("used {} min ago", ago.as_secs() / 60),
+            3600..172_800 => format!("used {} h ago", ago.as_secs() / 3600),
+            _ => format!("used {} days ago", ago.as_secs() / 86_400),
+        },
+    }
+}
+
+async fn pin(socket: Option<&Path>, dir: &Path, what: &Path, pin: bool) -> Result<()> {
+    let hash = what.to_str().and_then(|text| text.parse::<InfoHash>().ok());
+    let done = match hash {
+        Some(hash) => {
+            let info_hash = hash.to_string();
+            ask(socket, dir, CacheRequest::Pin { info_hash, pin }, |_| {}).await?
+        }
+        None => {
+            let path = places::existing(what)?.into();
+            daemon::ask(socket, Request::Pin { path, pin }, |_| {}).await?
+        }
+    };
+    let kept = if pin { "stay in the cache" } else { "may go when the cache is full" };
+    eprintln!("p2pfs: {} {kept}", size::count(done.files, "file"));
+    Ok(())
+}
+
+async fn verify(socket: Option<&Path>, dir: &Path, repair: bool) -> Result<()> {
+    let (mut shown, mut bad, mut torrents) = (Shown::default(), 0, 0);
+    let on_event = |event| match event {
+        Response::Progress(progress) if shown.is_due() => shown.show(&progress),
+        Response::CacheChecked(checked) => {
+            shown.clear();
+            torrents += 1;
+            bad += checked.bad.len() as u64;
+            println!("{}", verdict(&checked));
+        }
+        _ => {}
+    };
+    let outcome = ask(socket, dir, CacheRequest::Verify { repair }, on_event).await?;
+    let bytes = size::show(outcome.bytes);
+    match (bad, repair) {
+        (0, _) => eprintln!("p2pfs: {} checked, all good", size::count(torrents, "torrent")),
+        (_, true) => eprintln!("p2pfs: {bytes} were bad and will be fetched again"),
+        (_, false) => bail!("{bytes} are bad; --repair has them fetched again"),
+    }
+    Ok(())
+}
+
+fn verdict(checked: &CheckedTorrent) -> String {
+    let CheckedTorrent { info_hash, name, pieces, .. } = checked;
+    let mut found = format!("{info_hash}  {}", size::count((*pieces).into(), "piece"));
+    match checked.bad.as_slice() {
+        [] => found += ", all good",
+        [first, ..] => found += &format!(", {} bad, the first is {first}", checked.bad.len()),
+    }
+    if checked.unknown > 0 {
+        found += &format!(", {} not checked for want of their hashes", checked.unknown);
+    }
+    format!("{found}  {name}")
+}

@@ -1,0 +1,114 @@
+//! What the cache lets go of when it is full, and what it leaves room for. The bytes are the store's.
+
+use std::cmp::Reverse;
+
+/// Out of this many parts of the budget, one is left to readers: the background download stops before
+/// it. What readers fetch then takes the place of what was least recently used, and there is never so
+/// much room at once that the background would fetch again what has just been let go.
+const READERS_SHARE: u64 = 8;
+
+/// Out of this many parts of the budget, one is what all that is read ahead may take.
+const WINDOWS_SHARE: u64 = 4;
+
+/// Out of this many parts of the budget, one is made free at a time, beyond what is needed: looking
+/// through all pieces for each of them would take too long.
+const BATCH_SHARE: u64 = 64;
+
+/// The most bytes made free at a time.
+const MAX_BATCH: u64 = 64 << 20;
+
+/// A piece that may be let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate<T> {
+    /// What it is.
+    pub what: T,
+    /// When it was last read, in seconds of any clock; 0 for never.
+    pub used: u32,
+    /// Connected peers that have it.
+    pub copies: u32,
+    /// What letting it go makes free, in bytes.
+    pub bytes: u64,
+}
+
+/// Which of the candidates to let go so that `need` bytes become free, in order: what was least
+/// recently read, and among equals what most peers have. All of them if they are too few.
+pub fn choose<T>(mut candidates: Vec<Candidate<T>>, need: u64) -> Vec<T> {
+    candidates.sort_by_key(|c| (c.used, Reverse(c.copies)));
+    let mut free = 0u64;
+    let enough = |c: &Candidate<T>| {
+        let more = free < need;
+        free = free.saturating_add(c.bytes);
+        more
+    };
+    candidates.into_iter().take_while(enough).map(|c| c.what).collect()
+}
+
+/// Bytes that may be fetched in the background, of a budget of `limit` of which `taken` are taken,
+/// `idle` of them by torrents that nobody uses.
+pub fn background_room(limit: u64, taken: u64, idle: u64) -> u64 {
+    (limit - limit / READERS_SHARE).saturating_add(idle).saturating_sub(taken)
+}
+
+/// Bytes that each of so many handles may read ahead: all of it must find room beside what else is read.
+pub fn window_share(limit: u64, handles: usize) -> u64 {
+    limit / WINDOWS_SHARE / (handles as u64).max(1)
+}
+
+/// Bytes to make free beyond what is needed.
+pub fn batch(limit: u64) -> u64 {
+    (limit / BATCH_SHARE).min(MAX_BATCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn candidates() -> impl Strategy<Value = Vec<Candidate<usize>>> {
+        let one = (0u32..5, 0u32..4, 0u64..100);
+        prop::collection::vec(one, 0..60).prop_map(|all| {
+            let candidate = |(what, (used, copies, bytes))| Candidate { what, used, copies, bytes };
+            all.into_iter().enumerate().map(candidate).collect()
+        })
+    }
+
+    #[test]
+    fn what_was_never_read_goes_first_and_of_that_what_most_have() {
+        let piece = |what, used, copies| Candidate { what, used, copies, bytes: 10 };
+        let all = vec![piece('a', 7, 9), piece('b', 0, 1), piece('c', 0, 5), piece('d', 3, 0)];
+        assert_eq!(choose(all.clone(), 25), ['c', 'b', 'd']);
+        assert!(choose(all.clone(), 0).is_empty());
+        assert_eq!(choose(all, 1000).len(), 4);
+    }
+
+    proptest! {
+        #[test]
+        fn enough_is_chosen_no_more_and_nothing_better(all in candidates(), need in 0u64..2000) {
+            let chosen = choose(all.clone(), need);
+            let bytes = |of: &[usize]| of.iter().map(|&i| all[i].bytes).sum::<u64>();
+            prop_assert!(bytes(&chosen) >= need || chosen.len() == all.len());
+            if let Some((_, but_last)) = chosen.split_last() {
+                prop_assert!(bytes(but_last) < need);
+            }
+            let order = |i: usize| (all[i].used, Reverse(all[i].copies));
+            let worst = chosen.iter().map(|&i| order(i)).max();
+            for kept in (0..all.len()).filter(|i| !chosen.contains(i)) {
+                prop_assert!(worst.is_none_or(|worst| worst <= order(kept)));
+            }
+        }
+
+        #[test]
+        fn a_batch_leaves_the_background_where_it_stopped(limit: u64, need in 0u64..1 << 20) {
+            // Full, and then so much let go as a piece needs: there is nothing for the background.
+            let taken = limit.saturating_sub(batch(limit));
+            prop_assert_eq!(background_room(limit, taken, 0), 0);
+            prop_assert!(background_room(limit, limit, need) <= need);
+        }
+
+        #[test]
+        fn all_windows_together_stay_within_their_share(limit: u64, handles in 0usize..1000) {
+            let all = window_share(limit, handles).checked_mul(handles as u64);
+            prop_assert!(all.unwrap() <= limit / WINDOWS_SHARE);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! A cache with a limit: what `du` would say, and who goes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::super::{Limits, is_no_room};
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes allocated for what is at `path` and below, as `du` counts them.
+fn du(path: &Path) -> u64 {
+    let Ok(m) = fs::symlink_metadata(path) else { return 0 };
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    m.blocks() * 512 + entries.map(|e| du(&e.path())).sum::<u64>()
+}
+
+fn limited(dir: &Path, size: u64) -> Arc<Store> {
+    Store::open_limited(dir, Limits { size: Some(size), free: None }).unwrap()
+}
+
+fn here(torrent: &TorrentStore) -> Vec<u32> {
+    let pieces = torrent.info().geometry.pieces().filter(|p| torrent.is_here(*p));
+    pieces.map(PieceIndex::get).collect()
+}
+
+fn write(torrent: &Arc<TorrentStore>, sample: &Sample, piece: u32) -> std::io::Result<()> {
+    let range = verify(torrent, sample, piece);
+    wait(|done| torrent.write(range, done))
+}
+
+#[test]
+fn the_limit_holds_with_each_write_and_what_was_read_last_stays() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(8 * MIB, false)], 65_536);
+    let torrent = limited(dir.path(), 2 * MIB).torrent(sample.info.clone()).unwrap();
+    let lost = lost_pieces(&torrent);
+    for piece in 0..sample.info.geometry.piece_count() {
+        write(&torrent, &sample, piece).unwrap();
+        let read = torrent.read_file(0, 5 * 65_536, 100, |b| b == &sample.data[327_680..327_780]);
+        assert_eq!(read, (piece >= 5).then_some(true), "read again and again, it stays");
+        assert!(du(dir.path()) <= 2 * MIB, "{} after piece {piece}", du(dir.path()));
+    }
+    let here = here(&torrent);
+    assert!(here.contains(&5) && here.len() > 20, "{here:?}");
+    assert_eq!(lost.lock().unwrap().len() + here.len(), 128);
+    drop(torrent);
+    let hinted = open(dir.path(), &sample).hinted();
+    assert!(hinted.iter(&sample.info.geometry).map(PieceIndex::get).eq(here));
+}
+
+#[test]
+fn files_smaller_than_a_block_are_removed_whole() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(700, false); 3000], 16_384);
+    let torrent = limited(dir.path(), 3 * MIB).torrent(sample.info.clone()).unwrap();
+    for piece in 0..sample.info.geometry.piece_count() {
+        write(&torrent, &sample, piece).unwrap();
+        assert!(du(dir.path()) <= 3 * MIB, "{} after piece {piece}", du(dir.path()));
+    }
+    let files = fs::read_dir(dir.path().join(sample.info.info_hash.to_string()).join("files"));
+    assert!(files.unwrap().count() < 800);
+    for file in 0..3000 {
+        let read = read_all(&torrent, file);
+        assert!(read.is_none_or(|read| read == sample.file(file)));
+    }
+}
+
+#[test]
+fn what_is_pinned_or_read_is_not_let_go_and_when_all_is_nothing_more_is_written() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(MIB, false), (MIB, false), (4 * MIB, false)], 65_536);
+    let store = limited(dir.path(), 3 * MIB);
+    let torrent = store.torrent(sample.info.clone()).unwrap();
+    torrent.set_pinned(&[0], true).unwrap();
+    let guard = torrent.guard(MIB..2 * MIB);
+    (0..96).for_each(|piece| write(&torrent, &sample, piece).unwrap());
+    assert!(here(&torrent).starts_with(&(0..32).collect::<Vec<_>>()));
+    let kept = torrent.keep();
+    let gone: Vec<_> = (0..96).filter(|piece| !here(&torrent).contains(piece)).collect();
+    let error = gone.into_iter().find_map(|piece| write(&torrent, &sample, piece).err());
+    assert!(is_no_room(&error.unwrap()));
+    drop((kept, guard));
+    (32..96).for_each(|piece| write(&torrent, &sample, piece).unwrap());
+    assert!(here(&torrent).starts_with(&(0..16).collect::<Vec<_>>()), "pinned");
+    assert!(!here(&torrent).contains(&16));
+    drop((torrent, store));
+    let torrent = limited(dir.path(), 3 * MIB).torrent(sample.info.clone()).unwrap();
+    assert!(torrent.pinned().contains(&0), "in its next life too");
+}
+
+#[test]
+fn of_what_nobody_read_goes_what_most_peers_have() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(4 * MIB, false)], 65_536);
+    let torrent = limited(dir.path(), 2 * MIB).torrent(sample.info.clone()).unwrap();
+    torrent.set_copies((0..64).map(|piece| if piece % 2 == 0 { 9 } else { 1 }).collect());
+    (0..30).for_each(|piece| write(&torrent, &sample, piece).unwrap());
+    let gone: Vec<_> = (0..30).filter(|piece| !here(&torrent).contains(piece)).collect();
+    assert!(!gone.is_empty() && gone.iter().all(|piece| piece % 2 == 0), "{gone:?}");
+}
+
+#[test]
+fn a_lower_limit_holds_from_the_start() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(4 * MIB, false)], 65_536);
+    let torrent = open(dir.path(), &sample);
+    (0..64).for_each(|piece| store_piece(&torrent, &sample, piece));
+    drop(torrent);
+    assert!(du(dir.path()) > 4 * MIB);
+    let _store = limited(dir.path(), 2 * MIB);
+    assert!(du(dir.path()) <= 2 * MIB, "{}", du(dir.path()));
+}
+
+#[test]
+fn what_a_crash_left_of_no_listed_piece_is_freed() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(4 * MIB, false)], 65_536);
+    let torrent = open(dir.path(), &sample);
+    (0..40).for_each(|piece| store_piece(&torrent, &sample, piece));
+    drop(torrent);
+    // The index of before: it lists the first two.
+    let index = dir.path().join(sample.info.info_hash.to_string()).join("index");
+    let mut bytes = fs::read(&index).unwrap();
+    let header = bytes.len() - 8;
+    bytes[header] = 0xc0;
+    bytes[header + 1..].fill(0);
+    fs::write(&index, bytes).unwrap();
+    let torrent = limited(dir.path(), 16 * MIB).torrent(sample.info.clone()).unwrap();
+    assert_eq!(here(&torrent), [0, 1]);
+    assert!(du(dir.path()) < MIB / 2, "{}", du(dir.path()));
+    assert!(wait(|done| torrent.verify_at_rest(sample.piece(1), None, done)));
+}
+
+#[test]
+fn readers_see_no_wrong_byte_and_the_limit_holds_while_everything_comes_and_goes() {
+    let dir = TempDir::new().unwrap();
+    // Pieces that share files, and blocks of files, with their neighbours.
+    let files = [(3 * MIB + 1234, false), (70_001, false), (5 * MIB - 77, false), (999, false)];
+    let samples = [Sample::new(&files, 65_536), Sample::new(&files[1..], 49_152)];
+    let store = limited(dir.path(), 2 * MIB);
+    let torrents = samples.each_ref().map(|s| store.torrent(s.info.clone()).unwrap());
+    let (finished, most) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !finished.load(Ordering::Acquire) {
+                let exceeded = du(dir.path()) > 2 * MIB;
+                most.fetch_or(exceeded, Ordering::AcqRel);
+            }
+        });
+        for reader in 0..2u64 {
+            let (torrents, samples, finished) = (&torrents, &samples, &finished);
+            scope.spawn(move || {
+                let mut at = reader * 7919;
+                while !finished.load(Ordering::Acquire) {
+                    at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(12_345);
+                    let (which, file) = ((at >> 40) as usize % 2, (at >> 60) as usize % 3);
+                    let bytes = samples[which].file(file);
+                    let offset = (at >> 20) as usize % bytes.len();
+                    let length = ((at >> 30) as usize % 150_000).min(bytes.len() - offset);
+                    let same = |b: &[u8]| b == &bytes[offset..offset + length];
+                    let read = torrents[which].read_file(file, offset as u64, length, same);
+                    assert!(read != Some(false), "wrong bytes");
+                }
+            });
+        }
+        let writers: Vec<_> = [1u64, 2, 3]
+            .map(|writer| {
+                let (torrents, samples) = (&torrents, &samples);
+                scope.spawn(move || {
+                    let mut at = writer;
+                    for _ in 0..400 {
+                        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                        let which = (at >> 50) as usize % 2;
+                        let sample = &samples[which];
+                        let count = u64::from(sample.info.geometry.piece_count());
+                        let _ = write(&torrents[which], sample, ((at >> 33) % count) as u32);
+                    }
+                })
+            })
+            .into();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        finished.store(true, Ordering::Release);
+    });
+    assert!(!most.load(Ordering::Acquire), "more than the limit");
+    for (torrent, sample) in torrents.iter().zip(&samples) {
+        let here = here(torrent);
+        assert!(!here.is_empty());
+        for piece in here {
+            let mut bytes = vec![0; sample.bytes(sample.piece(piece)).len()];
+            assert!(torrent.read_block(sample.piece(piece), 0, &mut bytes).unwrap());
+            assert_eq!(bytes, sample.bytes(sample.piece(piece)));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_the_files_are_what_is_counted_is_no_less_than_what_is_taken(
+        files in prop::collection::vec((prop_oneof![0..5000u64, 0..400_000u64], any::<bool>()), 1..30),
+        piece_length in prop_oneof![Just(16_384u64), 10_000u64..70_000],
+        ops in prop::collection::vec((0..10u8, any::<prop::sample::Index>()), 1..80),
+    ) {
+        const LIMIT: u64 = 3 * MIB / 2;
+        let sample = Sample::new(&files, piece_length);
+        prop_assume!(!sample.data.is_empty());
+        let dir = TempDir::new().unwrap();
+        let mut torrent = limited(dir.path(), LIMIT).torrent(sample.info.clone()).unwrap();
+        let count = sample.info.geometry.piece_count() as usize;
+        for (what, index) in ops {
+            let piece = sample.piece(index.index(count) as u32);
+            match what {
+                0..5 => write(&torrent, &sample, piece.get()).unwrap(),
+                5 | 6 => {
+                    let_loose(&torrent, piece);
+                    let here = torrent.is_here(piece);
+                    prop_assert_eq!(torrent.let_go(piece), here);
+                }
+                7 | 8 => {
+                    let mut bytes = vec![0; sample.bytes(piece).len()];
+                    let read = torrent.read_block(piece, 0, &mut bytes).unwrap();
+                    prop_assert!(!read || bytes == sample.bytes(piece));
+                    prop_assert_eq!(read, torrent.is_verified(piece));
+                }
+                _ => {
+                    let here = here(&torrent);
+                    drop(torrent);
+                    torrent = loop {
+                        // Its workers may hold it for a moment still.
+                        let limits = Limits { size: Some(LIMIT), free: None };
+                        if let Ok(store) = Store::open_limited(dir.path(), limits) {
+                            break store.torrent(sample.info.clone()).unwrap();
+                        }
+                    };
+                    for piece in here {
+                        let good = wait(|d| torrent.verify_at_rest(sample.piece(piece), None, d));
+                        prop_assert!(good, "piece {} is not what it was", piece);
+                    }
+                }
+            }
+            let (taken, counted) = (du(dir.path()), torrent.store.ledger.taken());
+            prop_assert!(taken <= counted && taken <= LIMIT, "{} taken, {} counted", taken, counted);
+        }
+        sample.info.geometry.pieces().for_each(|piece| let_loose(&torrent, piece));
+        torrent.let_all_go();
+        let left = torrent.store.ledger.files_of(sample.info.info_hash);
+        prop_assert!(left.is_empty(), "{:?}", left);
+    }
+}

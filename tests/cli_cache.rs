@@ -1,0 +1,118 @@
+//! `p2pfs cache`: with a daemon and without.
+#![cfg(feature = "full")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use harness::*;
+use serde_json::Value;
+
+/// `p2pfs cache ARGUMENTS…` for the cache of this daemon.
+fn cache(scratch: &Scratch, p2pfs: &P2pfs, arguments: &[&str]) -> Finished {
+    let mut command = p2pfs.command("cache");
+    command.args(arguments).arg("--data-dir").arg(&p2pfs.data_dir);
+    run(scratch, &mut command, PATIENCE)
+}
+
+fn listed(scratch: &Scratch, p2pfs: &P2pfs) -> Vec<Value> {
+    let said = cache(scratch, p2pfs, &["ls", "--json"]).success().stdout();
+    serde_json::from_str(&said).unwrap()
+}
+
+/// The two torrents of a test, a seeder of both, and their mounts, complete.
+fn films(scratch: &Scratch) -> ([Content; 2], [Torrent; 2], P2pfs<'_>) {
+    let one = Content::folder("one").file("a.bin", 2 * MIB).file("b.bin", 3 * MIB);
+    let contents = [one, Content::single("two.bin", 2 * MIB)];
+    let torrents = contents.each_ref().map(|content| Torrent::new(scratch, content));
+    let seeder = P2pfs::named(scratch, "seeder");
+    torrents.iter().for_each(|torrent| seeder.seed(torrent, &[]));
+    (contents, torrents, seeder)
+}
+
+fn cached_file(p2pfs: &P2pfs, hash: &str, file: &str) -> PathBuf {
+    p2pfs.data_dir.join(hash).join("files").join(file)
+}
+
+#[test]
+fn what_nobody_has_mounted_is_freed_but_for_what_is_pinned() {
+    let scratch = Scratch::new();
+    let (contents, torrents, seeder) = films(&scratch);
+    let p2pfs = P2pfs::new(&scratch);
+    assert_eq!(listed(&scratch, &p2pfs), [] as [Value; 0], "no cache at all");
+    let peer = seeder.address.to_string();
+    let mounts = torrents.each_ref().map(|t| p2pfs.mount(t.magnet(), &["--peer", &peer]));
+    mounts.iter().for_each(|mount| mount.wait());
+    let hash = mounts[0].status().text("info_hash").to_owned();
+    let pinned = mounts[0].path("a.bin");
+    let pin = |verb: &str, what: &str| cache(&scratch, &p2pfs, &[verb, what]).success();
+    pin("pin", pinned.to_str().unwrap());
+    cache(&scratch, &p2pfs, &["gc"]).success();
+    for (mount, content) in mounts.iter().zip(&contents) {
+        assert_eq!(mount.status().number("verified"), content.stream().len() as u64);
+    }
+    let table = cache(&scratch, &p2pfs, &["ls"]).success().stdout();
+    assert!(table.contains("100 %") && table.contains("mounted, 1 file pinned"), "{table}");
+    mounts.into_iter().for_each(Mount::umount);
+    wait_until("nobody uses the torrents", PATIENCE, || {
+        listed(&scratch, &p2pfs).iter().all(|torrent| torrent["in_use"] == false)
+    });
+    cache(&scratch, &p2pfs, &["gc"]).success();
+    let left = listed(&scratch, &p2pfs);
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0]["info_hash"], *hash);
+    assert_eq!(left[0]["pinned_files"], 1);
+    let here = left[0]["here"].as_u64().unwrap();
+    assert!((2 * MIB as u64..3 * MIB as u64).contains(&here), "{here} bytes are here");
+    // Its daemon killed, the command looks itself.
+    let mount = p2pfs.mount(torrents[0].magnet(), &["--on-demand"]);
+    assert_eq!(std::fs::read(mount.path("a.bin")).unwrap(), contents[0].bytes_of("a.bin"));
+    p2pfs.kill_daemon();
+    assert_eq!(listed(&scratch, &p2pfs)[0]["pinned_files"], 1);
+    pin("unpin", &hash);
+    cache(&scratch, &p2pfs, &["gc"]).success();
+    assert!(listed(&scratch, &p2pfs).is_empty());
+    assert!(!p2pfs.data_dir.join(&hash).exists());
+    let unknown = cache(&scratch, &p2pfs, &["pin", &hash]).failure();
+    assert!(unknown.stderr.contains("not in the cache"), "{}", unknown.stderr);
+}
+
+#[test]
+fn rot_is_found_and_mended_with_a_daemon_and_without() {
+    let scratch = Scratch::new();
+    let (contents, torrents, seeder) = films(&scratch);
+    let p2pfs = P2pfs::new(&scratch);
+    let peer = seeder.address.to_string();
+    let options = ["--peer", &peer];
+    let mount = p2pfs.mount(torrents[0].magnet(), &options);
+    mount.wait();
+    let hash = mount.status().text("info_hash").to_owned();
+    let rot = || {
+        let file = File::options().write(true).open(cached_file(&p2pfs, &hash, "1")).unwrap();
+        file.write_all_at(b"rot", MIB as u64).unwrap();
+    };
+    let good = cache(&scratch, &p2pfs, &["verify"]).success();
+    assert!(good.stderr.contains("all good"), "{}", good.stderr);
+    rot();
+    let found = cache(&scratch, &p2pfs, &["verify"]).failure();
+    assert!(found.stdout().contains("1 bad, the first is"), "{}", found.stdout());
+    assert!(found.stderr.contains("--repair"), "{}", found.stderr);
+    cache(&scratch, &p2pfs, &["verify", "--repair"]).success();
+    // It is wanted in the background.
+    mount.wait();
+    assert_eq!(mount.tree(), contents[0].tree());
+    cache(&scratch, &p2pfs, &["verify"]).success();
+    p2pfs.kill_daemon();
+    rot();
+    cache(&scratch, &p2pfs, &["verify"]).failure();
+    cache(&scratch, &p2pfs, &["verify", "--repair"]).success();
+    let here = listed(&scratch, &p2pfs)[0]["here"].as_u64().unwrap();
+    assert!(here < 5 * MIB as u64);
+    let mount = p2pfs.mount(torrents[0].magnet(), &options);
+    mount.wait();
+    assert_eq!(mount.tree(), contents[0].tree());
+    cache(&scratch, &p2pfs, &["verify"]).success();
+}
