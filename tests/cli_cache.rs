@@ -100,10 +100,12 @@ fn rot_is_found_and_mended_with_a_daemon_and_without() {
     let found = cache(&scratch, &p2pfs, &["verify"]).failure();
     assert!(found.stdout().contains("1 bad, the first is"), "{}", found.stdout());
     assert!(found.stderr.contains("--repair"), "{}", found.stderr);
-    cache(&scratch, &p2pfs, &["verify", "--repair"]).success();
-    // It is wanted in the background.
+    // What is bad is not given to readers, and wanted in the background.
     mount.wait();
     assert_eq!(mount.tree(), contents[0].tree());
+    rot();
+    cache(&scratch, &p2pfs, &["verify", "--repair"]).success();
+    mount.wait();
     cache(&scratch, &p2pfs, &["verify"]).success();
     p2pfs.kill_daemon();
     rot();

@@ -179,19 +179,24 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        // Asked before: a directory that changes may have come to its end meanwhile.
+        let changes = self.0.changes(parent.0);
         match self.0.lookup(parent.0, name.as_bytes()) {
             Ok(Some(attr)) => {
-                reply.entry(&self.lasts(attr.inode), &file_attr(&attr), GENERATION);
+                let lasts = if changes { Duration::ZERO } else { self.lasts(attr.inode) };
+                reply.entry(&lasts, &file_attr(&attr), GENERATION);
             }
-            Ok(None) if self.0.changes(parent.0) => reply.error(fuser::Errno::ENOENT),
+            Ok(None) if changes => reply.error(fuser::Errno::ENOENT),
             Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        // Asked before, as above.
+        let lasts = self.lasts(inode.0);
         match self.0.attr(inode.0) {
-            Ok(attr) => reply.attr(&self.lasts(inode.0), &file_attr(&attr)),
+            Ok(attr) => reply.attr(&lasts, &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -201,6 +206,15 @@ impl Filesystem for Adapter {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
+    }
+
+    fn opendir(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // The kernel lists again what cannot have changed.
+        let kept = match self.0.changes(inode.0) {
+            true => FopenFlags::empty(),
+            false => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        };
+        reply.opened(FileHandle(0), kept);
     }
 
     fn readdir(
@@ -229,9 +243,10 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let changes = self.0.changes(inode.0);
         let added = self.0.readdir(inode.0, offset, &mut |entry| {
             let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(entry.name));
-            let lasts = self.lasts(entry.attr.inode);
+            let lasts = if changes { Duration::ZERO } else { self.lasts(entry.attr.inode) };
             reply.add(attr.ino, entry.next, name, &lasts, &attr, GENERATION)
         });
         match added {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::SystemTime;
 
@@ -61,6 +62,17 @@ pub(super) enum Found {
     Unknown,
 }
 
+/// Removes what a removal that was cut short has left.
+pub(super) fn finish_removals(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(GONE)
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(%error, dir = %entry.path().display(), "cannot be removed");
+        }
+    }
+}
+
 impl Store {
     /// The torrents of the cache, those first that were not used for longest.
     pub fn cached(&self) -> Vec<Cached> {
@@ -79,7 +91,7 @@ impl Store {
             info: torrent.as_ref().map(|torrent| torrent.info.clone()),
             here: torrent.as_ref().map_or(0, |torrent| torrent.verified_bytes(None)),
             on_disk: allocated(dir),
-            pinned: pins::read(&dir.join("files")).len(),
+            pinned: pins::read(&dir.join("files")).map_or(0, |pinned| pinned.len()),
             in_use,
             used,
         }
@@ -107,21 +119,27 @@ impl Store {
             count += u64::from(freed > 0);
             bytes += freed;
         }
-        // What a removal that was cut short has left.
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().ends_with(GONE) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
         (count, bytes)
+    }
+
+    /// Whether what is kept of a torrent is of no use, because its description is missing or wrong. One
+    /// that cannot be read now is neither.
+    pub(super) fn is_useless(&self, hash: &InfoHash) -> bool {
+        match fs::read(self.torrent_dir(hash).join("info")) {
+            Ok(raw) => !hash.is_of(&raw),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// Removes a torrent, if nobody uses it and nothing of it is pinned.
     pub(super) fn remove_unused(&self, hash: InfoHash) -> bool {
-        let (dir, gone) = (self.torrent_dir(&hash), self.dir.join(format!("{hash}{GONE}")));
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (dir, gone) =
+            (self.torrent_dir(&hash), self.dir.join(format!("{hash}.{number}{GONE}")));
         {
             let torrents = lock(&self.torrents);
-            let pinned = !pins::read(&dir.join("files")).is_empty();
+            // What cannot be read may be pinned.
+            let pinned = pins::read(&dir.join("files")).map_or(true, |pinned| !pinned.is_empty());
             // Whoever mounts it now begins anew; removing many files would hold him up.
             if torrents.is_used(&hash) || pinned || fs::rename(&dir, &gone).is_err() {
                 return false;

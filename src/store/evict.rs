@@ -60,8 +60,10 @@ pub(super) struct Protection {
 
 impl Protection {
     pub(super) fn of(files: &Files) -> Self {
-        let pinned = files.dir().map(pins::read).unwrap_or_default();
-        Self { pinned: Mutex::new(pinned), ..Self::default() }
+        let pinned = files.dir().map_or_else(|| Ok(BTreeSet::new()), pins::read);
+        // What cannot be read may be pinned.
+        let keepers = AtomicUsize::new(usize::from(pinned.is_err()));
+        Self { pinned: Mutex::new(pinned.unwrap_or_default()), keepers, ..Self::default() }
     }
 
     pub(super) fn was_used(&self) -> bool {

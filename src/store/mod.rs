@@ -196,6 +196,7 @@ impl Store {
         });
         // On a full disk the line is missing, and the lock holds all the same.
         let _ = written;
+        care::finish_removals(dir);
         let workers = Workers::start().map_err(cache(dir))?;
         let store = Arc::new_cyclic(|this| Self {
             dir: dir.to_owned(),

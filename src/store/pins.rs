@@ -8,9 +8,12 @@ use std::path::Path;
 use super::files::open_own;
 
 /// The files that are pinned, of the torrent whose files are in `files`.
-pub(super) fn read(files: &Path) -> BTreeSet<usize> {
-    let text = fs::read_to_string(files.with_file_name("pinned")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
+pub(super) fn read(files: &Path) -> io::Result<BTreeSet<usize>> {
+    let text = match fs::read_to_string(files.with_file_name("pinned")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read?,
+    };
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
 /// Replaces them.

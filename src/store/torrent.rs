@@ -401,7 +401,8 @@ impl TorrentStore {
         self.states.pin_one(piece)
     }
 
-    /// Hashes a piece that is on disk, whatever is known of it; with `repair`, a bad one is forgotten.
+    /// Hashes a piece that is on disk, whatever is known of it. A bad one no longer counts as verified;
+    /// with `repair` its room on the disk is freed.
     pub(super) fn hash_at_rest(
         &self,
         piece: PieceIndex,
@@ -423,13 +424,14 @@ impl TorrentStore {
                 self.states.at_rest(&range);
                 return Found::Good;
             }
-            if !repair || self.states.lose(piece, on_disk).is_none() {
-                return Found::Bad;
+            if self.states.lose(piece, on_disk).is_some() {
+                self.list(piece, false);
+                self.tell_lost(piece, None);
             }
-            self.list(piece, false);
-            self.tell_lost(piece, None);
         }
-        self.free_lost(piece);
+        if repair {
+            self.free_lost(piece);
+        }
         Found::Bad
     }
 

@@ -56,9 +56,10 @@ enum CacheVerb {
     },
     /// Read everything that is in the cache from the disk, and check its hashes
     ///
-    /// The exit code is 1 if something is bad and stays so.
+    /// What is bad is not used any more, and fetched again when it is wanted. The exit code is 1 if
+    /// something was bad, unless it is repaired.
     Verify {
-        /// Forget what is bad, so that it is fetched again when it is wanted
+        /// Free the room of what is bad, too
         #[arg(long)]
         repair: bool,
     },
@@ -195,7 +196,7 @@ async fn verify(socket: Option<&Path>, dir: &Path, repair: bool) -> Result<()> {
     match (bad, repair) {
         (0, _) => eprintln!("p2pfs: {} checked, all good", size::count(torrents, "torrent")),
         (_, true) => eprintln!("p2pfs: {bytes} were bad and will be fetched again"),
-        (_, false) => bail!("{bytes} are bad; --repair has them fetched again"),
+        (_, false) => bail!("{bytes} were bad and are not used any more; --repair frees their room, too"),
     }
     Ok(())
 }

@@ -24,8 +24,7 @@ impl Store {
                 break;
             }
             match self.open_unused(&hash) {
-                // Without its description it is of no use.
-                None => any |= self.remove_unused(hash),
+                None => any |= self.is_useless(&hash) && self.remove_unused(hash),
                 Some(torrent) => {
                     let chosen = choose(torrent.candidates(), need - freed);
                     any |= chosen.into_iter().filter(|piece| torrent.let_go(*piece)).count() > 0;
