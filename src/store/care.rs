@@ -126,7 +126,7 @@ impl Store {
     /// that cannot be read now is neither.
     pub(super) fn is_useless(&self, hash: &InfoHash) -> bool {
         match fs::read(self.torrent_dir(hash).join("info")) {
-            Ok(raw) => !hash.is_of(&raw),
+            Ok(raw) => !Info::parse(raw).is_ok_and(|info| info.info_hash == *hash),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
     }

@@ -196,7 +196,9 @@ async fn verify(socket: Option<&Path>, dir: &Path, repair: bool) -> Result<()> {
     match (bad, repair) {
         (0, _) => eprintln!("p2pfs: {} checked, all good", size::count(torrents, "torrent")),
         (_, true) => eprintln!("p2pfs: {bytes} were bad and will be fetched again"),
-        (_, false) => bail!("{bytes} were bad and are not used any more; --repair frees their room, too"),
+        (_, false) => {
+            bail!("{bytes} were bad and are not used any more; --repair frees their room, too")
+        }
     }
     Ok(())
 }
