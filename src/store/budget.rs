@@ -31,6 +31,9 @@ const SLACK: u64 = 32 << 10;
 /// Parts of a file that its inode has room for (ext4).
 const IN_INODE: u64 = 4;
 
+/// Bytes that each part more takes (ext4): 12 in a list, which may be half empty.
+const PART: u64 = 24;
+
 /// Blocks of a file system have at least this many bytes for us: the pages of memory.
 const MIN_BLOCK: u64 = 4096;
 
@@ -103,6 +106,12 @@ impl Ledger {
     /// Bytes that the file system allocates and frees at once.
     pub(super) fn block(&self) -> u64 {
         self.block
+    }
+
+    /// The most that a file counts for of which so many bytes, whole blocks in so many parts, are there.
+    pub(super) fn most_counted(&self, bytes: u64, parts: u64) -> u64 {
+        let lists = (parts.saturating_sub(IN_INODE) * PART).next_multiple_of(self.block);
+        with_lists(bytes + lists, self.block)
     }
 
     pub(super) fn is_limited(&self) -> bool {
@@ -268,7 +277,10 @@ fn bytes_of(m: &Metadata) -> u64 {
 /// What a file counts for: what is allocated, and a block more if its parts may become too many for its
 /// inode. The file system allocates that only when it writes them out, perhaps half a minute later.
 fn counted(m: &Metadata, block: u64) -> u64 {
-    let bytes = bytes_of(m);
+    with_lists(bytes_of(m), block)
+}
+
+fn with_lists(bytes: u64, block: u64) -> u64 {
     if bytes > IN_INODE * block { bytes + block } else { bytes }
 }
 

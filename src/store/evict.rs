@@ -20,6 +20,7 @@ use super::{Store, exclusive, lock, shared};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::cache::{self, Candidate, choose};
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+use crate::proto::metainfo::FileEntry;
 
 /// A write was refused because nothing may be let go for it.
 #[derive(Debug, thiserror::Error)]
@@ -273,7 +274,7 @@ impl TorrentStore {
         let in_file = |range: Range<u64>| {
             entry.offset + range.start..entry.offset + range.end.min(entry.length)
         };
-        if self.are_vacant(in_file(0..entry.length)) {
+        if self.is_nothing_beside(in_file(0..entry.length), in_file(at.clone())) {
             return self.files.remove(file);
         }
         let block = self.store.ledger.block();
@@ -285,22 +286,73 @@ impl TorrentStore {
         if start < end { self.files.punch(file, start, end - start) } else { Ok(()) }
     }
 
-    /// Frees what is on disk and is not in the index: blocks that were verified alone, and what a crash
-    /// has left.
-    pub(super) fn sweep(&self) {
-        let _disk = exclusive(&self.disk);
-        for (file, taken) in self.store.ledger.files_of(self.info.info_hash) {
-            let Some(entry) = self.info.files.get(file) else { continue };
-            let block = self.store.ledger.block();
-            let range = entry.offset..entry.offset + entry.length;
-            let pieces: Vec<_> = self.info.geometry.pieces_of(range).collect();
-            let vacant = pieces.iter().filter(|piece| self.is_vacant(**piece));
-            let here = (pieces.len() - vacant.clone().count()) as u64;
-            let most = here * u64::from(self.info.geometry.piece_length()).next_multiple_of(block);
-            if taken > most || here == 0 {
-                vacant.for_each(|piece| self.free(*piece));
+    /// Whether nothing in a range is needed, of which a part is known to be vacant. Looks at what is
+    /// nearest to that part first: pieces mostly come and go in runs.
+    fn is_nothing_beside(&self, range: Range<u64>, vacant: Range<u64>) -> bool {
+        let mut before = self.info.geometry.pieces_of(range.start..vacant.start).rev();
+        let mut after = self.info.geometry.pieces_of(vacant.end..range.end);
+        loop {
+            let two = (before.next(), after.next());
+            if two == (None, None) {
+                return true;
+            }
+            if !two.0.into_iter().chain(two.1).all(|piece| self.is_vacant(piece)) {
+                return false;
             }
         }
+    }
+
+    /// Frees what is on disk and is not in the index: blocks that were verified alone, and what a crash
+    /// has left. Returns how many holes that took.
+    pub(super) fn sweep(&self) -> usize {
+        let files = self.store.ledger.files_of(self.info.info_hash);
+        files.into_iter().map(|(file, taken)| self.sweep_file(file, taken)).sum()
+    }
+
+    /// Sweeps a file, unless it takes no more than what is needed of it may.
+    fn sweep_file(&self, file: usize, taken: u64) -> usize {
+        let _disk = exclusive(&self.disk);
+        let Some(entry) = self.info.files.get(file) else { return 0 };
+        let holes = self.holes(entry);
+        let whole = entry.length.next_multiple_of(self.store.ledger.block());
+        let needed = whole - holes.iter().map(|hole| hole.end - hole.start).sum::<u64>();
+        if needed > 0 && taken <= self.store.ledger.most_counted(needed, holes.len() as u64 + 1) {
+            return 0;
+        }
+        let punch = |hole: &Range<u64>| self.files.punch(file, hole.start, hole.end - hole.start);
+        let freed = match needed {
+            0 => self.files.remove(file),
+            _ => holes.iter().try_for_each(punch),
+        };
+        if let Err(error) = freed {
+            tracing::warn!(%error, file, "cannot free a part of the cache");
+        }
+        self.measure(file);
+        holes.len()
+    }
+
+    /// The runs of blocks of a file in which nothing is needed, in bytes of the file. The disk is held
+    /// alone.
+    fn holes(&self, entry: &FileEntry) -> Vec<Range<u64>> {
+        let (geometry, block) = (&self.info.geometry, self.store.ledger.block());
+        let (first, last) = (entry.offset, entry.offset + entry.length);
+        let mut holes: Vec<Range<u64>> = Vec::new();
+        for piece in geometry.pieces_of(first..last).filter(|piece| self.is_vacant(*piece)) {
+            let at = geometry.piece_range(piece);
+            let (start, end) = (at.start.max(first) - first, at.end.min(last) - first);
+            match holes.last_mut() {
+                Some(hole) if hole.end == start => hole.end = end,
+                _ => holes.push(start..end),
+            }
+        }
+        for hole in &mut holes {
+            // Blocks that are shared with what is needed stay.
+            hole.start = hole.start.next_multiple_of(block);
+            let up = hole.end.next_multiple_of(block);
+            hole.end = if hole.end == entry.length { up } else { hole.end / block * block };
+        }
+        holes.retain(|hole| hole.start < hole.end);
+        holes
     }
 
     // ---- writing

@@ -52,8 +52,9 @@ impl Store {
         let info = self.saved_info(hash).and_then(|raw| Info::parse(raw).ok());
         let info = info.filter(|info| info.info_hash == *hash)?;
         let torrent = self.this.upgrade()?.open_torrent(Arc::new(info), false).ok()?;
-        torrent.sweep();
         torrents.open.insert(*hash, Arc::downgrade(&torrent));
+        drop(torrents);
+        torrent.sweep();
         Some(torrent)
     }
 }

@@ -1,7 +1,7 @@
 //! A cache with a limit: what `du` would say, and who goes.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -135,6 +135,69 @@ fn what_a_crash_left_of_no_listed_piece_is_freed() {
     assert_eq!(here(&torrent), [0, 1]);
     assert!(du(dir.path()) < MIB / 2, "{}", du(dir.path()));
     assert!(wait(|done| torrent.verify_at_rest(sample.piece(1), None, done)));
+}
+
+/// 6 GiB in 100,000 pieces, of which only the last is known: one byte again and again.
+fn of_many_pieces() -> (Sample, Vec<u8>) {
+    const LENGTH: u64 = 65_536;
+    let last = vec![7; LENGTH as usize];
+    let sample = Sample::with_data(&[(LENGTH, false)], LENGTH, last.clone());
+    let mut info = (*sample.info).clone();
+    info.geometry = Geometry::new(100_000 * LENGTH, LENGTH).unwrap();
+    info.piece_hashes = vec![info.piece_hashes[0]; 100_000];
+    info.files[0].length = info.geometry.total();
+    (Sample { info: Arc::new(info), data: Vec::new() }, last)
+}
+
+fn write_bytes(torrent: &Arc<TorrentStore>, piece: PieceIndex, bytes: &[u8]) {
+    let Verdict::Verified { range, .. } = offer(torrent, piece, bytes) else { panic!("refused") };
+    wait(|done| torrent.write(range, done)).unwrap();
+    let_loose(torrent, piece);
+}
+
+#[test]
+fn a_file_of_many_pieces_that_takes_what_it_should_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let (sample, bytes) = of_many_pieces();
+    let torrent = open(dir.path(), &sample);
+    write_bytes(&torrent, sample.piece(99_999), &bytes);
+    let path = torrent.files.path(0).unwrap();
+    drop(torrent);
+    let changed = || fs::metadata(&path).map(|m| (m.ctime(), m.ctime_nsec())).unwrap();
+    let before = changed();
+    let torrent = limited(dir.path(), 16 * MIB).torrent(sample.info.clone()).unwrap();
+    assert_eq!((here(&torrent), changed()), (vec![99_999], before));
+    // In many parts too: the file system's lists of them are no waste.
+    (0..99_999).step_by(1500).for_each(|piece| {
+        write_bytes(&torrent, sample.piece(piece), &bytes);
+        assert_eq!(torrent.sweep(), 0, "with piece {piece}");
+    });
+    torrent.let_all_go();
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_a_crash_left_among_many_pieces_is_freed_in_few_holes() {
+    let dir = TempDir::new().unwrap();
+    let (sample, bytes) = of_many_pieces();
+    let torrent = limited(dir.path(), 16 * MIB).torrent(sample.info.clone()).unwrap();
+    write_bytes(&torrent, sample.piece(30_000), &bytes);
+    write_bytes(&torrent, sample.piece(99_999), &bytes);
+    let path = torrent.files.path(0).unwrap();
+    let clean = fs::metadata(&path).unwrap().blocks();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[1; 4096], 50_000 * 65_536).unwrap();
+    drop((torrent, file));
+    let torrent = limited(dir.path(), 16 * MIB).torrent(sample.info.clone()).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().blocks(), clean);
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[1; 4096], 50_000 * 65_536).unwrap();
+    torrent.store.ledger.measure(sample.info.info_hash, 0, &path);
+    assert_eq!((torrent.sweep(), torrent.sweep()), (2, 0), "before and after the first piece");
+    assert_eq!(fs::metadata(&path).unwrap().blocks(), clean);
+    for piece in [30_000, 99_999] {
+        assert!(wait(|done| torrent.verify_at_rest(sample.piece(piece), None, done)));
+    }
 }
 
 #[test]
