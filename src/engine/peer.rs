@@ -173,21 +173,13 @@ impl Drop for PeerLink {
     }
 }
 
-/// A connection that we opened.
-pub(super) struct Opened {
-    pub stream: TcpStream,
-    pub theirs: Handshake,
-    /// How long it took to connect: the way there and back.
-    pub round_trip: Duration,
-}
-
 /// Connects and exchanges handshakes. Whoever does not know the torrent by the hash of `greeting` is
 /// greeted with the other one, if it has two.
 pub(super) async fn connect(
     addr: SocketAddr,
     greeting: Handshake,
     also: Option<InfoHash>,
-) -> Result<Opened, ConnectError> {
+) -> Result<(TcpStream, Handshake), ConnectError> {
     match (greet(addr, greeting, also).await, also) {
         (Err(ConnectError::TurnedAway), Some(also)) => {
             let again = Handshake { info_hash: also, ..greeting };
@@ -201,12 +193,10 @@ async fn greet(
     addr: SocketAddr,
     greeting: Handshake,
     also: Option<InfoHash>,
-) -> Result<Opened, ConnectError> {
-    let began = Instant::now();
+) -> Result<(TcpStream, Handshake), ConnectError> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
         .await
         .map_err(|_| ConnectError::Timeout)??;
-    let round_trip = began.elapsed();
     let exchange = async {
         let mut stream = stream;
         stream.write_all(&greeting.encode()).await.map_err(|_| ConnectError::TurnedAway)?;
@@ -220,7 +210,7 @@ async fn greet(
         if theirs.peer_id == greeting.peer_id {
             return Err(ConnectError::Ourselves);
         }
-        Ok(Opened { stream, theirs, round_trip })
+        Ok((stream, theirs))
     };
     tokio::time::timeout(HANDSHAKE_TIMEOUT, exchange).await.map_err(|_| ConnectError::Timeout)?
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connections::{Arrival, Rival};
-use super::peer::{self, ConnectError, Event, Events, Opened, PeerLink};
+use super::peer::{self, ConnectError, Event, Events, PeerLink};
 use super::rates::Throttle;
 use super::session::Shared;
 use super::torrent::{ReadError, ReadHandle, Waiting};
@@ -99,7 +99,7 @@ impl Progress {
 
 /// What happened outside the task's own connections.
 enum Internal {
-    Connected(SocketAddr, Result<Opened, ConnectError>),
+    Connected(SocketAddr, Result<(TcpStream, Handshake), ConnectError>),
     Verdict(PieceIndex, Verdict),
     Written(PieceIndex, std::io::Result<()>),
     Checked(PieceIndex, bool),
@@ -259,7 +259,7 @@ impl Task {
             Command::Want(pieces) => self.want(pieces, Priority::Normal),
             Command::Peers(addrs, source) => self.machine.peers_found(&addrs, source),
             Command::Incoming(stream, addr, handshake) => {
-                self.arrived(Arrival { stream, addr, theirs: handshake, round_trip: None });
+                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: false });
             }
             Command::Activate { info, store, layers, wanted } => {
                 self.activate(info, store, &layers, wanted);
@@ -335,8 +335,8 @@ impl Task {
     fn internal(&mut self, message: Internal) {
         let now = self.shared.clock.now();
         match message {
-            Internal::Connected(addr, Ok(Opened { stream, theirs, round_trip })) => {
-                self.arrived(Arrival { stream, addr, theirs, round_trip: Some(round_trip) });
+            Internal::Connected(addr, Ok((stream, handshake))) => {
+                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: true });
             }
             Internal::Connected(addr, Err(error)) => {
                 tracing::debug!(%addr, %error, "cannot connect");

@@ -376,10 +376,7 @@ impl World {
         for (side, (at, other, remote)) in
             [(from, to, there), (to, from, incoming)].into_iter().enumerate()
         {
-            let mut session = PeerSession::new(remote, side == 0, true, true, now);
-            if side == 0 {
-                session.window.connected_in(self.latency(from, to) * 2, now);
-            }
+            let session = PeerSession::new(remote, side == 0, true, true, now);
             let node = self.node(at);
             node.links.insert(other, End { conn, side: side as u8 });
             node.machine.peer_connected(key, session, now);

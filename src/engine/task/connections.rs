@@ -24,14 +24,8 @@ pub(super) struct Arrival {
     pub stream: TcpStream,
     pub addr: SocketAddr,
     pub theirs: Handshake,
-    /// How long the way there and back takes, if we opened it.
-    pub round_trip: Option<Duration>,
-}
-
-impl Arrival {
-    const fn is_outgoing(&self) -> bool {
-        self.round_trip.is_some()
-    }
+    /// We opened it.
+    pub outgoing: bool,
 }
 
 /// A second connection to a peer, while the first is probed.
@@ -89,7 +83,7 @@ impl Task {
         if let Some(first) = first {
             let ours_is_greater = self.shared.peer_id > arrival.theirs.peer_id;
             let second =
-                self.machine.second_connection(first, arrival.is_outgoing(), ours_is_greater, now);
+                self.machine.second_connection(first, arrival.outgoing, ours_is_greater, now);
             match second {
                 Second::Refused => return self.turn_away(&arrival, Some(first)),
                 Second::Waits => return self.wait_for_proof(first, arrival),
@@ -102,7 +96,7 @@ impl Task {
                 }
             }
         }
-        let welcome = match arrival.is_outgoing() {
+        let welcome = match arrival.outgoing {
             true => self.machine.has_room(),
             false => self.machine.accepts(arrival.addr, now),
         };
@@ -165,15 +159,14 @@ impl Task {
         let now = self.shared.clock.now();
         tracing::debug!(addr = %arrival.addr, ?first, "a connection is not kept");
         match first {
-            _ if !arrival.is_outgoing() => {}
+            _ if !arrival.outgoing => {}
             Some(first) => self.machine.connected_already(arrival.addr, first, now),
             None => self.machine.found_no_room(arrival.addr, now),
         }
     }
 
     fn take_in(&mut self, arrival: Arrival) {
-        let Arrival { stream, addr, theirs, round_trip } = arrival;
-        let outgoing = round_trip.is_some();
+        let Arrival { stream, addr, theirs, outgoing } = arrival;
         let now = self.shared.clock.now();
         self.last_key += 1;
         let key = PeerKey(self.last_key);
@@ -199,7 +192,6 @@ impl Task {
         session.dht = theirs.reserved.dht();
         session.v2 = theirs.reserved.v2();
         session.info_hash = Some(theirs.info_hash);
-        round_trip.into_iter().for_each(|round_trip| session.window.connected_in(round_trip, now));
         self.machine.peer_connected(key, session, now);
     }
 }

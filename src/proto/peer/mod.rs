@@ -1,13 +1,11 @@
 //! One peer as the torrent sees it.
 
 mod allowance;
-mod delivery;
 mod exchange;
 mod session;
 mod window;
 
 pub use allowance::HashAllowance;
-pub use delivery::Delivery;
 pub use exchange::{Exchange, PEX_INTERVAL};
 pub use session::{Disconnect, Early, FirstCopies, MAX_SERVED_BLOCK, PeerSession, UPLOAD_QUEUE};
-pub use window::{RequestWindow, blocks_for_all};
+pub use window::RequestWindow;

@@ -1,20 +1,18 @@
 //! The request window: how many blocks to keep asked of one peer.
 //!
 //! The target is the bandwidth-delay product and a little more: what the peer delivers in
-//! `2.5 × round trip + 20 ms`, and in 3.5 round trips as long as its rate grows. While the window is what limits the rate, that product exceeds the
+//! `1.25 × round trip + 20 ms`. While the window is what limits the rate, that product exceeds the
 //! window and it grows by at least a quarter each round trip; once the link is the limit, the rate
 //! stands still and so does the window. What is queued at the peer stays short, so a read that
 //! arrives finds a short queue.
 //!
-//! Peers that share a line each believe, as their blocks come in bunches, that it carries more of
-//! theirs than it does. So all windows together hold no more than what all peers together deliver
-//! calls for ([`blocks_for_all`]).
+//! The rate is sampled as TCP BBR does (draft-cheng-iccrg-delivery-rate-estimation): what arrived
+//! between the request for a block and its arrival, by that time. However blocks are bunched on the
+//! way, that is never more than one window in one round trip.
 
-use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::delivery::{Delivery, Mark, Response};
 use crate::proto::geometry::{BLOCK_LEN, Block};
 use crate::proto::time::Timestamp;
 
@@ -27,30 +25,21 @@ const MIN: usize = 4;
 /// Above this nothing is gained: 512 blocks are 8 MiB.
 const MAX: usize = 512;
 
-/// Round trips that the target holds: a sender with BBR has twice on its way what the line holds, and
-/// sends ever in bursts if it has not more to send than that.
-const ROUND_TRIPS: f64 = 2.5;
-
-/// The same for all peers together, if there are several: each of them sends in the belief that the
-/// line is its own, and more than a router keeps of them is lost.
-const ROUND_TRIPS_OF_ALL: f64 = 1.5;
-
-/// The same until the rate stands still. A sender with BBR sends ever faster than the line takes, and
-/// what the line loses then holds up all that follows, until it has had more to send for a few round
-/// trips than it may: three times what is on the line.
-const ROUND_TRIPS_AT_FIRST: f64 = 3.5;
-
-/// The rate stands still when it has not grown by a quarter for so many round trips.
-const STANDSTILL: u32 = 6;
-
-/// A sender that had nothing to send for so long begins anew.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// What the target holds beyond that, for scheduling hiccups on both sides.
+/// What the target holds beyond the round trip, for scheduling hiccups on both sides.
 const SLACK: Duration = Duration::from_millis(20);
 
 /// After this long without a shorter one, the round trip may be found to have grown.
 const RTT_AGES: Duration = Duration::from_secs(10);
+
+/// What arrives sooner counts as if it took this long: clocks have a resolution.
+const RESOLUTION: Duration = Duration::from_micros(1);
+
+/// How much a higher sample of the rate counts. Each is an average over a round trip already.
+const RISE: f64 = 0.25;
+
+/// How much a lower one counts, of which there is at most one in half a round trip: all that comes
+/// in a burst after a pause tells of the same pause.
+const FALL: f64 = 0.2;
 
 /// The round trip assumed before one was seen.
 const ASSUMED_RTT: Duration = Duration::from_millis(100);
@@ -85,24 +74,12 @@ const FORGIVE: Duration = Duration::from_secs(60);
 struct Asked {
     block: Block,
     at: Timestamp,
-    /// What had been delivered by then, by this peer and by all.
-    mark: Mark,
-    mark_of_all: Mark,
+    /// Bytes that had been delivered by then.
+    delivered: u64,
     /// It filled the window.
     filled: bool,
     /// It has hardly anything of ours in front of it.
     first: bool,
-}
-
-/// A rate that grows.
-#[derive(Clone, Copy, Debug, Default)]
-struct Growing {
-    /// The rate when it was last seen to have grown.
-    most: f64,
-    /// Round trips since then.
-    stood_still: u32,
-    /// This one is over when a block comes that was asked for when so many bytes had been delivered.
-    round_ends: u64,
 }
 
 /// Requests outstanding at one peer and what is known of how it answers.
@@ -113,12 +90,15 @@ pub struct RequestWindow {
     limit: usize,
     /// Blocks that rate and round trip call for.
     target: usize,
-    delivery: Delivery,
-    /// Until the rate stands still.
-    growing: Option<Growing>,
+    /// Bytes a second while requests were outstanding.
+    rate: f64,
     rtt: Option<Duration>,
     /// When the round trip was last seen to be that short.
     rtt_seen: Timestamp,
+    /// Bytes of all blocks that came when they were outstanding.
+    delivered: u64,
+    /// When the rate last fell.
+    fell: Timestamp,
     last_progress: Timestamp,
     /// Blocks that other peers sent first while this one sent nothing.
     beaten: u32,
@@ -132,10 +112,11 @@ impl Default for RequestWindow {
             outstanding_bytes: 0,
             limit: MAX,
             target: START,
-            delivery: Delivery::default(),
-            growing: Some(Growing::default()),
+            rate: 0.0,
             rtt: None,
             rtt_seen: Timestamp::ZERO,
+            delivered: 0,
+            fell: Timestamp::ZERO,
             last_progress: Timestamp::ZERO,
             beaten: 0,
             stalled: false,
@@ -144,13 +125,6 @@ impl Default for RequestWindow {
 }
 
 impl RequestWindow {
-    /// It took so long to connect to the peer. No block has come so soon yet: the first ones wait for
-    /// those before them, on a connection that is slow at first.
-    pub fn connected_in(&mut self, round_trip: Duration, now: Timestamp) {
-        self.rtt = Some(round_trip);
-        self.rtt_seen = now;
-    }
-
     /// The peer's `reqq`: more requests than that it drops (BEP 10).
     pub fn set_limit(&mut self, reqq: u32) {
         self.limit = (reqq as usize).clamp(1, MAX);
@@ -163,16 +137,12 @@ impl RequestWindow {
 
     /// What the window holds at most, in time.
     fn span(&self) -> Duration {
-        let round_trips = match self.growing {
-            Some(_) => ROUND_TRIPS_AT_FIRST,
-            None => ROUND_TRIPS,
-        };
-        self.rtt.unwrap_or(ASSUMED_RTT).mul_f64(round_trips) + SLACK
+        self.rtt.unwrap_or(ASSUMED_RTT).mul_f64(1.25) + SLACK
     }
 
     /// The window that rate and round trip call for.
     fn aim(&self) -> usize {
-        let blocks = self.rate() * self.span().as_secs_f64() / f64::from(BLOCK_LEN);
+        let blocks = self.rate * self.span().as_secs_f64() / f64::from(BLOCK_LEN);
         (blocks.ceil() as usize).clamp(MIN, MAX)
     }
 
@@ -210,7 +180,7 @@ impl RequestWindow {
     /// When a block asked for now would probably be here.
     pub fn expected_delay(&self) -> Duration {
         let queued = (self.outstanding_bytes + u64::from(BLOCK_LEN)) as f64;
-        let rate = match self.rate() {
+        let rate = match self.rate {
             _ if self.stalled => 1.0,
             0.0 => ASSUMED_RATE,
             rate => rate.max(f64::from(BLOCK_LEN)),
@@ -220,64 +190,40 @@ impl RequestWindow {
 
     /// Bytes a second that the peer delivers while asked.
     pub fn rate(&self) -> f64 {
-        self.delivery.rate()
+        self.rate
     }
 
-    /// `block` was asked for; `all` is what all peers together have delivered.
-    pub fn sent(&mut self, block: Block, all: &Delivery, now: Timestamp) {
+    /// `block` was asked for.
+    pub fn sent(&mut self, block: Block, now: Timestamp) {
         if self.outstanding.is_empty() {
-            if now.since(self.last_progress) > PAUSE {
-                self.growing = Some(Growing::default());
-            }
             self.last_progress = now;
         }
         let before = self.outstanding.len();
         self.outstanding.push_back(Asked {
             block,
             at: now,
-            mark: self.delivery.mark(before == 0, now),
-            mark_of_all: all.mark(false, now),
+            delivered: self.delivered,
             filled: before + 1 >= self.size(),
             first: before < MIN,
         });
         self.outstanding_bytes += u64::from(block.length);
     }
 
-    /// `block` arrived, which counts for `all` too; false when it was not outstanding.
-    pub fn arrived(&mut self, block: Block, all: &mut Delivery, now: Timestamp) -> bool {
+    /// `block` arrived; false when it was not outstanding.
+    pub fn arrived(&mut self, block: Block, now: Timestamp) -> bool {
         let Some(asked) = self.remove(block) else { return false };
         self.heard(now);
-        let time = now.since(asked.at);
-        self.note_round_trip(time, asked.first, now);
-        let (bytes, rtt) = (u64::from(block.length), self.rtt.unwrap_or(ASSUMED_RTT));
-        let late = time > self.span();
-        all.came(Response { bytes, rtt, telling: late }, asked.mark_of_all, now);
-        let telling = asked.filled || late;
-        match self.delivery.came(Response { bytes, rtt, telling }, asked.mark, now) {
-            Ordering::Greater => self.target = self.target.max(self.aim()),
-            Ordering::Less => self.target = self.aim(),
-            Ordering::Equal => {}
+        self.delivered += u64::from(block.length);
+        let response = now.since(asked.at).max(RESOLUTION);
+        self.note_round_trip(response, asked.first, now);
+        let sample = (self.delivered - asked.delivered) as f64 / response.as_secs_f64();
+        if sample > self.rate {
+            self.rate += (sample - self.rate) * RISE;
+            self.target = self.target.max(self.aim());
+        } else if asked.filled || response > self.span() {
+            self.fall(sample, now);
         }
-        self.note_growth(asked);
         true
-    }
-
-    /// Looks once in a round trip whether the rate still grows.
-    fn note_growth(&mut self, asked: Asked) {
-        let (rate, delivered) = (self.rate(), self.delivery.delivered());
-        let Some(growing) = &mut self.growing else { return };
-        if asked.first || asked.mark.delivered < growing.round_ends {
-            return;
-        }
-        growing.round_ends = delivered;
-        growing.stood_still += 1;
-        if rate > growing.most * 1.25 {
-            (growing.most, growing.stood_still) = (rate, 0);
-        }
-        if growing.stood_still >= STANDSTILL {
-            self.growing = None;
-            self.target = self.aim();
-        }
     }
 
     /// A longer round trip than before may be our own queue, unless there was none.
@@ -286,6 +232,17 @@ impl RequestWindow {
         if self.rtt.is_none_or(|rtt| response <= rtt || (first && aged)) {
             self.rtt = Some(response);
             self.rtt_seen = now;
+        }
+    }
+
+    /// Less came than the rate says, though enough had been asked for, or late.
+    fn fall(&mut self, sample: f64, now: Timestamp) {
+        let step = self.rtt.unwrap_or(ASSUMED_RTT).div_f64(2.0);
+        let step = step.clamp(Duration::from_millis(5), Duration::from_millis(100));
+        if now.since(self.fell) >= step {
+            self.fell = now;
+            self.rate += (sample - self.rate) * FALL;
+            self.target = self.aim();
         }
     }
 
@@ -337,8 +294,8 @@ impl RequestWindow {
         let patience = (self.expected_delay() * 4).clamp(MIN_STALL, MAX_STALL);
         if !self.outstanding.is_empty() && now.since(self.last_progress) > patience {
             self.stalled = true;
-            self.delivery.halve();
-            if self.rate() > 0.0 {
+            self.rate /= 2.0;
+            if self.rate > 0.0 {
                 self.target = self.aim();
             }
             self.last_progress = now;
@@ -359,42 +316,10 @@ impl RequestWindow {
         blocks
     }
 
-    /// Whether nothing came for so long that what is outstanding takes no room on the way to us.
-    pub fn is_silent(&self, now: Timestamp) -> bool {
-        now.since(self.last_progress) > 2 * self.span()
-    }
-
-    /// Whether it may be asked for more even if all together hold enough: a peer that sends little is
-    /// idle between two blocks otherwise.
-    pub fn is_small(&self) -> bool {
-        self.outstanding.len() < MIN
-    }
-
     /// Whether the peer counts as stalled.
     pub fn is_stalled(&self) -> bool {
         self.stalled
     }
-}
-
-/// Blocks that all windows together should hold: what `all` peers together deliver in the time that
-/// each of the windows is for. `None` unless there are several.
-pub fn blocks_for_all<'a>(
-    all: &Delivery,
-    windows: impl Iterator<Item = &'a RequestWindow>,
-) -> Option<usize> {
-    let (mut rates, mut bytes, mut senders) = (0.0, 0.0, 0);
-    for window in windows.filter(|window| window.rate() > 0.0) {
-        let rtt = window.rtt.unwrap_or(ASSUMED_RTT).mul_f64(ROUND_TRIPS_OF_ALL) + SLACK;
-        rates += window.rate();
-        bytes += window.rate() * rtt.as_secs_f64();
-        senders += 1;
-    }
-    if senders < 2 {
-        return None;
-    }
-    let share = all.rate() / rates;
-    let blocks = (bytes * share / f64::from(BLOCK_LEN)).ceil() as usize;
-    Some(blocks.max(START))
 }
 
 #[cfg(test)]
@@ -415,24 +340,20 @@ mod tests {
         free_at: Timestamp,
         now: Timestamp,
         arrived: u64,
-        all: Delivery,
     }
 
     impl Link {
         fn new(peers: usize, mbit: f64, rtt: Duration) -> Self {
-            let mut window = RequestWindow::default();
-            window.connected_in(rtt, Timestamp::ZERO);
             Self {
                 rate: mbit * 125_000.0,
                 rtt,
                 bunch: Duration::from_nanos(1),
-                windows: vec![window; peers],
+                windows: vec![RequestWindow::default(); peers],
                 wire: VecDeque::new(),
                 blocks: 0,
                 free_at: Timestamp::ZERO,
                 now: Timestamp::ZERO,
                 arrived: 0,
-                all: Delivery::default(),
             }
         }
 
@@ -440,13 +361,12 @@ mod tests {
             let geometry = Geometry::new(1 << 34, u64::from(BLOCK_LEN)).unwrap();
             // In turn, as the answers of many share a line.
             while let Some(peer) = (0..self.windows.len())
-                .filter(|_| self.outstanding() < self.most())
                 .filter(|i| self.windows[*i].room() > 0)
                 .max_by_key(|i| self.windows[*i].room() * 1000 / self.windows[*i].size())
             {
                 let block = geometry.block_at(self.blocks, 0, BLOCK_LEN).unwrap();
                 self.blocks += 1;
-                self.windows[peer].sent(block, &self.all, self.now);
+                self.windows[peer].sent(block, self.now);
                 let start = self.free_at.max(self.now + self.rtt);
                 self.free_at = start + Duration::from_secs_f64(f64::from(BLOCK_LEN) / self.rate);
                 let bunch = self.bunch.as_nanos() as u64;
@@ -466,25 +386,16 @@ mod tests {
                 {
                     self.wire.pop_front();
                     self.arrived += u64::from(block.length);
-                    assert!(self.windows[peer].arrived(block, &mut self.all, self.now));
+                    assert!(self.windows[peer].arrived(block, self.now));
                 }
             }
             (self.arrived - before) as f64 / time.as_secs_f64()
         }
 
-        fn outstanding(&self) -> usize {
-            self.windows.iter().map(RequestWindow::len).sum()
-        }
-
-        fn most(&self) -> usize {
-            blocks_for_all(&self.all, self.windows.iter()).unwrap_or(usize::MAX)
-        }
-
-        /// Blocks that all windows may hold, by what the line holds in a round trip.
+        /// Blocks that all windows hold, by what the line holds in a round trip.
         fn held(&self) -> f64 {
             let held: usize = self.windows.iter().map(RequestWindow::size).sum();
-            held.min(self.most()) as f64 * f64::from(BLOCK_LEN)
-                / (self.rate * self.rtt.as_secs_f64())
+            held as f64 * f64::from(BLOCK_LEN) / (self.rate * self.rtt.as_secs_f64())
         }
     }
 
@@ -496,11 +407,10 @@ mod tests {
             let mut link = Link::new(peers, 100.0, FAR);
             link.bunch = Duration::from_millis(bunch).max(link.bunch);
             let first = link.run(Duration::from_secs(1)) / link.rate;
-            assert!(first > 0.7, "{peers} peers, bursts of {bunch} ms: {first}");
+            assert!(first > 0.75, "{peers} peers, bursts of {bunch} ms: {first}");
             let rate = link.run(Duration::from_secs(20)) / link.rate;
             assert!(rate > 0.97, "{peers} peers, bursts of {bunch} ms: {rate}");
-            let most = if peers == 1 { 3.1 } else { 2.3 };
-            assert!(link.held() < most, "{peers} peers, bursts of {bunch} ms: {}", link.held());
+            assert!(link.held() < 2.1, "{peers} peers, bursts of {bunch} ms: {}", link.held());
         }
     }
 
@@ -541,9 +451,9 @@ mod tests {
         let mut now = link.now + Duration::from_secs(1);
         let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
         for block in geometry.blocks(geometry.piece(0).unwrap()) {
-            window.sent(block, &link.all, now);
+            window.sent(block, now);
             now = now + FAR + Duration::from_millis(2);
-            assert!(window.arrived(block, &mut link.all, now));
+            assert!(window.arrived(block, now));
         }
         assert!(window.rate() == before, "{before}: {}", window.rate());
     }
@@ -570,12 +480,11 @@ mod tests {
         let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
         let mut window = RequestWindow::default();
         let block = geometry.block_at(0, 0, BLOCK_LEN).unwrap();
-        let mut all = Delivery::default();
-        window.sent(block, &all, Timestamp::ZERO);
+        window.sent(block, Timestamp::ZERO);
         assert!(!window.check_stall(Timestamp::ZERO + Duration::from_secs(3)));
         assert!(window.check_stall(Timestamp::ZERO + Duration::from_secs(31)));
         assert_eq!(window.size(), 1);
-        assert!(window.arrived(block, &mut all, Timestamp::ZERO + Duration::from_secs(32)));
+        assert!(window.arrived(block, Timestamp::ZERO + Duration::from_secs(32)));
         assert!(window.size() > 1);
     }
 }

@@ -43,7 +43,7 @@ use crate::proto::geometry::{Block, PieceIndex};
 use crate::proto::ids::InfoHash;
 use crate::proto::merkle::{Hash, Trusted};
 use crate::proto::metainfo::Info;
-use crate::proto::peer::{Delivery, Disconnect, PeerSession};
+use crate::proto::peer::{Disconnect, PeerSession};
 use crate::proto::rate::Tokens;
 use crate::proto::swarm::{ExternalAddress, PeerKey, PeerList};
 use crate::proto::time::Timestamp;
@@ -193,8 +193,6 @@ pub struct Torrent {
     last_replacement: Timestamp,
     /// The peer list changed, or time has passed.
     look_for_peers: bool,
-    /// What all peers together deliver.
-    delivery: Delivery,
     totals: stats::Totals,
 }
 
@@ -224,7 +222,6 @@ impl Torrent {
             last_turnover: Timestamp::ZERO,
             last_replacement: Timestamp::ZERO,
             look_for_peers: false,
-            delivery: Delivery::default(),
             totals: stats::Totals::default(),
         }
     }

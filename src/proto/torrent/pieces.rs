@@ -121,7 +121,7 @@ impl Torrent {
             peer.last_block = now;
             peer.note_block(block.piece, now);
             peer.down.add(length, now);
-            peer.window.arrived(block, &mut self.delivery, now)
+            peer.window.arrived(block, now)
         });
         let Some(active) = &mut self.active else { return };
         let arrived = if kept { active.picker.arrived(block, key) } else { None };

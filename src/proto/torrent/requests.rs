@@ -12,7 +12,7 @@ use super::hashes::FEW_BLOCKS;
 use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
 use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
-use crate::proto::peer::{PeerSession, RequestWindow, blocks_for_all};
+use crate::proto::peer::PeerSession;
 use crate::proto::swarm::{PeerKey, Priority};
 use crate::proto::time::Timestamp;
 
@@ -50,28 +50,6 @@ const QUEUE: Duration = Duration::from_secs(2);
 /// Blocks that may be asked for before anything is known of our downlink, and on a slow one.
 const MIN_QUEUE: usize = 64;
 
-/// Blocks that may be asked for beside what is.
-#[derive(Clone, Copy, Debug)]
-struct Spare {
-    /// Of everybody, one of each peer aside.
-    blocks: usize,
-    /// Of the peers that were asked for a few already.
-    for_large: usize,
-}
-
-impl Spare {
-    fn allows(&self, window: &RequestWindow) -> bool {
-        window.room() > 0
-            && (self.blocks > 0 || window.is_empty())
-            && (self.for_large > 0 || window.is_small())
-    }
-
-    const fn take(&mut self) {
-        self.blocks = self.blocks.saturating_sub(1);
-        self.for_large = self.for_large.saturating_sub(1);
-    }
-}
-
 impl Torrent {
     /// Fills the request windows.
     pub(super) fn plan_requests(&mut self, now: Timestamp) {
@@ -96,7 +74,9 @@ impl Torrent {
             return;
         }
         keys.sort_unstable();
-        let mut spare = self.spare(&askable, now);
+        let asked = askable.iter().filter_map(|key| self.peers.get(key)).map(|p| p.window.len());
+        let asked: usize = asked.sum();
+        let mut spare = self.downlink_queue(now).saturating_sub(asked);
         self.askable = Some(askable);
         for (_, key) in keys {
             self.fill(key, &order, &mut spare, now);
@@ -130,16 +110,6 @@ impl Torrent {
         }
         // What is only read ahead would push out of memory what the disk has not taken.
         Some(order.iter().filter(|w| w.waiting_since.is_some()).cloned().collect())
-    }
-
-    /// How many more blocks may be asked for in all.
-    fn spare(&mut self, askable: &[PeerKey], now: Timestamp) -> Spare {
-        let most = self.downlink_queue(now);
-        let windows = || askable.iter().filter_map(|key| self.peers.get(key)).map(|p| &p.window);
-        let asked: usize = windows().map(RequestWindow::len).sum();
-        let coming = windows().filter(|w| !w.is_silent(now)).map(RequestWindow::len).sum();
-        let enough = blocks_for_all(&self.delivery, windows()).unwrap_or(most);
-        Spare { blocks: most.saturating_sub(asked), for_large: enough.saturating_sub(coming) }
     }
 
     /// How many blocks may be asked for in all, waiting readers' and one of each peer aside.
@@ -224,8 +194,8 @@ impl Torrent {
 
     /// Fills one peer's window: with the first of the wanted pieces that are not worse off with it
     /// than with others, or else the last that is read ahead. So a slow peer is asked for what lies
-    /// far ahead.
-    fn fill(&mut self, key: PeerKey, order: &[Wanted], spare: &mut Spare, now: Timestamp) {
+    /// far ahead. At most `spare` blocks beyond its first.
+    fn fill(&mut self, key: PeerKey, order: &[Wanted], spare: &mut usize, now: Timestamp) {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
@@ -234,8 +204,10 @@ impl Torrent {
             [] => 1.0,
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
         };
-        while let Some(peer) = self.peers.get(&key).filter(|p| spare.allows(&p.window)) {
-            spare.take();
+        let may_ask =
+            |p: &&PeerSession, spare| p.window.room() > 0 && (spare > 0 || p.window.is_empty());
+        while let Some(peer) = self.peers.get(&key).filter(|p| may_ask(p, *spare)) {
+            *spare = spare.saturating_sub(1);
             let Some(active) = &self.active else { return };
             let (picker, geometry) = (&active.picker, &active.geometry);
             // Readers are not made to wait for those who do not answer.
@@ -435,7 +407,7 @@ impl Torrent {
 
     fn request(&mut self, key: PeerKey, block: Block, now: Timestamp) {
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.window.sent(block, &self.delivery, now);
+            peer.window.sent(block, now);
             peer.last_sent = now;
             self.outputs.push_back(Output::Request(key, block));
         }
