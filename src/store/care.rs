@@ -20,6 +20,9 @@ use crate::proto::torrent::Trees;
 /// The end of the name of a torrent's directory that is just being removed.
 const GONE: &str = ".gone";
 
+/// Pieces that are hashed at once when a torrent is checked.
+const CHECKS_AT_ONCE: usize = 8;
+
 /// A torrent of the cache.
 #[derive(Clone, Debug)]
 pub struct Cached {
@@ -50,6 +53,20 @@ pub struct Checked {
     pub bad: Vec<PieceIndex>,
     /// Pieces that cannot be checked: hashes of a v2 torrent that peers have to give are missing.
     pub unknown: u32,
+}
+
+impl Checked {
+    fn note(&mut self, piece: PieceIndex, found: Found) {
+        match found {
+            Found::Good => self.checked += 1,
+            Found::Bad => {
+                self.checked += 1;
+                self.bad.push(piece);
+            }
+            Found::Unknown => self.unknown += 1,
+            Found::Absent => {}
+        }
+    }
 }
 
 /// What a check says of one piece.
@@ -180,32 +197,29 @@ impl Store {
             torrent.files.uncache(file);
         }
         let here: Vec<_> = info.geometry.pieces().filter(|p| torrent.is_here(*p)).collect();
-        let (tell, told) = mpsc::channel();
-        for piece in &here {
-            let root = trees.as_mut().and_then(|trees| trees.piece_root(*piece));
-            let (torrent, piece, tell) = (torrent.clone(), *piece, tell.clone());
-            self.workers.submit(Class::Check, move || {
-                let found = match root.is_none() && torrent.info.is_v2_only() {
-                    true => Found::Unknown,
-                    false => torrent.hash_at_rest(piece, root, repair),
-                };
-                drop(torrent);
-                let _ = tell.send((piece, found));
-            });
-        }
-        drop(tell);
         let mut checked = Checked { info, checked: 0, bad: Vec::new(), unknown: 0 };
-        for (number, (piece, found)) in (1..).zip(told) {
-            match found {
-                Found::Good => checked.checked += 1,
-                Found::Bad => {
-                    checked.checked += 1;
-                    checked.bad.push(piece);
-                }
-                Found::Unknown => checked.unknown += 1,
-                Found::Absent => {}
+        let mut number = 0;
+        // A few at a time: a reader's piece waits for all that were submitted before it.
+        for few in here.chunks(CHECKS_AT_ONCE) {
+            let (tell, told) = mpsc::channel();
+            for piece in few {
+                let root = trees.as_mut().and_then(|trees| trees.piece_root(*piece));
+                let (torrent, piece, tell) = (torrent.clone(), *piece, tell.clone());
+                self.workers.submit(Class::Check, move || {
+                    let found = match root.is_none() && torrent.info.is_v2_only() {
+                        true => Found::Unknown,
+                        false => torrent.hash_at_rest(piece, root, repair),
+                    };
+                    drop(torrent);
+                    let _ = tell.send((piece, found));
+                });
             }
-            progress(number, here.len() as u32);
+            drop(tell);
+            for (piece, found) in told {
+                number += 1;
+                checked.note(piece, found);
+                progress(number, here.len() as u32);
+            }
         }
         checked.bad.sort_unstable();
         Some(checked)
