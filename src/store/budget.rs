@@ -56,16 +56,12 @@ impl Limits {
 #[derive(Default)]
 struct Account {
     files: HashMap<usize, u64>,
+    /// What all files take: asked for with each event of each torrent.
+    payload: u64,
     /// Description, index, hashes, and the directories themselves.
     rest: u64,
     /// How often it is open.
     open: usize,
-}
-
-impl Account {
-    fn payload(&self) -> u64 {
-        self.files.values().sum()
-    }
 }
 
 #[derive(Default)]
@@ -97,7 +93,7 @@ impl Ledger {
             accounts.root = root(dir);
             let account = |(hash, path): (_, PathBuf)| (hash, account(&path, block));
             accounts.torrents = torrents(dir).map(account).collect();
-            let all = accounts.torrents.values().map(|a| a.payload() + a.rest);
+            let all = accounts.torrents.values().map(|a| a.payload + a.rest);
             accounts.taken = accounts.root + all.sum::<u64>();
         }
         Self { dir: dir.to_owned(), limits, block, accounts: Mutex::new(accounts) }
@@ -149,7 +145,7 @@ impl Ledger {
         let accounts = lock(&self.accounts);
         let limit = self.limit_of(&accounts)?;
         let (open, idle): (Vec<_>, Vec<_>) = accounts.torrents.values().partition(|a| a.open > 0);
-        let idle = idle.iter().map(|a| a.payload()).sum();
+        let idle = idle.iter().map(|a| a.payload).sum();
         let room = cache::background_room(limit, accounts.taken + accounts.reserved, idle);
         Some(room / (open.len() as u64).max(1))
     }
@@ -190,6 +186,7 @@ impl Ledger {
             now => account.files.insert(file, now),
         };
         let new = (now > 0 && before.is_none()).then_some(account.files.len());
+        account.payload = (account.payload + now).saturating_sub(before.unwrap_or(0));
         accounts.taken = (accounts.taken + now).saturating_sub(before.unwrap_or(0));
         new
     }
@@ -228,8 +225,15 @@ impl Ledger {
     pub(super) fn forget(&self, torrent: InfoHash) {
         let mut accounts = lock(&self.accounts);
         if let Some(account) = accounts.torrents.remove(&torrent) {
-            accounts.taken = accounts.taken.saturating_sub(account.payload() + account.rest);
+            accounts.taken = accounts.taken.saturating_sub(account.payload + account.rest);
             self.measure_root(&mut accounts);
+        }
+    }
+
+    /// Measures what is no torrent's.
+    pub(super) fn measure_others(&self) {
+        if self.is_limited() {
+            self.measure_root(&mut lock(&self.accounts));
         }
     }
 
@@ -327,8 +331,8 @@ fn account(dir: &Path, block: u64) -> Account {
         let number = entry.file_name().to_str()?.parse().ok()?;
         Some((number, counted(&fs::symlink_metadata(entry.path()).ok()?, block)))
     });
-    let files = measured.filter(|(_, bytes)| *bytes > 0).collect();
-    Account { files, rest: rest(dir), open: 0 }
+    let files: HashMap<_, _> = measured.filter(|(_, bytes)| *bytes > 0).collect();
+    Account { payload: files.values().sum(), files, rest: rest(dir), open: 0 }
 }
 
 /// Bytes that may be written to the disk of `dir`; without an answer, none.

@@ -161,11 +161,13 @@ impl Store {
             if torrents.is_used(&hash) || pinned || fs::rename(&dir, &gone).is_err() {
                 return false;
             }
+            // Whoever mounts it now has a new account; what is not deleted yet counts as no torrent's.
+            self.ledger.forget(hash);
         }
         if let Err(error) = fs::remove_dir_all(&gone) {
             tracing::warn!(%error, dir = %gone.display(), "cannot be removed");
         }
-        self.ledger.forget(hash);
+        self.ledger.measure_others();
         true
     }
 
