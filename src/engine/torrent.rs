@@ -18,7 +18,7 @@ use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
 use crate::proto::seeding::{SeedUntil, Seeding, ShareRatio};
 use crate::proto::torrent::View;
-use crate::store::{Guard, Kept, TorrentStore};
+use crate::store::{Guard, Kept, TorrentStore, WholeFile};
 
 /// What is said when the background download rests for want of room.
 const CACHE_FULL: &str = "the cache is full: only what is read is fetched, in place of what was read \
@@ -93,6 +93,11 @@ impl Torrent {
         f: impl FnOnce(&[u8]) -> R,
     ) -> Option<R> {
         self.inner.store.read_file(file, offset, length, f)
+    }
+
+    /// File number `file`, if it is complete and the kernel may read it itself.
+    pub fn whole_file(&self, file: usize) -> Option<WholeFile> {
+        self.inner.store.whole_file(file)
     }
 
     /// Waits, without blocking the caller, until [`Self::read_now`] can serve this range or

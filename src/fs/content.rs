@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::engine::{ReadHandle, Torrent, Waiter};
 use crate::proto::metainfo::Info;
 use crate::proto::metainfo::layout::Layout;
+use crate::store::WholeFile;
 
 /// The source of a mount's files: [`Torrent`], or a stand-in for tests without a network. Each
 /// method does what the one of the same name does there; none may block for long.
@@ -42,6 +43,9 @@ pub trait Content: Send + Sync + 'static {
 
     /// Verified bytes of one file, or of the whole torrent.
     fn verified_bytes(&self, file: Option<usize>) -> u64;
+
+    /// A file that is complete, if the kernel may read it itself.
+    fn whole_file(&self, file: usize) -> Option<WholeFile>;
 }
 
 impl Content for Torrent {
@@ -83,5 +87,9 @@ impl Content for Torrent {
 
     fn verified_bytes(&self, file: Option<usize>) -> u64 {
         Torrent::verified_bytes(self, file)
+    }
+
+    fn whole_file(&self, file: usize) -> Option<WholeFile> {
+        Torrent::whole_file(self, file)
     }
 }

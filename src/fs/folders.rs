@@ -23,6 +23,7 @@ use super::shown::Shown;
 use super::tree::{Kind, ROOT};
 use super::xattr::{self, Answer};
 use crate::proto::metainfo::layout::safe_name;
+use crate::store::WholeFile;
 
 /// Bits of an inode number that are the torrent's.
 const SHIFT: u32 = 32;
@@ -238,6 +239,11 @@ impl Shown for Folders {
         }
         let (_, fs, local) = self.inside(inode)?;
         fs.open(local, flags)
+    }
+
+    fn whole_file(&self, inode: u64) -> Option<WholeFile> {
+        let (_, fs, local) = self.inside(inode).ok()?;
+        fs.whole_file(local)
     }
 
     fn read(&self, inode: u64, request: ReadRequest, reply: Reply) {

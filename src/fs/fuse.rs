@@ -1,30 +1,34 @@
 //! The adapter between the kernel's requests and [`Shown`]: the only file that knows the fuser crate.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle,
+    FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
 };
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::geteuid;
 
 use super::folders::Forget;
+use super::lock;
 use super::ops::{Attr, BLOCK_SIZE, NAME_MAX};
 use super::reading::ReadRequest;
 use super::shown::Shown;
 use super::tree::{Kind, ROOT};
 use super::xattr::Answer;
+use crate::store::WholeFile;
 
 /// How long the kernel may believe what it was told: the tree never changes.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -52,7 +56,7 @@ impl Served {
         config.n_threads = Some(THREADS);
         config.clone_fd = true;
         // Who may enter is checked by the kernel (allow_other, default_permissions).
-        Session::from_fd(Adapter(shown), device, SessionACL::All, config).map(Self)
+        Session::from_fd(Adapter::new(shown), device, SessionACL::All, config).map(Self)
     }
 
     /// What has the kernel forget a name in the root. It may wait for a request to be answered, so it
@@ -72,12 +76,65 @@ impl Served {
     }
 }
 
-struct Adapter(Arc<dyn Shown>);
+struct Adapter {
+    shown: Arc<dyn Shown>,
+    /// The files that are open.
+    open: Mutex<HashMap<INodeNo, OpenFile>>,
+    /// Whether the kernel can read complete files itself.
+    passthrough: bool,
+}
+
+/// A file that is open. The kernel reads it itself through all of its handles, or through none.
+#[derive(Default)]
+struct OpenFile {
+    handles: usize,
+    backing: Option<(BackingId, WholeFile)>,
+}
+
+impl OpenFile {
+    /// Whether the kernel reads what a check has found to be wrong. It does so for as long as the file is open.
+    fn is_damaged(&self) -> bool {
+        self.backing.as_ref().is_some_and(|(_, whole)| !whole.is_whole())
+    }
+}
 
 impl Adapter {
+    fn new(shown: Arc<dyn Shown>) -> Self {
+        Self { shown, open: Mutex::default(), passthrough: false }
+    }
+
+    /// What the kernel shall read itself of a file that nobody has open.
+    fn backing(
+        &self,
+        inode: INodeNo,
+        flags: i32,
+        reply: &ReplyOpen,
+    ) -> Option<(BackingId, WholeFile)> {
+        // Past the page cache, every file system has rules of its own for where a read begins.
+        if !self.passthrough || flags & libc::O_DIRECT != 0 {
+            return None;
+        }
+        let whole = self.shown.whole_file(inode.0)?;
+        match whole.with_file(|file| reply.open_backing(file))? {
+            Ok(backing) => Some((backing, whole)),
+            Err(error) => {
+                tracing::debug!(%error, "the kernel does not read from this cache itself");
+                None
+            }
+        }
+    }
+
+    /// One handle less; what is not open any more.
+    fn closed(&self, inode: INodeNo) -> Option<OpenFile> {
+        let mut open = lock(&self.open);
+        let file = open.get_mut(&inode)?;
+        file.handles = file.handles.saturating_sub(1);
+        if file.handles == 0 { open.remove(&inode) } else { None }
+    }
+
     /// How long the kernel may believe what it was told of an inode.
     fn lasts(&self, inode: u64) -> Duration {
-        if self.0.changes(inode) { Duration::ZERO } else { FOREVER }
+        if self.shown.changes(inode) { Duration::ZERO } else { FOREVER }
     }
 }
 
@@ -169,6 +226,10 @@ impl Filesystem for Adapter {
         ] {
             let _ = config.add_capabilities(wanted);
         }
+        // Of one level only, so that an overlay can be mounted over the files. The kernel lets root alone.
+        self.passthrough = geteuid().is_root()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_congestion_threshold(MAX_BACKGROUND);
         let _ = config.set_max_write(MAX_READ);
@@ -180,8 +241,8 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // Asked before: a directory that changes may have come to its end meanwhile.
-        let changes = self.0.changes(parent.0);
-        match self.0.lookup(parent.0, name.as_bytes()) {
+        let changes = self.shown.changes(parent.0);
+        match self.shown.lookup(parent.0, name.as_bytes()) {
             Ok(Some(attr)) => {
                 let lasts = if changes { Duration::ZERO } else { self.lasts(attr.inode) };
                 reply.entry(&lasts, &file_attr(&attr), GENERATION);
@@ -195,14 +256,14 @@ impl Filesystem for Adapter {
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         // Asked before, as above.
         let lasts = self.lasts(inode.0);
-        match self.0.attr(inode.0) {
+        match self.shown.attr(inode.0) {
             Ok(attr) => reply.attr(&lasts, &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
-        match self.0.readlink(inode.0) {
+        match self.shown.readlink(inode.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
@@ -210,7 +271,7 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         // The kernel lists again what cannot have changed.
-        let kept = match self.0.changes(inode.0) {
+        let kept = match self.shown.changes(inode.0) {
             true => FopenFlags::empty(),
             false => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
         };
@@ -225,7 +286,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let added = self.0.readdir(inode.0, offset, &mut |entry| {
+        let added = self.shown.readdir(inode.0, offset, &mut |entry| {
             let (inode, kind) = (INodeNo(entry.attr.inode), file_type(entry.attr.kind));
             reply.add(inode, entry.next, kind, OsStr::from_bytes(entry.name))
         });
@@ -243,8 +304,8 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let changes = self.0.changes(inode.0);
-        let added = self.0.readdir(inode.0, offset, &mut |entry| {
+        let changes = self.shown.changes(inode.0);
+        let added = self.shown.readdir(inode.0, offset, &mut |entry| {
             let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(entry.name));
             let lasts = if changes { Duration::ZERO } else { self.lasts(entry.attr.inode) };
             reply.add(attr.ino, entry.next, name, &lasts, &attr, GENERATION)
@@ -256,10 +317,24 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.open(inode.0, flags.0) {
+        // Held until the answer is out: the kernel refuses a mixture.
+        let mut open = lock(&self.open);
+        if open.get(&inode).is_some_and(OpenFile::is_damaged) {
+            return reply.error(fuser::Errno::EIO);
+        }
+        let handle = match self.shown.open(inode.0, flags.0) {
+            Ok(handle) => FileHandle(handle),
+            Err(e) => return reply.error(errno(e)),
+        };
+        let file = open.entry(inode).or_default();
+        if file.handles == 0 {
+            file.backing = self.backing(inode, flags.0, &reply);
+        }
+        file.handles += 1;
+        match &file.backing {
+            Some((backing, _)) => reply.opened_passthrough(handle, FopenFlags::empty(), backing),
             // Content never changes. Without KEEP_CACHE a second open hangs while a read waits.
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(e) => reply.error(errno(e)),
+            None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
         }
     }
 
@@ -280,11 +355,11 @@ impl Filesystem for Adapter {
             Err(e) => reply.error(errno(e)),
         });
         let (handle, length, pid) = (handle.0, size, request.pid());
-        self.0.read(inode.0, ReadRequest { handle, offset, length, direct, pid }, answer);
+        self.shown.read(inode.0, ReadRequest { handle, offset, length, direct, pid }, answer);
     }
 
     fn flush(&self, _: &Request, inode: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply_empty(self.0.flush(inode.0, fh.0), reply);
+        reply_empty(self.shown.flush(inode.0, fh.0), reply);
     }
 
     fn release(
@@ -297,7 +372,9 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.release(inode.0, handle.0);
+        self.shown.release(inode.0, handle.0);
+        let closed = self.closed(inode);
+        drop(closed);
         reply.ok();
     }
 
@@ -318,27 +395,27 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.0.lseek(inode.0, offset, whence) {
+        match self.shown.lseek(inode.0, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let stat = self.0.statfs();
+        let stat = self.shown.statfs();
         reply.statfs(stat.blocks, 0, 0, stat.files, 0, BLOCK_SIZE, NAME_MAX, BLOCK_SIZE);
     }
 
     fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(self.0.getxattr(inode.0, name.as_bytes(), size), reply);
+        reply_xattr(self.shown.getxattr(inode.0, name.as_bytes(), size), reply);
     }
 
     fn listxattr(&self, _: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(self.0.listxattr(inode.0, size), reply);
+        reply_xattr(self.shown.listxattr(inode.0, size), reply);
     }
 
     fn access(&self, _: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        reply_empty(self.0.access(inode.0, mask.bits()), reply);
+        reply_empty(self.shown.access(inode.0, mask.bits()), reply);
     }
 
     fn ioctl(

@@ -13,6 +13,7 @@ use super::reading::Failures;
 use super::signals::Watch;
 use super::tree::{Kind, Tree};
 use super::xattr::{self, Answer, Of};
+use crate::store::WholeFile;
 
 /// The block size that `stat` and `statfs` report, in bytes.
 pub const BLOCK_SIZE: u32 = 4096;
@@ -204,6 +205,14 @@ impl Fs {
         let pieces = READAHEAD_PIECES * u64::from(info.geometry.piece_length());
         let budget = pieces.clamp(READAHEAD_MIN, READAHEAD_MAX);
         Ok(self.handles.open(file, size, budget).id.0)
+    }
+
+    /// A file that is complete, if the kernel may read it itself.
+    pub fn whole_file(&self, inode: u64) -> Option<WholeFile> {
+        match self.tree.kind(inode)? {
+            Kind::File(file) => self.content.whole_file(file as usize),
+            Kind::Directory { .. } | Kind::Symlink => None,
+        }
     }
 
     /// A descriptor of the handle was closed, perhaps because its process was killed: nothing is

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use super::ops::{Attr, DirEntry, Fs, StatFs};
 use super::reading::{ReadRequest, Reply};
 use super::xattr::Answer;
+use crate::store::WholeFile;
 
 /// The operations of a filesystem, by inode numbers. Each does what the one of the same name does in
 /// [`Fs`]; none waits.
@@ -30,6 +31,8 @@ pub trait Shown: Send + Sync + 'static {
     ) -> Result<(), Errno>;
     /// Opens a file; the handle's number.
     fn open(&self, inode: u64, flags: i32) -> Result<u64, Errno>;
+    /// A file that is complete, if the kernel may read it itself.
+    fn whole_file(&self, inode: u64) -> Option<WholeFile>;
     /// Reads; `reply` may be called later.
     fn read(&self, inode: u64, request: ReadRequest, reply: Reply);
     /// A descriptor of the handle was closed.
@@ -82,6 +85,10 @@ impl Shown for One {
 
     fn open(&self, inode: u64, flags: i32) -> Result<u64, Errno> {
         self.0.open(inode, flags)
+    }
+
+    fn whole_file(&self, inode: u64) -> Option<WholeFile> {
+        self.0.whole_file(inode)
     }
 
     fn read(&self, _: u64, request: ReadRequest, reply: Reply) {

@@ -10,6 +10,10 @@ const READERS_SHARE: u64 = 8;
 /// Out of this many parts of the budget, one is what all that is read ahead may take.
 const WINDOWS_SHARE: u64 = 4;
 
+/// Out of this many parts of the budget, one is what the files may take that the kernel reads itself: they
+/// are not let go while they are open, which may be for ever.
+const WHOLE_FILES_SHARE: u64 = 2;
+
 /// Out of this many parts of the budget, one is made free at a time, beyond what is needed: looking
 /// through all pieces for each of them would take too long.
 const BATCH_SHARE: u64 = 64;
@@ -52,6 +56,11 @@ pub fn background_room(limit: u64, taken: u64, idle: u64) -> u64 {
 /// Bytes that each of so many handles may read ahead: all of it must find room beside what else is read.
 pub fn window_share(limit: u64, handles: usize) -> u64 {
     limit / WINDOWS_SHARE / (handles as u64).max(1)
+}
+
+/// Bytes that the files may take together that the kernel reads itself.
+pub fn whole_files_share(limit: u64) -> u64 {
+    limit / WHOLE_FILES_SHARE
 }
 
 /// Bytes to make free beyond what is needed.

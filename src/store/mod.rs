@@ -53,7 +53,7 @@ pub use buffer::PieceBuffer;
 pub use care::{Cached, Checked};
 pub use evict::{Guard, Kept, NoRoom, is_no_room};
 pub use gate::{Verdict, VerifiedRange};
-pub use torrent::TorrentStore;
+pub use torrent::{TorrentStore, WholeFile};
 
 use crate::proto::geometry::PieceIndex;
 use crate::proto::ids::InfoHash;
@@ -135,6 +135,8 @@ pub struct Store {
     evicting: Mutex<()>,
     /// Handles that read ahead.
     windows: AtomicUsize,
+    /// Bytes of the files that the kernel reads itself.
+    whole_files: AtomicU64,
     began: Instant,
     this: Weak<Self>,
     /// Pieces whose write failed, oldest first.
@@ -207,6 +209,7 @@ impl Store {
             ledger: Arc::new(Ledger::open(dir, limits)),
             evicting: Mutex::default(),
             windows: AtomicUsize::new(0),
+            whole_files: AtomicU64::new(0),
             began: Instant::now(),
             this: this.clone(),
             unwritten: Mutex::default(),

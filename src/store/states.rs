@@ -77,9 +77,13 @@ impl States {
 
     /// Pins a piece that is verified.
     pub(super) fn pin_one(self: &Arc<Self>, piece: PieceIndex) -> Option<Pin> {
-        let index = piece.index();
-        std::mem::forget(self.pin(index..index + 1)?);
-        Some(Pin { states: self.clone(), piece: index })
+        self.pin_all(piece.index()..piece.index() + 1)
+    }
+
+    /// Pins these pieces, if all of them are verified.
+    pub(super) fn pin_all(self: &Arc<Self>, pieces: Range<usize>) -> Option<Pin> {
+        std::mem::forget(self.pin(pieces.clone())?);
+        Some(Pin { states: self.clone(), pieces })
     }
 
     /// Makes a piece absent that nobody has pinned, if it is at rest or hinted.
@@ -157,14 +161,20 @@ impl Drop for Pins<'_> {
     }
 }
 
-/// The same of one piece, for whoever outlives the torrent.
+/// The same, for whoever outlives the torrent.
 pub(super) struct Pin {
     states: Arc<States>,
-    piece: usize,
+    pieces: Range<usize>,
+}
+
+impl Pin {
+    pub(super) fn pieces(&self) -> Range<usize> {
+        self.pieces.clone()
+    }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        drop(Pins { states: &self.states, pieces: self.piece..self.piece + 1 });
+        drop(Pins { states: &self.states, pieces: self.pieces.clone() });
     }
 }

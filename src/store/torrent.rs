@@ -1,6 +1,9 @@
 //! What of one torrent is here, and whether it may be read.
 
 mod blocks;
+mod whole;
+
+pub use whole::WholeFile;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

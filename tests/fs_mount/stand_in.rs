@@ -11,6 +11,7 @@ use p2pfs::proto::geometry::Geometry;
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::proto::metainfo::layout::{Entry, EntryKind, Layout};
 use p2pfs::proto::metainfo::{FileEntry, Info};
+use p2pfs::store::WholeFile;
 
 /// What is released at a time, in bytes.
 pub const BLOCK: u64 = 16 * 1024;
@@ -277,6 +278,10 @@ impl Content for StandIn {
 
     fn closed(&self, _: ReadHandle) {
         self.state().closed += 1;
+    }
+
+    fn whole_file(&self, _: usize) -> Option<WholeFile> {
+        None
     }
 
     fn verified_bytes(&self, file: Option<usize>) -> u64 {
