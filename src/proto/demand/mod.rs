@@ -40,6 +40,8 @@ pub struct Wanted {
     pub blocks: Range<u32>,
     /// Since when a reader waits for it; `None` when it is only read ahead.
     pub waiting_since: Option<Timestamp>,
+    /// The handle reads on and on: what comes next is asked for in any case.
+    pub streamed: bool,
 }
 
 /// All demand on one torrent. Ranges are in bytes of the torrent.
@@ -147,7 +149,7 @@ impl Demand {
     ) -> Vec<Wanted> {
         let mut order = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
-        let mut add = |piece, range: &Range<u64>, waiting_since| {
+        let mut add = |piece, range: &Range<u64>, waiting_since, streamed| {
             let blocks = match by_blocks(piece) {
                 true => geometry.blocks_of(piece, range.clone()),
                 false => 0..geometry.block_count(piece),
@@ -156,20 +158,23 @@ impl Demand {
                 && !blocks.is_empty()
                 && seen.insert((piece, blocks.start, blocks.end))
             {
-                order.push(Wanted { piece, blocks, waiting_since });
+                order.push(Wanted { piece, blocks, waiting_since, streamed });
             }
         };
         let pieces_of = |range: &Range<u64>| geometry.pieces_of(range.clone());
         for wait in self.urgent() {
-            pieces_of(&wait.range).for_each(|p| add(p, &wait.range, Some(wait.since)));
+            let streamed = self.windows.contains_key(&wait.handle);
+            let since = Some(wait.since);
+            pieces_of(&wait.range).for_each(|p| add(p, &wait.range, since, streamed));
         }
         let mut windows: Vec<_> = self.windows.values().map(|r| (pieces_of(r), r)).collect();
         while !windows.is_empty() {
-            windows
-                .retain_mut(|(pieces, range)| pieces.next().map(|p| add(p, range, None)).is_some());
+            windows.retain_mut(|(pieces, range)| {
+                pieces.next().map(|p| add(p, range, None, true)).is_some()
+            });
         }
         for wait in self.waits.values().filter(|w| !w.urgent) {
-            pieces_of(&wait.range).for_each(|p| add(p, &wait.range, None));
+            pieces_of(&wait.range).for_each(|p| add(p, &wait.range, None, true));
         }
         order
     }

@@ -470,6 +470,11 @@ impl PeerSession {
         self.has_suggested && self.is_seed()
     }
 
+    /// Whether it is known to send what it has to send without waiting for an acknowledgement.
+    pub fn sends_at_once(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.starts_with(env!("CARGO_PKG_NAME")))
+    }
+
     /// We cancelled a request: the block may come all the same.
     pub fn note_cancelled(&mut self) {
         self.cancelled = (self.cancelled + 1).min(UPLOAD_QUEUE as u32 * 4);

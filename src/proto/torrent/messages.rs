@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::requests::TAIL;
 use super::{Output, Torrent};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
@@ -204,7 +205,10 @@ impl Torrent {
             return Ok(());
         };
         let Some(block) = active.geometry.block_at(raw.piece, raw.begin, raw.length) else {
-            return Err(Disconnect::Protocol("a reject for a block that does not exist"));
+            return match raw.length {
+                TAIL => Ok(()),
+                _ => Err(Disconnect::Protocol("a reject for a block that does not exist")),
+            };
         };
         peer.allowed_to_us.remove(&block.piece);
         if !peer.window.withdrawn(block) {

@@ -186,6 +186,8 @@ pub struct Torrent {
     outputs: VecDeque<Output>,
     /// The peers that may be asked for something; `None` when they have to be looked for anew.
     askable: Option<Vec<PeerKey>>,
+    /// When a peer may be asked for more whose window is not full.
+    paced: Option<Timestamp>,
     last_tick: Timestamp,
     /// When somebody was last looked for who has use for the uplink.
     last_look: Timestamp,
@@ -217,6 +219,7 @@ impl Torrent {
             given_up: false,
             outputs: VecDeque::new(),
             askable: None,
+            paced: None,
             last_tick: Timestamp::ZERO,
             last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
@@ -376,7 +379,7 @@ impl Torrent {
         let expiry = self.active.as_ref().and_then(|a| a.demand.next_expiry());
         let metadata = self.fetch.as_ref().and_then(|f| f.poll_timeout());
         let background = self.active.as_ref().and_then(|a| a.first_chance);
-        [Some(self.last_tick + self.tick()), expiry, metadata, background]
+        [Some(self.last_tick + self.tick()), expiry, metadata, background, self.paced]
             .into_iter()
             .flatten()
             .min()

@@ -15,6 +15,7 @@ use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
 use crate::proto::peer::PeerSession;
 use crate::proto::swarm::{PeerKey, Priority};
 use crate::proto::time::Timestamp;
+use crate::proto::wire::{Message, RawBlock};
 
 /// A block that a reader waits for is asked of a second peer after this long at least.
 const HEDGE_AFTER: Duration = Duration::from_millis(200);
@@ -47,6 +48,13 @@ const READER_RESERVE: u64 = 4;
 /// queue in front of it in which blocks come so late that they are asked for again.
 const QUEUE: Duration = Duration::from_secs(2);
 
+/// What is asked for a second time so that what comes before is sent at once, in bytes: no less than a packet
+/// holds.
+pub(super) const TAIL: u32 = 2048;
+
+/// A round trip below which that is not worth it.
+const FAR: Duration = Duration::from_millis(10);
+
 /// Blocks that may be asked for before anything is known of our downlink, and on a slow one.
 const MIN_QUEUE: usize = 64;
 
@@ -58,6 +66,7 @@ impl Torrent {
         self.check_hinted(&order, now);
         self.prove_wanted(&order, now);
         self.ask_for_waiting(&order, now);
+        self.paced = None;
         if self.is_left_to_readers(now) && order.is_empty() {
             return;
         }
@@ -66,13 +75,9 @@ impl Torrent {
             .iter()
             .filter_map(|key| Some((*key, self.peers.get(key)?)))
             .filter(|(_, p)| p.nothing_at != Some(epoch) || !order.is_empty())
-            .filter(|(_, p)| p.window.room() > 0)
+            .filter(|(_, p)| p.window.room(now) > 0)
             .map(|(key, p)| (Reverse(p.window.rate() as u64), key))
             .collect();
-        if keys.is_empty() {
-            self.askable = Some(askable);
-            return;
-        }
         keys.sort_unstable();
         let asked = askable.iter().filter_map(|key| self.peers.get(key)).map(|p| p.window.len());
         let asked: usize = asked.sum();
@@ -80,6 +85,33 @@ impl Torrent {
         self.askable = Some(askable);
         for (_, key) in keys {
             self.fill(key, &order, &mut spare, now);
+        }
+        self.push_tails(&order, now);
+        let askable = self.askable();
+        let peers = askable.iter().filter_map(|key| self.peers.get(key));
+        self.paced = peers.filter_map(|p| p.window.paced_until(now)).min();
+        self.askable = Some(askable);
+    }
+
+    /// Most peers send the end of what they were asked for only when all before it is acknowledged, a round
+    /// trip later (Nagle), unless there is more to send. So whoever was just asked for what a reader
+    /// waits for, and for nothing after that, is asked for the beginning of the same block once more.
+    fn push_tails(&mut self, order: &[Wanted], now: Timestamp) {
+        let mut tails = Vec::new();
+        for wanted in order.iter().filter(|w| w.waiting_since.is_some() && !w.streamed) {
+            let last = |(key, p): (&PeerKey, &PeerSession)| {
+                let last = p.window.last_asked(now).filter(|b| b.piece == wanted.piece)?;
+                let far = p.window.rtt().is_some_and(|rtt| rtt > FAR);
+                let raw = RawBlock { length: TAIL, ..last.into() };
+                (far && !p.sends_at_once() && last.length > TAIL).then_some((*key, raw))
+            };
+            tails.extend(self.peers.iter().filter_map(last));
+        }
+        for (key, raw) in tails {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.note_cancelled();
+            }
+            self.send(key, Message::Request(raw), now);
         }
     }
 
@@ -154,7 +186,7 @@ impl Torrent {
     /// first.
     fn ask_for_waiting(&mut self, order: &[Wanted], now: Timestamp) {
         for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
-            while let Some(key) = self.fastest_for(wanted.piece, &wanted.blocks) {
+            while let Some(key) = self.fastest_for(wanted, now) {
                 if !self.ask(key, wanted.piece, &wanted.blocks, true, now) {
                     break;
                 }
@@ -162,7 +194,8 @@ impl Torrent {
         }
     }
 
-    fn fastest_for(&self, piece: PieceIndex, blocks: &Range<u32>) -> Option<PeerKey> {
+    fn fastest_for(&self, wanted: &Wanted, now: Timestamp) -> Option<PeerKey> {
+        let Wanted { piece, ref blocks, streamed, .. } = *wanted;
         let active = self.active.as_ref()?;
         if !active.picker.is_wanting(piece) {
             return None;
@@ -171,7 +204,11 @@ impl Torrent {
         let only_stalled = !self.peers.values().any(|p| p.serves(piece) && !stalled(p));
         let fits = |k: &PeerKey, p: &PeerSession| {
             stalled(p) == only_stalled
-                && p.window.has_room_for_readers()
+                && if streamed {
+                    p.window.room(now) > 0
+                } else {
+                    p.window.has_room_for_readers(now)
+                }
                 && p.serves(piece)
                 && active.picker.is_open_to(piece, blocks, *k)
         };
@@ -205,7 +242,7 @@ impl Torrent {
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
         };
         let may_ask =
-            |p: &&PeerSession, spare| p.window.room() > 0 && (spare > 0 || p.window.is_empty());
+            |p: &&PeerSession, spare| p.window.room(now) > 0 && (spare > 0 || p.window.is_empty());
         while let Some(peer) = self.peers.get(&key).filter(|p| may_ask(p, *spare)) {
             *spare = spare.saturating_sub(1);
             let Some(active) = &self.active else { return };
@@ -325,7 +362,7 @@ impl Torrent {
             {
                 let (piece, blocks) = (wanted.piece, &wanted.blocks);
                 let able = self.peers.iter().filter(|(_, p)| {
-                    p.window.has_room_for_readers() && !p.window.is_stalled() && p.serves(piece)
+                    p.window.has_room_for_readers(now) && !p.window.is_stalled() && p.serves(piece)
                 });
                 let mut keys: Vec<_> = able.map(|(k, p)| (p.window.expected_delay(), *k)).collect();
                 keys.sort_unstable();
