@@ -11,7 +11,7 @@ CACHE_MINUTES ?= 5
 # Where things are installed: for everybody as root, else for oneself.
 PREFIX ?= $(shell [ "$$(id -u)" = 0 ] && echo /usr/local || echo "$$HOME/.local")
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads fuzz soak soak-cache install deb clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads bench-idle fuzz soak soak-cache install deb clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench-flood  a DHT node under 100,000 datagrams of nonsense a second: memory, pings'
 	@echo 'make bench-swarm  swarms of processes over capped uplinks, p2pfs beside libtorrent'
 	@echo 'make bench-reads  reads over links with delay and losses, p2pfs beside others (root)'
+	@echo 'make bench-idle  50 mounts with nothing to do: processor time, wakeups, memory'
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
 	@echo 'make soak-cache  ten torrents, five times their cache, read at random for CACHE_MINUTES'
@@ -93,6 +94,11 @@ bench-reads:
 	$(CARGO) build --release --example wan_link
 	/usr/bin/python3 tests/bench/reads.py "$(TARGET)/release/p2pfs" \
 		"$(TARGET)/release/examples/wan_link" $(BENCH_ARGS)
+
+bench-idle:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/idle.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
 
 fuzz:
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || \

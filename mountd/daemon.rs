@@ -67,9 +67,9 @@ impl Daemon {
             listen: settings.listen.clone(),
             port: settings.port,
             limits: settings.limits(),
-            lsd: !settings.no_lsd,
-            pex: !settings.no_pex,
-            dht: (!settings.no_dht)
+            lsd: settings.no_lsd != Some(true),
+            pex: settings.no_pex != Some(true),
+            dht: (settings.no_dht != Some(true))
                 .then(|| DhtConfig { bootstrap: settings.dht_bootstrap.clone() }),
         })
         .await?;
@@ -148,6 +148,10 @@ impl Daemon {
             [] => "the default".into(),
             some => some.join(", "),
         };
+        let differs = |asked: Option<bool>, own: Option<bool>| {
+            asked.is_some_and(|asked| asked != own.unwrap_or(false))
+        };
+        let on = |off: Option<bool>| if off == Some(true) { "off" } else { "on" }.to_owned();
         let metrics = |addr: Option<SocketAddr>| addr.map_or("none".into(), |a| a.to_string());
         let (what, has, wants) = if asked.port.is_some() && asked.port != own.port {
             ("port", self.port().to_string(), asked.port.unwrap_or_default().to_string())
@@ -166,13 +170,16 @@ impl Daemon {
             ("download limit", size::limit(limits.down), size::limit(asked.download_limit))
         } else if asked.metrics.is_some() && asked.metrics != own.metrics {
             ("address for metrics", metrics(own.metrics), metrics(asked.metrics))
-        } else if asked.no_lsd && !own.no_lsd {
-            ("local discovery", "on".into(), "off".into())
-        } else if asked.no_pex && !own.no_pex {
-            ("peer exchange", "on".into(), "off".into())
-        } else if asked.no_dht && !own.no_dht {
-            ("DHT", "on".into(), "off".into())
-        } else if own.no_dht && !bootstrap.is_empty() {
+        } else if asked.log.is_some() && asked.log != own.log {
+            let log = |log: &Option<String>| log.clone().unwrap_or("the default".into());
+            ("log", log(&own.log), log(&asked.log))
+        } else if differs(asked.no_lsd, own.no_lsd) {
+            ("local discovery", on(own.no_lsd), on(asked.no_lsd))
+        } else if differs(asked.no_pex, own.no_pex) {
+            ("peer exchange", on(own.no_pex), on(asked.no_pex))
+        } else if differs(asked.no_dht, own.no_dht) {
+            ("DHT", on(own.no_dht), on(asked.no_dht))
+        } else if own.no_dht == Some(true) && !bootstrap.is_empty() {
             ("DHT", "off".into(), "on".into())
         } else if !bootstrap.is_empty() && bootstrap != own.dht_bootstrap {
             ("DHT bootstrap", nodes(&own.dht_bootstrap), nodes(&bootstrap))
@@ -231,7 +238,7 @@ impl Daemon {
 
     /// Looks after the cache, if it is the one that is meant.
     pub async fn care(
-        &self,
+        self: &Arc<Self>,
         dir: &Path,
         what: CacheRequest,
         events: Events,
@@ -240,11 +247,16 @@ impl Daemon {
             let message = format!("{}: no cache of this daemon", dir.display());
             return Err(RpcError::not_here(message));
         }
-        let store = Arc::clone(self.cache());
-        let say = move |event| match event {
-            // A client that is too slow misses some of it.
-            Response::Progress(_) => drop(events.try_send(event)),
-            event => drop(events.blocking_send(event)),
+        let (store, daemon) = (Arc::clone(self.cache()), Arc::clone(self));
+        let say = move |event| {
+            if let Response::CacheChecked(checked) = &event {
+                daemon.mounts.forget_bad(checked);
+            }
+            match event {
+                // A client that is too slow misses some of it.
+                Response::Progress(_) => drop(events.try_send(event)),
+                event => drop(events.blocking_send(event)),
+            }
         };
         let done = tokio::task::spawn_blocking(move || care(&store, &what, say));
         done.await.map_err(RpcError::failed)?

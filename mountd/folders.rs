@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use p2pfs::engine::{Source, Torrent, TorrentStatus, resolve};
-use p2pfs::fs::{FolderId, Folders};
+use p2pfs::fs::{FolderId, Folders, Mount, MountOptions, Unmount};
 use p2pfs::rpc::{ErrorKind, Outcome, Response, RpcError, SourceRequest};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use crate::daemon::{Adding, Daemon, Lease, locked};
-use crate::mounts::{Live, Shows};
+use crate::daemon::{Adding, Daemon, Events, Lease, locked};
+use crate::mounts::{Live, Reservation, Shows, over, was_unmounted};
 
 /// How long a mount or an added folder may take to have its files before the command returns.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -121,6 +121,57 @@ impl Directory {
 }
 
 impl Daemon {
+    /// Mounts a directory with a folder for each source.
+    pub async fn mount_folders(
+        self: &Arc<Self>,
+        place: Reservation,
+        sources: &[SourceRequest],
+        mut options: MountOptions,
+        how: Adding,
+        events: &Events,
+    ) -> Result<Outcome, RpcError> {
+        sources.iter().try_for_each(|source| self.check_settings(&source.settings))?;
+        options.source = "torrents".to_owned();
+        let daemon = Arc::clone(self);
+        let making = self.making(async move {
+            let mount = spawn_blocking(move || Mount::folders(options)).await;
+            let (mount, folders) = mount.map_err(RpcError::failed)?.map_err(RpcError::failed)?;
+            let directory = Arc::new(Directory::new(folders, how));
+            let shows = Shows::Folders(Arc::clone(&directory));
+            Ok((daemon.go_live(place, mount, shows, None, None), directory))
+        });
+        let (live, directory) = making.await?;
+        // A client that leaves takes the mount with it.
+        let mut unfinished = Unfinished(Some(Arc::clone(&live)));
+        let mut ended = live.ended.subscribe();
+        let filled = tokio::select! {
+            filled = self.fill_folders(&directory, sources) => filled,
+            () = over(&mut ended) => return Err(was_unmounted(&live.dir)),
+        };
+        if let Err(error) = filled {
+            let _ = live.unmount(Unmount::Force).await;
+            return Err(error);
+        }
+        if !events.is_closed() {
+            unfinished.0 = None;
+        }
+        Ok(directory.outcome())
+    }
+
+    /// Gives each source a folder, and them a moment to have their files. One that makes no sense is
+    /// an error.
+    async fn fill_folders(
+        self: &Arc<Self>,
+        directory: &Arc<Directory>,
+        sources: &[SourceRequest],
+    ) -> Result<(), RpcError> {
+        for source in sources {
+            self.add_folder(directory, source.clone()).await?;
+        }
+        directory.settle().await;
+        Ok(())
+    }
+
     /// Makes a folder for a torrent, and has it looked for.
     pub async fn add_folder(
         self: &Arc<Self>,
@@ -209,6 +260,18 @@ impl Daemon {
     pub fn remove_from(&self, dir: &Path, name: &OsStr, force: bool) -> Result<Outcome, RpcError> {
         let live = self.mounts.at(dir)?;
         folders_of(&live)?.remove(dir, name, force)
+    }
+}
+
+/// A mount that is ended unless it is taken out.
+struct Unfinished(Option<Arc<Live>>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(live) = self.0.take() {
+            // Unmounting may take a moment: not on a thread of the runtime.
+            std::thread::spawn(move || live.mount.unmount(Unmount::Force));
+        }
     }
 }
 

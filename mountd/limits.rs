@@ -6,6 +6,7 @@ use p2pfs::engine::{RateLimits, Torrent};
 use p2pfs::rpc::{Config, Response, RpcError, Settings};
 
 use crate::daemon::{Daemon, Events};
+use crate::telemetry::Log;
 
 /// `limits` with what is asked for, where 0 takes a limit away.
 fn changed(limits: RateLimits, up: Option<u64>, down: Option<u64>) -> RateLimits {
@@ -35,11 +36,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reads the limits of the file of settings anew; `flags` win over it. A file that makes no sense
-    /// changes nothing.
-    pub fn reload(&self, file: Option<&Path>, flags: &Settings) {
+    /// Reads the limits of the file of settings, and what is logged, anew; `flags` win over it. A file that
+    /// makes no sense changes nothing.
+    pub fn reload(&self, file: Option<&Path>, flags: &Settings, log: &Log) {
         match Config::load(file).and_then(|config| config.settings()) {
             Ok(settings) => {
+                log.set(flags, &settings);
                 let limits = flags.clone().or_file(settings).limits();
                 tracing::info!(?limits, "the limits were read anew");
                 self.set_limits(limits);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
 use p2pfs::rpc::{Config, Listener, Outcome, Places, Request, Response, RpcError, frame, size};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -70,9 +70,13 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
     let socket = socket_path(&flags)?;
     // Held to the end, so that a new daemon finds port and cache free.
     let (listener, _lock) = Listener::bind(&socket).await?;
-    telemetry::start(detached.then_some(socket.as_path()))?;
     let config = flags.config.as_deref();
-    let settings = flags.settings.clone().or_file(Config::load(config)?.settings()?);
+    let file = Config::load(config)?.settings()?;
+    let log = telemetry::start(detached.then_some(socket.as_path()), &flags.settings, &file)?;
+    let settings = flags.settings.clone().or_file(file);
+    if let Some(what) = settings.contradiction() {
+        bail!(what);
+    }
     let metrics = match settings.metrics {
         Some(address) => Some(metrics::listen(address).await?),
         None => None,
@@ -97,7 +101,7 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
     let first = flags.request.as_deref().map(serde_json::from_str::<Request>).transpose()?;
     let mut code = ExitCode::SUCCESS;
     tokio::select! {
-        () = stop.wait(flags.foreground, || daemon.reload(config, &flags.settings)) => {}
+        () = stop.wait(flags.foreground, || daemon.reload(config, &flags.settings, &log)) => {}
         () = daemon.told_to_stop() => {}
         failed = carry_out(&daemon, first, linger) => if let Some(error) = failed {
             eprintln!("p2pfs: {error}");

@@ -1,7 +1,7 @@
 //! Answers Prometheus over HTTP, in the little of it that this takes.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,16 @@ use anyhow::{Context, Result};
 use p2pfs::rpc::metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::Daemon;
 
-/// How long somebody may take to ask and to be answered. One is answered after the other.
+/// How long somebody may take to ask and to be answered.
 const WITHIN: Duration = Duration::from_secs(5);
-/// What a question may have in bytes; only its end is looked for.
+/// How many are answered at a time; further ones wait for these.
+const AT_ONCE: usize = 16;
+/// What a question may have in bytes.
 const MAX_QUESTION: u64 = 16 << 10;
 
 /// Opens the address.
@@ -26,12 +29,20 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 /// Answers until it is dropped.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
-    loop {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    // Nobody closes it.
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => match timeout(WITHIN, answer(stream, &daemon)).await {
-                Ok(Ok(())) => {}
-                failed => tracing::debug!(?failed, "metrics were not taken"),
-            },
+            Ok((stream, _)) => {
+                let daemon = Arc::clone(&daemon);
+                tokio::spawn(async move {
+                    match timeout(WITHIN, answer(stream, &daemon)).await {
+                        Ok(Ok(())) => {}
+                        failed => tracing::debug!(?failed, "metrics were not taken"),
+                    }
+                    drop(place);
+                });
+            }
             Err(error) => {
                 tracing::warn!(%error, "nobody can be accepted who asks for metrics");
                 sleep(WITHIN).await;
@@ -49,10 +60,12 @@ async fn answer(mut stream: TcpStream, daemon: &Daemon) -> io::Result<()> {
             return Ok(());
         }
     }
-    let wanted = question.starts_with(b"GET /metrics ") || question.starts_with(b"GET / ");
-    let (status, body) = match wanted {
-        true => ("200 OK", metrics::text(&daemon.shares())),
-        false => ("404 Not Found", "see /metrics\n".to_owned()),
+    let question = String::from_utf8_lossy(&question);
+    let wanted = question.starts_with("GET /metrics ") || question.starts_with("GET / ");
+    let (status, body) = match (wanted, by_address(&question)) {
+        (_, false) => ("403 Forbidden", "ask by address, or as localhost\n".to_owned()),
+        (true, true) => ("200 OK", metrics::text(&daemon.shares())),
+        (false, true) => ("404 Not Found", "see /metrics\n".to_owned()),
     };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\
@@ -62,4 +75,40 @@ async fn answer(mut stream: TcpStream, daemon: &Daemon) -> io::Result<()> {
     write.write_all(head.as_bytes()).await?;
     write.write_all(body.as_bytes()).await?;
     write.shutdown().await
+}
+
+/// Whether we are asked by our address. A page in a browser of this machine may have a name of its own
+/// that leads here (DNS rebinding), and could read the answer then. Who says no name is no browser.
+fn by_address(question: &str) -> bool {
+    let hosts = question.lines().filter_map(|line| {
+        let (name, host) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("host").then(|| host.trim())
+    });
+    let is_address = |host: &str| {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok() => name,
+            _ => host,
+        };
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+    };
+    hosts.into_iter().all(is_address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_others_gave_us_is_refused() {
+        let asked = |host: &str| by_address(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+        for good in ["127.0.0.1", "192.0.2.1:9469", "[::1]:9469", "localhost:9469", "::1"] {
+            assert!(asked(good), "{good}");
+        }
+        for bad in ["example.org", "127.0.0.1.example.org:80", "", "localhost.example"] {
+            assert!(!asked(bad), "{bad}");
+        }
+        assert!(by_address("GET / HTTP/1.0\r\n\r\n"));
+        assert!(!by_address("GET / HTTP/1.1\r\nHost: [::1]\r\nHost: example.org\r\n\r\n"));
+    }
 }

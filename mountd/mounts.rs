@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use p2pfs::engine::{DataPlace, Kept, ReadError, Torrent};
 use p2pfs::fs::{self, Mount, MountOptions, Unmount, UnmountError};
+use p2pfs::proto::ids::InfoHash;
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{
-    ErrorKind, MountRequest, Outcome, PartStatus, Progress, Response, RpcError, ShareKind,
-    ShareStatus, SourceRequest, Unmounting, WirePath, size,
+    CheckedTorrent, ErrorKind, MountRequest, Outcome, PartStatus, Progress, Response, RpcError,
+    ShareKind, ShareStatus, Unmounting, WirePath, size,
 };
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
@@ -41,10 +42,10 @@ pub enum Shows {
 /// A mount that is live.
 pub struct Live {
     pub dir: PathBuf,
-    mount: Mount,
+    pub mount: Mount,
     seed_until: Option<SeedUntil>,
     pub shows: Shows,
-    ended: watch::Sender<bool>,
+    pub ended: watch::Sender<bool>,
     detached: watch::Sender<bool>,
     problem: Mutex<Option<String>>,
     /// Of a mount whose files are to be kept, nothing is let go.
@@ -56,6 +57,17 @@ pub struct Live {
 #[derive(Default)]
 pub struct Mounts {
     table: Arc<Mutex<Table>>,
+    /// Read by each mount that is being made.
+    making: Arc<RwLock<Making>>,
+}
+
+/// Whether mounts may be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Making {
+    #[default]
+    Allowed,
+    /// All mounts are being ended.
+    Over,
 }
 
 #[derive(Default)]
@@ -67,7 +79,7 @@ struct Table {
 }
 
 /// The right to mount on a folder, until it is dropped.
-struct Reservation {
+pub struct Reservation {
     dir: PathBuf,
     table: Arc<Mutex<Table>>,
 }
@@ -110,9 +122,8 @@ impl Daemon {
             keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
             self.check_room_to_keep(lease.torrent()).await?;
         }
-        // From here on it is done to the end even if the client leaves.
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
-        let finished = tokio::spawn(async move {
+        let finished = async move {
             let kept = request.keep.is_some().then(|| lease.torrent().keep());
             let torrent = lease.torrent().clone();
             let shown = torrent.clone();
@@ -125,36 +136,26 @@ impl Daemon {
                 tokio::spawn(daemon.until_done(live, torrent, request.keep.map(|keep| keep.0)));
             }
             Ok(outcome)
-        });
-        finished.await.map_err(RpcError::failed)?
+        };
+        self.making(finished).await
     }
 
-    /// Mounts a directory with a folder for each source.
-    async fn mount_folders(
-        self: &Arc<Self>,
-        place: Reservation,
-        sources: &[SourceRequest],
-        mut options: MountOptions,
-        how: Adding,
-        events: &Events,
-    ) -> Result<Outcome, RpcError> {
-        sources.iter().try_for_each(|source| self.check_settings(&source.settings))?;
-        options.source = "torrents".to_owned();
-        let mount = spawn_blocking(move || Mount::folders(options));
-        let (mount, folders) = mount.await.map_err(RpcError::failed)?.map_err(RpcError::failed)?;
-        let directory = Arc::new(Directory::new(folders, how));
-        // A client that leaves, or a source that makes no sense, takes the mount with it.
-        let mut unfinished = Unfinished(Some(mount));
-        for source in sources {
-            self.add_folder(&directory, source.clone()).await?;
+    /// Makes a mount and enters it in the table, to the end even if the client leaves meanwhile: so
+    /// whoever ends all mounts finds each of them there.
+    pub async fn making<T: Send + 'static>(
+        &self,
+        made: impl Future<Output = Result<T, RpcError>> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        let making = Arc::clone(&self.mounts.making).read_owned().await;
+        if *making == Making::Over {
+            return Err(RpcError::failed("the daemon is stopping; try again"));
         }
-        directory.settle().await;
-        let Some(mount) = unfinished.0.take() else { return Ok(Outcome::default()) };
-        let live = self.go_live(place, mount, Shows::Folders(Arc::clone(&directory)), None, None);
-        if events.is_closed() {
-            live.unmount(Unmount::Force).await.map_err(from_unmount)?;
-        }
-        Ok(directory.outcome())
+        let made = tokio::spawn(async move {
+            let made = made.await;
+            drop(making);
+            made
+        });
+        made.await.map_err(RpcError::failed)?
     }
 
     /// Refuses to keep what the cache cannot hold.
@@ -171,7 +172,7 @@ impl Daemon {
         }
     }
 
-    fn go_live(
+    pub fn go_live(
         &self,
         place: Reservation,
         mount: Mount,
@@ -283,10 +284,7 @@ impl Daemon {
                     done.map_err(|e| RpcError::failed(format_args!("{shown}: {e}")))?;
                     return Ok(live.shows.outcome());
                 }
-                () = over(&mut ended) => return Err(RpcError::failed(format_args!(
-                    "{}: was unmounted before everything was here; mount it again to go on",
-                    dir.display()
-                ))),
+                () = over(&mut ended) => return Err(was_unmounted(dir)),
                 _ = tick.tick() => {
                     let _ = events.try_send(Response::Progress(download(&torrent)));
                 }
@@ -369,18 +367,6 @@ impl Shows {
     }
 }
 
-/// A mount that is ended unless it is taken out.
-struct Unfinished(Option<Mount>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(mount) = self.0.take() {
-            // Unmounting may take a moment: not on a thread of the runtime.
-            std::thread::spawn(move || drop(mount));
-        }
-    }
-}
-
 impl Live {
     /// The torrent that a path in this mount is of, and the path in that torrent.
     fn torrent_below<'a>(&self, below: &'a Path) -> Option<(Torrent, &'a Path)> {
@@ -395,7 +381,7 @@ impl Live {
     }
 
     /// Unmounts, and waits a little for the end of it.
-    async fn unmount(self: &Arc<Self>, how: Unmount) -> Result<(), UnmountError> {
+    pub async fn unmount(self: &Arc<Self>, how: Unmount) -> Result<(), UnmountError> {
         let live = Arc::clone(self);
         let unmounted = spawn_blocking(move || live.mount.unmount(how)).await;
         unmounted
@@ -460,6 +446,26 @@ impl Mounts {
         }
     }
 
+    /// Has the kernel read what was found to be bad anew, wherever it is shown.
+    pub fn forget_bad(&self, checked: &CheckedTorrent) {
+        let Ok(hash) = checked.info_hash.parse::<InfoHash>() else { return };
+        let bad = checked.bad.clone();
+        if bad.is_empty() {
+            return;
+        }
+        let mounts = self.all();
+        // It waits for the reads of these pieces: only a thread that nobody needs can do that.
+        let thread = std::thread::Builder::new().name("p2pfs-forget".to_owned());
+        let started = thread.spawn(move || {
+            for live in mounts {
+                live.mount.forget_pieces(hash, &bad);
+            }
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "the kernel cannot be told what is bad");
+        }
+    }
+
     /// Whether a mount with folders is at `dir`.
     pub fn has_folders(&self, dir: &Path) -> bool {
         self.at(dir).is_ok_and(|live| matches!(live.shows, Shows::Folders(_)))
@@ -499,8 +505,9 @@ impl Mounts {
         }
     }
 
-    /// Ends all mounts, at once and at the same time.
+    /// Ends all mounts, at once and at the same time; none can be made any more.
     pub async fn end_all(&self) {
+        *self.making.write().await = Making::Over;
         let mut ending = JoinSet::new();
         for live in self.all() {
             ending.spawn(async move { live.unmount(Unmount::Force).await });
@@ -514,9 +521,16 @@ impl Mounts {
 }
 
 /// Completes when the mount is over.
-async fn over(ended: &mut watch::Receiver<bool>) {
+pub async fn over(ended: &mut watch::Receiver<bool>) {
     // An error means that nobody is left to say so, which is the same.
     let _ = ended.wait_for(|ended| *ended).await;
+}
+
+pub fn was_unmounted(dir: &Path) -> RpcError {
+    RpcError::failed(format_args!(
+        "{}: was unmounted before everything was here; mount it again to go on",
+        dir.display()
+    ))
 }
 
 /// How far the download of a torrent is.
@@ -560,7 +574,7 @@ fn mount_options(request: &MountRequest) -> MountOptions {
     }
 }
 
-fn from_unmount(error: UnmountError) -> RpcError {
+pub fn from_unmount(error: UnmountError) -> RpcError {
     let kind = match error {
         UnmountError::Busy { .. } => ErrorKind::Busy,
         _ => ErrorKind::Failed,

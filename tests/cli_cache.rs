@@ -80,6 +80,38 @@ fn what_nobody_has_mounted_is_freed_but_for_what_is_pinned() {
     assert!(unknown.stderr.contains("not in the cache"), "{}", unknown.stderr);
 }
 
+/// The kernel has kept pages of what is bad, and a repair is none if readers are still given those.
+#[test]
+fn after_a_repair_readers_are_given_what_is_good() {
+    let scratch = Scratch::new();
+    let (contents, torrents, seeder) = films(&scratch);
+    let p2pfs = P2pfs::new(&scratch);
+    let peer = seeder.address.to_string();
+    let alone = p2pfs.mount(&torrents[0].file, &["--peer", &peer]);
+    alone.wait();
+    let dir = p2pfs.mount_point();
+    let mut folders = p2pfs.starting_command("mount");
+    folders
+        .args(["--peer", &peer])
+        .args(torrents.each_ref().map(|torrent| &torrent.file))
+        .arg(&dir);
+    run(&scratch, &mut folders, PATIENCE).success();
+    let hash = alone.status().text("info_hash").to_owned();
+    let bytes = contents[0].bytes_of("b.bin");
+    let shown = [alone.path("b.bin"), dir.join("one/b.bin")];
+    let file = File::options().write(true).open(cached_file(&p2pfs, &hash, "1")).unwrap();
+    file.write_all_at(b"rot", MIB as u64).unwrap();
+    for path in &shown {
+        assert!(std::fs::read(path).unwrap() != bytes, "the kernel has read what is bad");
+    }
+    cache(&scratch, &p2pfs, &["verify", "--repair"]).success();
+    for path in &shown {
+        wait_until("its readers are given what is good", PATIENCE, || {
+            std::fs::read(path).unwrap() == bytes
+        });
+    }
+}
+
 #[test]
 fn rot_is_found_and_mended_with_a_daemon_and_without() {
     let scratch = Scratch::new();

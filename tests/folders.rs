@@ -80,6 +80,26 @@ fn each_source_has_a_folder_and_a_dead_one_delays_nobody() {
 }
 
 #[test]
+fn a_mount_is_known_before_its_folders_have_anything() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let dir = p2pfs.mount_point();
+    let mut command = p2pfs.starting_command("mount");
+    command.args(["--folders", DEAD]).arg(&dir);
+    let mut mounting = Process::spawn(&scratch, &mut command);
+    // The command waits for what the folder is to show.
+    wait_until("it is listed", PATIENCE, || !p2pfs.status().is_empty());
+    assert!(!mounting.has_ended(), "{}", mounting.stderr());
+    assert_eq!(mounts_below(&dir), std::slice::from_ref(&dir));
+    let status = p2pfs.run("status", &[text(&dir)]).success().stdout();
+    assert!(status.contains(text(&dir.join("dead"))), "{status}");
+    p2pfs.stop_daemon();
+    assert_eq!(mounts_below(&dir), Vec::<PathBuf>::new());
+    assert_eq!(mounting.wait(SOON).expect("it ends").code(), Some(1));
+    assert_eq!(mounting.stderr().lines().count(), 1, "{}", mounting.stderr());
+}
+
+#[test]
 fn a_folder_is_added_while_others_look_for_its_name() {
     let scratch = Scratch::new();
     let film = Content::single("film.bin", 300_000);

@@ -49,6 +49,26 @@ fn a_limit_of_one_torrent_leaves_the_others_alone() {
 }
 
 #[test]
+fn what_the_file_turns_on_a_flag_turns_off() {
+    let scratch = Scratch::new();
+    let torrent = Torrent::new(&scratch, &Content::album());
+    let p2pfs = P2pfs::new(&scratch);
+    let file = scratch.file("p2pfs.toml", b"on-demand = true\nno-pex = true\n");
+    let config = file.to_str().unwrap();
+    let by_file = p2pfs.mount(&torrent.file, &["--config", config, "--no-pex=false"]);
+    assert_eq!(by_file.status().number("wanted"), 0);
+    // The daemon has what the flag said when it was started.
+    let refused = p2pfs.try_mount(&torrent.file, &p2pfs.mount_point(), &["-o", "no_pex"]).failure();
+    assert!(refused.stderr.contains("peer exchange is on, not off"), "{}", refused.stderr);
+    by_file.umount();
+    for all in [&["--on-demand=false"][..], &["-o", "on_demand=false"]] {
+        let mount = p2pfs.mount(&torrent.file, &[&["--config", config], all].concat());
+        assert_eq!(mount.status().number("wanted"), torrent.length);
+        mount.umount();
+    }
+}
+
+#[test]
 fn sighup_has_the_limits_of_the_file_read_anew() {
     let scratch = Scratch::new();
     let torrent = Torrent::new(&scratch, &Content::album());

@@ -54,6 +54,23 @@ fn status_of_a_file_says_what_of_it_is_here() {
 }
 
 #[test]
+fn status_of_a_mount_on_demand_says_how_much_of_all_is_here() {
+    let scratch = Scratch::new();
+    let torrent = Torrent::new(&scratch, &Content::single("film.bin", MIB));
+    let seeder = Libtorrent::seed(&scratch, &torrent);
+    let p2pfs = P2pfs::new(&scratch);
+    let options = ["--on-demand", "--peer", &seeder.address.to_string()];
+    let mount = p2pfs.mount(&torrent.file, &options);
+    let described = || mount.run("status", &[]).success().stdout();
+    assert!(described().contains("  idle: 0 B of 1.00 MiB verified (0 %)\n"), "{}", described());
+    std::fs::read(mount.path("film.bin")).unwrap();
+    wait_until("all of it is here", PATIENCE, || mount.status().text("state") == "complete");
+    assert!(described().contains("  complete: 1.00 MiB of 1.00 MiB verified (100 %)\n"));
+    let table = p2pfs.run("status", &[]).success().stdout();
+    assert!(table.contains("1.00 MiB  1.00 MiB  100"), "{table}");
+}
+
+#[test]
 fn status_of_all_is_a_table_with_what_is_wrong_below() {
     let scratch = Scratch::new();
     let torrent = Torrent::new(&scratch, &Content::album());
@@ -129,8 +146,17 @@ fn prometheus_gets_its_numbers_from_the_command_and_from_the_daemon() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     };
-    let answer = ask("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    // Somebody who has connected and says nothing holds up nobody.
+    let mut slow = std::net::TcpStream::connect(&address).unwrap();
+    let question = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let answer = ask(&question);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(&expected), "{answer}");
+    slow.write_all(question.as_bytes()).unwrap();
+    let mut late = String::new();
+    slow.read_to_string(&mut late).unwrap();
+    assert!(late.contains(&expected), "{late}");
+    let by_name = ask("GET /metrics HTTP/1.1\r\nHost: page.example\r\n\r\n");
+    assert!(by_name.starts_with("HTTP/1.1 403 ") && !by_name.contains("film.bin"), "{by_name}");
     assert!(ask("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
     let other = p2pfs.try_mount(&torrent.file, &p2pfs.mount_point(), &["--metrics", "127.0.0.1:1"]);
     assert!(other.failure().stderr.contains("address for metrics"));

@@ -9,6 +9,7 @@ use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::dht::{Node, Seeking};
 use super::rates::Rates;
@@ -322,7 +323,7 @@ impl Starting<'_> {
             stats,
             found: hand_over(commands.clone(), PeerSource::Dht),
         };
-        tokio::spawn(seeking.run(self.dht.clone()));
+        tokio::spawn(seeking.run(self.dht.clone()).in_current_span());
     }
 
     /// The info dictionary, if the source or the cache has it.

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::rates::{Hold, Throttle, Way};
 use crate::proto::geometry::Block;
@@ -123,7 +124,7 @@ type Pending = Arc<Mutex<HashMap<RawBlock, (Block, Arc<PieceBuffer>)>>>;
 /// The torrent task's end of a connection.
 pub(super) struct PeerLink {
     pub peer_id: PeerId,
-    pub ip: IpAddr,
+    pub addr: SocketAddr,
     commands: mpsc::Sender<Command>,
     /// [`Command::bytes`] of those that are queued.
     queued: Arc<AtomicUsize>,
@@ -227,7 +228,7 @@ pub(super) struct Connection {
     pub key: PeerKey,
     pub stream: TcpStream,
     pub peer_id: PeerId,
-    pub ip: IpAddr,
+    pub addr: SocketAddr,
     /// Our handshake, where it has not been sent: on an incoming connection.
     pub greeting: Option<Handshake>,
 }
@@ -246,7 +247,8 @@ pub(super) struct Lines {
 /// Runs a connection until either side closes it.
 pub(super) fn spawn(connection: Connection, limits: Throttle, lines: Lines) -> PeerLink {
     let Lines { events, store, ended, open } = lines;
-    let Connection { key, stream, peer_id, ip, greeting } = connection;
+    let Connection { key, stream, peer_id, addr, greeting } = connection;
+    let span = tracing::error_span!("peer", %addr);
     // Requests go out at once, whoever opened the connection. Only one that is closed already refuses.
     let _ = stream.set_nodelay(true);
     let (commands, commands_rx) = mpsc::channel(MAX_COMMANDS);
@@ -271,13 +273,14 @@ pub(super) fn spawn(connection: Connection, limits: Throttle, lines: Lines) -> P
         limits: limits.clone(),
     };
     let token = cancel.clone();
-    let writing = open.spawn(async move {
+    let writing = async move {
         let why = writer.run(greeting, commands_rx, &token).await;
-        tracing::trace!(?key, why, "writing ended");
+        tracing::trace!(why, "writing ended");
         token.cancel();
-    });
+    };
+    let writing = open.spawn(writing.instrument(span.clone()));
     let token = cancel.clone();
-    open.spawn(async move {
+    let reading = async move {
         let why = reader.run(&limits, &token).await;
         token.cancel();
         // It is the last that is heard of a connection: what was sent has been told before.
@@ -286,8 +289,9 @@ pub(super) fn spawn(connection: Connection, limits: Throttle, lines: Lines) -> P
         if ended.is_cancelled() {
             let _ = tokio::time::timeout(LINGER, drain(reader.read)).await;
         }
-    });
-    PeerLink { peer_id, ip, commands, queued, pending, probe, cancel }
+    };
+    open.spawn(reading.instrument(span));
+    PeerLink { peer_id, addr, commands, queued, pending, probe, cancel }
 }
 
 struct Reader {
@@ -544,9 +548,9 @@ mod tests {
 
     fn run(stream: TcpStream) -> (PeerLink, mpsc::Receiver<Events>) {
         let (events, received) = mpsc::channel(4);
-        let (peer_id, ip) = (PeerId::new([b'x'; 20]), stream.peer_addr().unwrap().ip());
+        let (peer_id, addr) = (PeerId::new([b'x'; 20]), stream.peer_addr().unwrap());
         let link = spawn(
-            Connection { key: PeerKey(1), stream, peer_id, ip, greeting: None },
+            Connection { key: PeerKey(1), stream, peer_id, addr, greeting: None },
             unlimited(),
             Lines {
                 events,

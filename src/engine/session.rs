@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::add::{AddError, AddTorrent, Starting, info_hashes, wanted};
 use super::clock::Clock;
@@ -343,13 +344,15 @@ impl Session {
         let limits = Throttle([shared.rates.clone(), rates.clone()]);
         let tell = (progress, announce);
         let task = Task::new(machine, also, shared, limits, cancel.clone(), commands_rx, tell);
+        // What is logged of it says which torrent it is about, at all levels.
+        let span = tracing::error_span!("torrent", %hash, name = tracing::field::Empty);
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Entry {
             id,
             also,
             commands: commands.clone(),
             cancel: cancel.clone(),
-            task: tokio::spawn(task.run()),
+            task: tokio::spawn(task.run().instrument(span.clone())),
             progress: shown,
             connections: MAX_PEERS,
             local: false,
@@ -370,7 +373,7 @@ impl Session {
             dht,
             done: false,
         };
-        let torrent = starting.start(add, commands, watcher, announce_rx).await?;
+        let torrent = starting.start(add, commands, watcher, announce_rx).instrument(span).await?;
         if let Some(entry) = self.shared.torrents().get_mut(&hash).filter(|e| e.id == id) {
             entry.torrent = Some(torrent.clone());
         }

@@ -98,8 +98,8 @@ pub struct TorrentStatus {
     pub waiting_reads: usize,
     /// Peers banned for sending bad data.
     pub banned: usize,
-    /// "metadata" (not known yet), "checking", "downloading", "idle" (on demand, nothing wanted), "cache
-    /// full" (only what is read is fetched), "complete" or "error".
+    /// "metadata" (not known yet), "checking", "downloading", "idle" (only what is read is fetched, and
+    /// nobody reads), "cache full" (only what is read is fetched), "complete" or "error".
     pub state: String,
     /// Why nobody was found whom to fetch it from, in one line.
     pub nobody: Option<String>,
@@ -110,6 +110,17 @@ pub struct TorrentStatus {
     pub error: Option<String>,
     /// The trackers.
     pub trackers: Vec<TrackerStatus>,
+}
+
+impl TorrentStatus {
+    /// What is here of what is to be here: of the selected files, or of all where nothing is fetched
+    /// unless it is read.
+    pub fn here_of(&self) -> (u64, u64) {
+        match self.wanted {
+            0 => (self.verified, self.total),
+            wanted => (self.wanted_verified, wanted),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -240,6 +240,7 @@ impl Task {
             Command::Read { handle, range, timeout, waiting } => {
                 self.last_ticket += 1;
                 let ticket = Ticket(self.last_ticket);
+                tracing::debug!(read = ticket.0, handle = handle.0, ?range, "a read waits");
                 self.reads.insert(ticket, waiting);
                 let expires = timeout.map_or(Timestamp::FAR_FUTURE, |t| now + t);
                 self.machine.read(ticket, HandleId(handle.0), range, now, expires);
@@ -280,6 +281,8 @@ impl Task {
         wanted: Bitfield,
     ) {
         let now = self.shared.clock.now();
+        let name = String::from_utf8_lossy(&info.name);
+        tracing::Span::current().record("name", tracing::field::debug(name));
         let lost = self.internal.0.clone();
         let tell = move |piece, block| drop(lost.send(Internal::Lost(piece, block)));
         store.set_on_lost(Box::new(tell));
@@ -325,7 +328,7 @@ impl Task {
                 Event::Unasked(bytes) => self.machine.block_unasked(key, bytes, now),
                 Event::Uploaded { raw, sent } => self.machine.uploaded(key, raw, sent, now),
                 Event::Closed(why) => {
-                    tracing::debug!(?key, why, "connection closed");
+                    tracing::debug!(peer = ?self.addr(key), why, "connection closed");
                     self.link_ended(key);
                 }
             }
@@ -339,7 +342,7 @@ impl Task {
                 self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: true });
             }
             Internal::Connected(addr, Err(error)) => {
-                tracing::debug!(%addr, %error, "cannot connect");
+                tracing::debug!(peer = %addr, %error, "cannot connect");
                 match error {
                     ConnectError::TurnedAway => self.machine.found_no_room(addr, now),
                     ConnectError::Ourselves => self.machine.connect_failed(addr, true, now),
@@ -422,7 +425,7 @@ impl Task {
                 }
             }
             Output::Disconnect(key, reason) => {
-                tracing::debug!(?key, %reason, "disconnecting");
+                tracing::debug!(peer = ?self.addr(key), %reason, "disconnecting");
                 self.end_link(key);
             }
             Output::Connect(addr) => self.connect(addr),
@@ -455,10 +458,18 @@ impl Task {
             }
             Output::WantsUnchoke => self.shared.wants_unchoke.notify_one(),
             Output::Complete => {
+                if self.progress.borrow().wanted.count() > 0 {
+                    tracing::info!("all that is wanted is here");
+                }
                 self.progress.send_modify(|p| p.complete = true);
                 self.published = None;
             }
         }
+    }
+
+    /// Where the peer of a connection is.
+    fn addr(&self, key: PeerKey) -> Option<SocketAddr> {
+        self.links.get(&key).map(|link| link.addr)
     }
 
     fn tell(&self, key: PeerKey, command: peer::Command) {
@@ -526,6 +537,7 @@ impl Task {
     /// The reply copies the bytes to the kernel, which takes a while: off the runtime.
     fn reply(&mut self, ticket: Ticket, end: ReadEnd) {
         let Some(waiting) = self.reads.remove(&ticket) else { return };
+        tracing::debug!(read = ticket.0, ?end, "a read has waited");
         let result = match end {
             ReadEnd::Ready => Ok(()),
             ReadEnd::TimedOut => Err(ReadError::TimedOut),

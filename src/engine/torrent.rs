@@ -241,7 +241,8 @@ impl Torrent {
         let informants = Informants { trackers: !trackers.is_empty(), dht };
         let state = match () {
             () if progress.error.is_some() || stats.disk_paused && !store.is_limited() => "error",
-            () if progress.complete => "complete",
+            // Where nothing is wanted in the background, nothing of it is missing either.
+            () if progress.complete && (overlap.0 > 0 || !lacking) => "complete",
             () if stats.checking > 0 => "checking",
             () if stats.cache_full || stats.disk_paused => "cache full",
             () if stats.pieces_unfinished == 0 && stats.waiting_reads == 0 => "idle",

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 use url::Url;
 
 pub use self::scrape::scrape;
@@ -69,7 +69,7 @@ impl Trackers {
         let client = TrackerClient::new(&config.tiers, identity, first, seed, clock.now());
         let (publish, status) = watch::channel((Instant::now(), client.status(clock.now())));
         let driver = Driver { client, clock, stats, peers, publish, announces: JoinSet::new() };
-        tokio::spawn(driver.run(cancel));
+        tokio::spawn(driver.run(cancel).in_current_span());
         Self { status }
     }
 

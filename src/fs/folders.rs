@@ -6,7 +6,7 @@
 //! what is below the others is as lasting as in a mount of one torrent.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::content::Content;
+use super::fuse::Forget;
 use super::lock;
 use super::ops::{Attr, BLOCK_SIZE, DirEntry, Fs, NAME_MAX, StatFs, View};
 use super::reading::{ReadRequest, Reply};
@@ -27,9 +28,6 @@ use crate::store::WholeFile;
 
 /// Bits of an inode number that are the torrent's.
 const SHIFT: u32 = 32;
-
-/// Has the kernel forget a name in the root.
-pub(super) type Forget = Arc<dyn Fn(&OsStr) + Send + Sync>;
 
 /// A directory of folders.
 pub struct Folders {
@@ -117,7 +115,7 @@ impl Folders {
         if let Some(forget) = lock(&self.forget).clone() {
             let thread = thread::Builder::new().name("p2pfs-forget".to_owned());
             let name = OsString::from_vec(gone.name);
-            if let Err(error) = thread.spawn(move || forget(&name)) {
+            if let Err(error) = thread.spawn(move || forget.name(&name)) {
                 tracing::warn!(%error, "the kernel cannot be told that a folder is gone");
             }
         }
@@ -171,9 +169,21 @@ impl Shown for Folders {
         inode == ROOT || self.waiting(inode).is_some()
     }
 
+    fn generation(&self, inode: u64) -> u32 {
+        // The numbers of folders begin anew with each mount.
+        let mounted = self.view.time.duration_since(SystemTime::UNIX_EPOCH);
+        let number = mounted.map_or(1, |since| since.as_nanos() as u32);
+        if inode == ROOT { 0 } else { number.max(1) }
+    }
+
     fn lookup(&self, directory: u64, name: &[u8]) -> Result<Option<Attr>, Errno> {
         if name.len() > NAME_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
+        }
+        match name {
+            b"." => return self.attr(directory).map(Some),
+            b".." if split(directory).1 == ROOT => return self.attr(ROOT).map(Some),
+            _ => {}
         }
         if directory == ROOT {
             let found = self.listed().into_iter().find(|(_, its)| its == name);
@@ -306,12 +316,12 @@ impl Shown for Folders {
         fs.listxattr(local, size)
     }
 
-    fn all(&self) -> Vec<Arc<Fs>> {
-        let ready = |folder: &Folder| match &folder.is {
-            Is::Ready(fs) => Some(Arc::clone(fs)),
+    fn placed(&self) -> Vec<(u64, Arc<Fs>)> {
+        let ready = |(number, folder): (&u64, &Folder)| match &folder.is {
+            Is::Ready(fs) => Some((joined(*number, 0), Arc::clone(fs))),
             Is::Waiting(_) => None,
         };
-        lock(&self.folders).by_number.values().filter_map(ready).collect()
+        lock(&self.folders).by_number.iter().filter_map(ready).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -12,16 +13,15 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     AccessFlags, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle,
     FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
-    TimeOrNow, WriteFlags,
+    LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session,
+    SessionACL, TimeOrNow, WriteFlags,
 };
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::geteuid;
 
-use super::folders::Forget;
 use super::lock;
 use super::ops::{Attr, BLOCK_SIZE, NAME_MAX};
 use super::reading::ReadRequest;
@@ -43,9 +43,6 @@ const MAX_READ: u32 = 1024 * 1024;
 /// Threads that take requests. None of them ever waits; a second one helps small random reads.
 const THREADS: usize = 2;
 
-/// All inodes are of this generation: numbers are never used again.
-const GENERATION: Generation = Generation(0);
-
 /// A mounted filesystem whose requests nobody takes yet.
 pub(super) struct Served(Session<Adapter>);
 
@@ -59,20 +56,37 @@ impl Served {
         Session::from_fd(Adapter::new(shown), device, SessionACL::All, config).map(Self)
     }
 
-    /// What has the kernel forget a name in the root. It may wait for a request to be answered, so it
-    /// is not to be called on a thread that answers any.
+    /// What has the kernel forget.
     pub(super) fn forget(&self) -> Forget {
-        let notifier = self.0.notifier();
-        Arc::new(move |name| {
-            if let Err(error) = notifier.inval_entry(INodeNo(ROOT), name) {
-                tracing::debug!(%error, "the kernel did not know the name");
-            }
-        })
+        Forget(self.0.notifier())
     }
 
     /// Takes requests until the filesystem is unmounted everywhere.
     pub(super) fn run(self) -> io::Result<()> {
         self.0.run()
+    }
+}
+
+/// Has the kernel forget what it was told. It may wait for a request to be answered, so it is not to be
+/// asked on a thread that answers any.
+#[derive(Clone)]
+pub(super) struct Forget(Notifier);
+
+impl Forget {
+    /// A name in the root.
+    pub(super) fn name(&self, name: &OsStr) {
+        if let Err(error) = self.0.inval_entry(INodeNo(ROOT), name) {
+            tracing::debug!(%error, "the kernel did not know the name");
+        }
+    }
+
+    /// The pages of a range of a file. Waits for each of them that is being read.
+    pub(super) fn pages(&self, inode: u64, range: Range<u64>) {
+        let number = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let (start, length) = (number(range.start), number(range.end - range.start));
+        if let Err(error) = self.0.inval_inode(INodeNo(inode), start, length) {
+            tracing::debug!(%error, inode, "the kernel did not know the file");
+        }
     }
 }
 
@@ -99,6 +113,10 @@ impl OpenFile {
 }
 
 impl Adapter {
+    fn generation(&self, inode: u64) -> Generation {
+        Generation(self.shown.generation(inode).into())
+    }
+
     fn new(shown: Arc<dyn Shown>) -> Self {
         Self { shown, open: Mutex::default(), passthrough: false }
     }
@@ -223,6 +241,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // NFS servers look for inodes by their numbers, and for their parents.
+            InitFlags::FUSE_EXPORT_SUPPORT,
         ] {
             let _ = config.add_capabilities(wanted);
         }
@@ -245,10 +265,10 @@ impl Filesystem for Adapter {
         match self.shown.lookup(parent.0, name.as_bytes()) {
             Ok(Some(attr)) => {
                 let lasts = if changes { Duration::ZERO } else { self.lasts(attr.inode) };
-                reply.entry(&lasts, &file_attr(&attr), GENERATION);
+                reply.entry(&lasts, &file_attr(&attr), self.generation(attr.inode));
             }
             Ok(None) if changes => reply.error(fuser::Errno::ENOENT),
-            Ok(None) => reply.entry(&FOREVER, &no_entry(), GENERATION),
+            Ok(None) => reply.entry(&FOREVER, &no_entry(), Generation(0)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -308,7 +328,8 @@ impl Filesystem for Adapter {
         let added = self.shown.readdir(inode.0, offset, &mut |entry| {
             let (attr, name) = (file_attr(&entry.attr), OsStr::from_bytes(entry.name));
             let lasts = if changes { Duration::ZERO } else { self.lasts(entry.attr.inode) };
-            reply.add(attr.ino, entry.next, name, &lasts, &attr, GENERATION)
+            let generation = self.generation(attr.ino.0);
+            reply.add(attr.ino, entry.next, name, &lasts, &attr, generation)
         });
         match added {
             Ok(()) => reply.ok(),

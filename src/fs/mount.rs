@@ -15,14 +15,15 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::unistd::{getegid, geteuid};
 
 use super::content::Content;
-use super::folders::{Folders, Forget};
-use super::fuse::Served;
+use super::folders::Folders;
+use super::fuse::{Forget, Served};
 use super::fusermount::{self, FusermountError};
 use super::lock;
 use super::mountinfo::{FS_TYPE, MountEntry, mount_at, mounts};
 use super::ops::{Fs, View};
 use super::options::{MountOptions, OptionError, Resolved};
 use super::shown::{One, Shown};
+use crate::proto::ids::InfoHash;
 
 /// The kernel's readahead for a mount, in KiB. More makes longer requests, each of which is answered
 /// only when all of it is here.
@@ -166,6 +167,7 @@ impl std::error::Error for UnmountError {}
 pub struct Mount {
     shown: Arc<dyn Shown>,
     place: Place,
+    forget: Forget,
     /// We have unmounted it.
     gone: Mutex<bool>,
     end: Arc<Mutex<End>>,
@@ -182,21 +184,21 @@ impl Mount {
     /// Mounts `content`. It is live when this returns; its threads go on until it is unmounted.
     pub fn new<C: Content>(content: C, options: MountOptions) -> Result<Self, MountError> {
         let one = |view| Arc::new(One(Arc::new(Fs::new(Arc::new(content), view))));
-        Self::show(one, options).map(|(mount, _, _)| mount)
+        Self::show(one, options).map(|(mount, _)| mount)
     }
 
     /// Mounts a directory of folders, of which there is none yet.
     pub fn folders(options: MountOptions) -> Result<(Self, Arc<Folders>), MountError> {
         let folders = |view| Arc::new(Folders::new(view));
-        let (mount, folders, forget) = Self::show(folders, options)?;
-        folders.set_forget(forget);
+        let (mount, folders) = Self::show(folders, options)?;
+        folders.set_forget(mount.forget.clone());
         Ok((mount, folders))
     }
 
     fn show<S: Shown>(
         make: impl FnOnce(View) -> Arc<S>,
         options: MountOptions,
-    ) -> Result<(Self, Arc<S>, Forget), MountError> {
+    ) -> Result<(Self, Arc<S>), MountError> {
         let resolved = options.resolve()?;
         let dir = usable_dir(&options.dir, resolved.nonempty)?;
         let view = View {
@@ -234,7 +236,7 @@ impl Mount {
             let _ = place.unmount(true);
             return Err(system("start a thread", e.to_string()));
         }
-        Ok((Self { shown, place, gone: Mutex::new(false), end }, made, forget))
+        Ok((Self { shown, place, forget, gone: Mutex::new(false), end }, made))
     }
 
     /// Where it is mounted, without links.
@@ -250,6 +252,22 @@ impl Mount {
     /// Ends the waiting reads with `EIO`; how many there were.
     pub fn abort_reads(&self) -> usize {
         self.shown.all().iter().map(|fs| fs.abort_reads()).sum()
+    }
+
+    /// Has the kernel read these pieces of a torrent anew, if it is shown here: what it holds of them may
+    /// be bad. Waits for reads of them, so it is not to be called on a thread that those need.
+    pub fn forget_pieces(&self, torrent: InfoHash, pieces: &[u32]) {
+        for (first, fs) in self.shown.placed() {
+            let info = fs.content.info();
+            if info.info_hash != torrent {
+                continue;
+            }
+            let pieces = pieces.iter().filter_map(|piece| info.geometry.piece(*piece));
+            let ranges = pieces.map(|piece| info.geometry.piece_range(piece));
+            for (inode, part) in ranges.flat_map(|range| fs.files_with(&range)) {
+                self.forget.pages(first + inode, part);
+            }
+        }
     }
 
     /// Takes the mount away. Fine if somebody else has done so already.

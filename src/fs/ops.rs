@@ -1,5 +1,6 @@
 //! What each operation on metadata means. Nothing here waits. Reads are in [`super::reading`].
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -121,11 +122,41 @@ impl Fs {
         if name.len() > NAME_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
         }
+        match name {
+            b"." => return self.attr(directory).map(Some),
+            b".." => {
+                let parent = self.tree.parent(directory).ok_or(Errno::ENOENT)?;
+                return self.attr(parent).map(Some);
+            }
+            _ => {}
+        }
         match self.tree.kind(directory).ok_or(Errno::ENOENT)? {
             Kind::Directory { .. } => {}
             Kind::File(_) | Kind::Symlink => return Err(Errno::ENOTDIR),
         }
         self.tree.lookup(directory, name).map(|inode| self.attr(inode)).transpose()
+    }
+
+    /// A number that other torrents do not have; 0 has another meaning.
+    pub(super) fn generation(&self) -> u32 {
+        let [a, b, c, d, ..] = *self.content.info().info_hash.as_bytes();
+        u32::from_be_bytes([a, b, c, d]).max(1)
+    }
+
+    /// The files that have bytes of a range of the torrent, and which bytes of them.
+    pub(super) fn files_with(&self, range: &Range<u64>) -> Vec<(u64, Range<u64>)> {
+        let files = &self.content.info().files;
+        let inodes =
+            (1..=self.tree.len() as u64).filter_map(|inode| match self.tree.kind(inode)? {
+                Kind::File(file) => Some((inode, files.get(file as usize)?)),
+                Kind::Directory { .. } | Kind::Symlink => None,
+            });
+        let parts = inodes.map(|(inode, file)| {
+            let start = range.start.max(file.offset) - file.offset;
+            let end = range.end.min(file.offset + file.length).saturating_sub(file.offset);
+            (inode, start..end)
+        });
+        parts.filter(|(_, part)| !part.is_empty()).collect()
     }
 
     /// What `stat` says of an inode.

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::ops::{Attr, DirEntry, Fs, StatFs};
 use super::reading::{ReadRequest, Reply};
+use super::tree::ROOT;
 use super::xattr::Answer;
 use crate::store::WholeFile;
 
@@ -16,7 +17,11 @@ pub trait Shown: Send + Sync + 'static {
     /// Whether the entries of a directory come and go: then the kernel may remember neither its
     /// attributes nor that a name is not there.
     fn changes(&self, inode: u64) -> bool;
-    /// The entry of a directory with this name.
+    /// What tells an inode from another one that had its number in an earlier mount: who has kept the two
+    /// (an NFS client) is never given a file of another torrent. 0 for the root, as the kernel has it.
+    fn generation(&self, inode: u64) -> u32;
+    /// The entry of a directory with this name. `.` and `..` are looked for by the kernel on behalf of NFS
+    /// servers only, `.` also in what is no directory.
     fn lookup(&self, directory: u64, name: &[u8]) -> Result<Option<Attr>, Errno>;
     /// What `stat` says.
     fn attr(&self, inode: u64) -> Result<Attr, Errno>;
@@ -50,7 +55,11 @@ pub trait Shown: Send + Sync + 'static {
     /// The names of the extended attributes.
     fn listxattr(&self, inode: u64, size: u32) -> Result<Answer, Errno>;
     /// What is shown, for what concerns the reads of all of it.
-    fn all(&self) -> Vec<Arc<Fs>>;
+    fn all(&self) -> Vec<Arc<Fs>> {
+        self.placed().into_iter().map(|(_, fs)| fs).collect()
+    }
+    /// What is shown, each with what is added to its inode numbers.
+    fn placed(&self) -> Vec<(u64, Arc<Fs>)>;
 }
 
 /// One torrent.
@@ -59,6 +68,10 @@ pub(super) struct One(pub Arc<Fs>);
 impl Shown for One {
     fn changes(&self, _: u64) -> bool {
         false
+    }
+
+    fn generation(&self, inode: u64) -> u32 {
+        if inode == ROOT { 0 } else { self.0.generation() }
     }
 
     fn lookup(&self, directory: u64, name: &[u8]) -> Result<Option<Attr>, Errno> {
@@ -123,7 +136,7 @@ impl Shown for One {
         self.0.listxattr(inode, size)
     }
 
-    fn all(&self) -> Vec<Arc<Fs>> {
-        vec![Arc::clone(&self.0)]
+    fn placed(&self) -> Vec<(u64, Arc<Fs>)> {
+        vec![(0, Arc::clone(&self.0))]
     }
 }

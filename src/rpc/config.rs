@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use super::{ErrorKind, RpcError, Settings};
 
 /// The keys that a daemon reads when it starts: those of [`Settings`].
-pub const DAEMON_KEYS: [&str; 12] = [
+pub const DAEMON_KEYS: [&str; 13] = [
     "port",
     "listen",
     "data-dir",
@@ -22,6 +22,7 @@ pub const DAEMON_KEYS: [&str; 12] = [
     "no-dht",
     "dht-bootstrap",
     "metrics",
+    "log",
 ];
 
 /// The keys that `p2pfs mount` reads each time.
@@ -102,6 +103,9 @@ impl Config {
     /// What the daemon's keys say.
     pub fn settings(&self) -> Result<Settings, RpcError> {
         let settings = self.read::<Daemon>(&DAEMON_KEYS, &[])?.settings;
+        if let Some(what) = settings.contradiction() {
+            return Err(usage(&self.file, format_args!("{}", what.replace("--", ""))));
+        }
         match &settings.data_dir {
             Some(dir) if dir.is_relative() => Err(usage(
                 &self.file,
@@ -139,8 +143,7 @@ fn usage(file: &Path, what: std::fmt::Arguments<'_>) -> RpcError {
 fn flags(key: &str, value: &Value) -> Result<Vec<OsString>, &'static str> {
     let flag = |value: &dyn std::fmt::Display| Ok(vec![format!("--{key}={value}").into()]);
     match value {
-        Value::Boolean(true) => Ok(vec![format!("--{key}").into()]),
-        Value::Boolean(false) => Ok(Vec::new()),
+        Value::Boolean(value) => flag(value),
         // Written without quotes it would be taken for a decimal number.
         Value::Integer(_) if key == "umask" => Err("an octal number in quotes, such as \"027\","),
         Value::Integer(number) => flag(number),
@@ -193,7 +196,7 @@ mod tests {
         let settings = config(text).unwrap().settings().unwrap();
         assert_eq!((settings.port, settings.upload_limit), (Some(7), Some(2 << 20)));
         assert_eq!(settings.listen.len(), 2);
-        assert!(settings.no_lsd && !settings.no_pex);
+        assert_eq!((settings.no_lsd, settings.no_pex), (Some(true), Some(false)));
     }
 
     #[test]
@@ -203,6 +206,8 @@ mod tests {
             ("prot = 7", "prot: no such key"),
             ("port = 0", "port: "),
             ("port = true", "port: "),
+            ("port = false", "port: "),
+            ("no-dht = true\ndht-bootstrap = \"a:1\"", "leave one away"),
             ("no-dht = \"yes\"", "no-dht: "),
             ("[mount]\nport = 1", "mount: no such key"),
             ("listen = [[1]]", "listen: "),
@@ -222,7 +227,15 @@ mod tests {
         let flags =
             Settings { port: Some(9), dht_bootstrap: vec!["a:1".into()], ..Settings::default() };
         let both = flags.or_file(file);
-        assert_eq!((both.port, both.no_dht, both.listen.len()), (Some(9), false, 1));
+        assert_eq!((both.port, both.no_dht, both.listen.len()), (Some(9), None, 1));
         assert_eq!(both.dht_bootstrap, ["a:1"]);
+    }
+
+    #[test]
+    fn what_a_file_turns_off_a_flag_turns_on() {
+        let file = config("no-dht = true\nno-pex = true").unwrap().settings().unwrap();
+        let flags = Daemon::try_parse_from(["--no-dht=false", "--no-lsd"]).unwrap().settings;
+        let both = flags.or_file(file);
+        assert_eq!((both.no_dht, both.no_lsd, both.no_pex), (Some(false), Some(true), Some(true)));
     }
 }

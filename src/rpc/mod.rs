@@ -18,6 +18,7 @@ mod message;
 pub mod metrics;
 mod path;
 mod place;
+mod settings;
 pub mod size;
 mod view;
 
@@ -28,12 +29,13 @@ pub use dht::{DhtStatus, FamilyStatus};
 pub use listener::{ListenError, Listener, start_lock};
 pub use message::{
     Call, DhtNodes, ErrorKind, Hello, ListedFile, MountRequest, Outcome, PartStatus, Progress,
-    Request, Response, RpcError, SeedRequest, Settings, ShareKind, ShareStatus, SourceRequest,
-    Unmounting, parse_node, visible,
+    Request, Response, RpcError, SeedRequest, ShareKind, ShareStatus, SourceRequest, Unmounting,
+    visible,
 };
 pub use path::WirePath;
 pub use place::{Places, beside};
+pub use settings::{Settings, parse_log, parse_node};
 pub use view::{Cell, MAX_CELLS, PeerStatus, TorrentView, WaitStatus};
 
 /// The version of the protocol. Both sides must agree exactly: the programs are installed together.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -208,6 +208,9 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     if let Some(metrics) = settings.metrics {
         flag("--metrics", metrics.to_string().into());
     }
+    if let Some(log) = &settings.log {
+        flag("--log", log.into());
+    }
     for address in &settings.listen {
         flag("--listen", address.to_string().into());
     }
@@ -232,14 +235,10 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     for node in &settings.dht_bootstrap {
         flag("--dht-bootstrap", node.into());
     }
-    if settings.no_lsd {
-        flags.push("--no-lsd".into());
-    }
-    if settings.no_pex {
-        flags.push("--no-pex".into());
-    }
-    if settings.no_dht {
-        flags.push("--no-dht".into());
+    for (name, value) in
+        [("no-lsd", settings.no_lsd), ("no-pex", settings.no_pex), ("no-dht", settings.no_dht)]
+    {
+        flags.extend(value.map(|value| OsString::from(format!("--{name}={value}"))));
     }
     flags
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgAction, Command, CommandFactory};
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use p2pfs::rpc::{DAEMON_KEYS, MOUNT_KEYS};
 
@@ -73,10 +73,8 @@ fn settings() -> Result<()> {
         for key in keys {
             let flag = mount.get_arguments().find(|flag| flag.get_long() == Some(key));
             let flag = flag.with_context(|| format!("{key}: no flag of mount"))?;
-            let value = match flag.get_action() {
-                ArgAction::SetTrue => "true",
-                _ => flag.get_value_names().and_then(|names| names.first()).map_or("", |n| n),
-            };
+            let value = flag.get_value_names().and_then(|names| names.first());
+            let value = value.map_or("", |name| if *name == "BOOL" { "true" } else { name });
             let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
             let escape = |text: &str| text.replace('-', "\\-").replace('\'', "\\(aq");
             page.push_str(&format!(
@@ -102,17 +100,26 @@ and
 .BR p2pfs-mountd (8)
 say unless they are given, in TOML under the same names, without sections. A flag wins over the file,
 the file over what is built in. A number or a text is written as the flag has it, a text in quotes; a
-flag without value is
+flag that needs no value is
 .B true
 or
 .BR false ;
 what is repeatable is a list. A key that is not known, or whose value makes no sense, is an error that
 names it.
 .PP
+What the file turns on, a flag turns off for once:
+.BR \-\-no\-dht=false ,
+.BR \-\-on\-demand=false ,
+or
+.B \-o no_dht=false
+for
+.BR mount (8).
+.PP
 The daemon reads its keys when it starts, so a change is seen by the next daemon; on SIGHUP it reads
-.B upload\-limit
-and
+.BR upload\-limit ,
 .B download\-limit
+and
+.B log
 anew. The keys of mounts are read by each
 .BR "p2pfs mount" .
 .SH EXAMPLE
@@ -155,7 +162,7 @@ standard error.
 .SH ENVIRONMENT
 .TP
 \fBP2PFS_LOG\fR
-What the daemon logs, such as \fBdebug\fR or \fBp2pfs::engine=trace\fR (default: \fBwarn\fR).
+What the daemon logs, as \fB\-\-log\fR has it, where no flag says it.
 .TP
 \fBXDG_RUNTIME_DIR\fR, \fBXDG_CACHE_HOME\fR
 Where the socket and the cache are, for users other than root.

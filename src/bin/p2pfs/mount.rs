@@ -38,8 +38,8 @@ pub struct Mount {
     #[command(flatten)]
     pub network: Network,
     /// Fetch only what is read
-    #[arg(long)]
-    pub on_demand: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub on_demand: Option<bool>,
     /// Unmount when everything is verified
     #[arg(long)]
     pub until_done: bool,
@@ -61,11 +61,11 @@ pub struct Mount {
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
     pub read_timeout: Option<u64>,
     /// Give nothing to others
-    #[arg(long)]
-    pub no_seed: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub no_seed: Option<bool>,
     /// Let other users in
-    #[arg(long)]
-    pub allow_other: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub allow_other: Option<bool>,
     /// Owner of the files, as a number (default: you)
     #[arg(long, value_name = "UID")]
     pub uid: Option<u32>,
@@ -135,14 +135,14 @@ impl Mount {
             sources: sources?,
             folders: self.folders,
             dir: dir.into(),
-            on_demand: self.on_demand,
+            on_demand: self.on_demand == Some(true),
             until_done: self.until_done,
             seed_until: self.seed_until,
             keep: keep.map(Into::into),
             select: self.select,
             read_timeout: self.read_timeout,
-            no_seed: self.no_seed,
-            allow_other: self.allow_other,
+            no_seed: self.no_seed == Some(true),
+            allow_other: self.allow_other == Some(true),
             uid: self.uid,
             gid: self.gid,
             umask: self.umask,
@@ -152,7 +152,6 @@ impl Mount {
 
     /// What is wrong with the options taken together.
     fn contradiction(&self) -> Option<&'static str> {
-        let settings = &self.network.settings;
         let one = self.sources.len() == 1 && !self.folders;
         let of_one = self.until_done || self.seed_until.is_some() || !self.select.is_empty();
         match () {
@@ -163,15 +162,11 @@ impl Mount {
             () if self.keep.is_some() && !self.until_done && self.seed_until.is_none() => {
                 Some("--keep says where finished files go: it needs --until-done or --seed-until")
             }
-            () if self.seed_until.is_some() && self.no_seed => {
+            () if self.seed_until.is_some() && self.no_seed == Some(true) => {
                 Some("--no-seed gives nothing, so --seed-until would wait in vain: leave one away")
             }
-            () if self.seed_until.is_some() && self.on_demand => Some(
+            () if self.seed_until.is_some() && self.on_demand == Some(true) => Some(
                 "--on-demand fetches only what is read, and --seed-until waits for everything: \
-                 leave one away",
-            ),
-            () if settings.no_dht && !settings.dht_bootstrap.is_empty() => Some(
-                "--dht-bootstrap says where the DHT begins, and --no-dht that there is none: \
                  leave one away",
             ),
             () => None,
@@ -194,14 +189,14 @@ impl Mount {
         self.select.extend(other.select);
         self.foreground |= other.foreground;
         self.folders |= other.folders;
-        self.on_demand |= other.on_demand;
+        self.on_demand = self.on_demand.or(other.on_demand);
         self.until_done |= other.until_done;
-        self.no_seed |= other.no_seed;
+        self.no_seed = self.no_seed.or(other.no_seed);
         self.seed_until = self.seed_until.or(other.seed_until);
         self.keep = self.keep.or(other.keep);
         self.timeout = self.timeout.or(other.timeout);
         self.read_timeout = self.read_timeout.or(other.read_timeout);
-        self.allow_other |= other.allow_other;
+        self.allow_other = self.allow_other.or(other.allow_other);
         self.uid = self.uid.or(other.uid);
         self.gid = self.gid.or(other.gid);
         self.umask = self.umask.or(other.umask);

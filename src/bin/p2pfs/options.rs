@@ -9,7 +9,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{Config, ErrorKind, MOUNT_KEYS, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 27] = [
+const OURS: [&str; 28] = [
     "socket",
     "config",
     "peer",
@@ -33,6 +33,7 @@ const OURS: [&str; 27] = [
     "no-dht",
     "dht-bootstrap",
     "metrics",
+    "log",
     "foreground",
     "cache",
     "cache-size",
@@ -88,8 +89,9 @@ pub fn apply(mount: Mount) -> Result<Flags, RpcError> {
 pub fn with_file(mount: Mount, file: &Config) -> Result<Mount, RpcError> {
     let mut file = file.read::<Flags>(&MOUNT_KEYS, &positional(&mount))?.mount;
     // What contradicts a flag gives way to it.
-    file.on_demand &= mount.seed_until.is_none();
-    file.no_seed &= mount.seed_until.is_none();
+    if mount.seed_until.is_some() {
+        (file.on_demand, file.no_seed) = (None, None);
+    }
     Ok(mount.or(file))
 }
 
@@ -115,10 +117,17 @@ mod tests {
     #[test]
     fn our_options_are_taken_and_the_others_left() {
         let mount = mount(&["ro,seed_until,until_done,uid=5", "select=*.mkv,port=7"]).unwrap();
-        assert!(mount.until_done && mount.on_demand && mount.seed_until.is_some());
+        assert!(mount.until_done && mount.on_demand == Some(true) && mount.seed_until.is_some());
         assert_eq!(mount.select, ["*.mkv"]);
         assert_eq!(mount.network.settings.port, Some(2), "the flag wins");
         assert_eq!(mount.options, ["ro", "uid=5"]);
+    }
+
+    #[test]
+    fn what_a_file_says_is_taken_back() {
+        let options = mount(&["no_dht=false,on_demand=false,no_seed"]).unwrap();
+        assert_eq!(options.network.settings.no_dht, Some(false));
+        assert_eq!((options.on_demand, options.no_seed), (Some(true), Some(true)), "the flag wins");
     }
 
     #[test]

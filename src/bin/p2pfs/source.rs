@@ -27,6 +27,9 @@ pub struct Network {
 impl Network {
     /// The request for `source`, for the daemon, which has another folder than we have.
     pub fn request(&self, source: String, timeout: u64) -> Result<SourceRequest> {
+        if let Some(message) = self.settings.contradiction() {
+            return Err(RpcError::new(ErrorKind::Usage, message).into());
+        }
         let mut peers = Vec::new();
         for peer in &self.peers {
             peers.extend(addresses(peer)?);

@@ -97,15 +97,16 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
         return problems(share).iter().try_for_each(|problem| writeln!(out, "  {problem}"));
     }
     writeln!(out, "{path}  {} of {name} ({})", kind(share), torrent.info_hash)?;
+    let (here, of) = torrent.here_of();
     let left = torrent.wanted.saturating_sub(torrent.wanted_verified);
     let left = size::time_left(left, torrent.download_rate);
     writeln!(
         out,
         "  {}: {} of {} verified ({} %){}",
         torrent.state,
-        size::show(torrent.wanted_verified),
-        size::show(torrent.wanted),
-        size::percent(torrent.wanted_verified, torrent.wanted),
+        size::show(here),
+        size::show(of),
+        size::percent(here, of),
         left.map(|left| format!(", {left} left")).unwrap_or_default()
     )?;
     writeln!(

@@ -78,7 +78,7 @@ impl Task {
     pub(super) fn arrived(&mut self, arrival: Arrival) {
         let now = self.shared.clock.now();
         let is_twin =
-            |l: &PeerLink| l.peer_id == arrival.theirs.peer_id && l.ip == arrival.addr.ip();
+            |l: &PeerLink| l.peer_id == arrival.theirs.peer_id && l.addr.ip() == arrival.addr.ip();
         let first = self.links.iter().find(|(_, l)| is_twin(l)).map(|(key, _)| *key);
         if let Some(first) = first {
             let ours_is_greater = self.shared.peer_id > arrival.theirs.peer_id;
@@ -157,7 +157,7 @@ impl Task {
     /// A connection is not kept; `first` is the one that its peer has already.
     fn turn_away(&mut self, arrival: &Arrival, first: Option<PeerKey>) {
         let now = self.shared.clock.now();
-        tracing::debug!(addr = %arrival.addr, ?first, "a connection is not kept");
+        tracing::debug!(peer = %arrival.addr, ?first, "a connection is not kept");
         match first {
             _ if !arrival.outgoing => {}
             Some(first) => self.machine.connected_already(arrival.addr, first, now),
@@ -175,9 +175,9 @@ impl Task {
             info_hash: self.answering_hash(&theirs),
             peer_id: self.shared.peer_id,
         });
-        let (peer_id, ip) = (theirs.peer_id, addr.ip());
+        let peer_id = theirs.peer_id;
         let link = peer::spawn(
-            Connection { key, stream, peer_id, ip, greeting },
+            Connection { key, stream, peer_id, addr, greeting },
             self.limits.clone(),
             Lines {
                 events: self.events.0.clone(),
@@ -186,6 +186,7 @@ impl Task {
                 open: self.open.clone(),
             },
         );
+        tracing::debug!(peer = %addr, outgoing, "connected");
         self.links.insert(key, link);
         let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
         let mut session = PeerSession::new(addr, outgoing, fast, extended, now);

@@ -322,6 +322,13 @@ impl PeerList {
         self.untried(search, now).any(|(addr, _)| self.is_free(*addr, search))
     }
 
+    /// When the next of those who are not connected may be tried.
+    pub fn next_try(&self, seeding: bool) -> Option<Timestamp> {
+        let idle = self.known.values().filter(|k| k.state == State::Idle);
+        let useful = idle.filter(|k| !(seeding && k.flags.has(PexFlags::UPLOAD_ONLY)));
+        useful.map(|k| k.next_try).min()
+    }
+
     /// Those who may be tried, if they are free.
     fn untried<'a>(
         &'a self,

@@ -316,6 +316,13 @@ impl Torrent {
 
     // ---- whom we look for
 
+    /// When somebody who is known may be tried next.
+    pub(super) fn next_attempt(&self) -> Timestamp {
+        let seeding = !self.wants_peers();
+        let next = self.list.next_try(seeding).filter(|_| self.options.upload || !seeding);
+        next.unwrap_or(Timestamp::FAR_FUTURE)
+    }
+
     /// Connects to more peers. A complete torrent does so only to serve them.
     pub(super) fn plan_connections(&mut self, now: Timestamp) {
         let complete = !self.wants_peers();

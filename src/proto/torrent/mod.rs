@@ -68,6 +68,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// The same while a reader waits, so that a slow peer's block is asked of another one soon.
 const TICK_WAITING: Duration = Duration::from_millis(100);
 
+/// The same while there is nobody to look after: hundreds of torrents of a daemon then let the
+/// processor sleep.
+const TICK_ALONE: Duration = Duration::from_secs(10);
+
 /// How a waiting read ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadEnd {
@@ -195,6 +199,8 @@ pub struct Torrent {
     last_replacement: Timestamp,
     /// The peer list changed, or time has passed.
     look_for_peers: bool,
+    /// When it last changed, nothing was left that time alone would change.
+    still: bool,
     totals: stats::Totals,
 }
 
@@ -225,6 +231,7 @@ impl Torrent {
             last_turnover: Timestamp::ZERO,
             last_replacement: Timestamp::ZERO,
             look_for_peers: false,
+            still: false,
             totals: stats::Totals::default(),
         }
     }
@@ -320,7 +327,7 @@ impl Torrent {
     /// Decides what to ask for and whom to connect to; call after each batch of inputs.
     pub fn plan(&mut self, now: Timestamp) {
         self.expire_reads(now);
-        if now.since(self.last_tick) >= self.tick() {
+        if now >= self.next_tick() {
             self.last_tick = now;
             self.housekeeping(now);
             self.hedge(now);
@@ -330,12 +337,22 @@ impl Torrent {
         self.plan_requests(now);
         if std::mem::take(&mut self.look_for_peers) {
             self.plan_connections(now);
+            // Rates are told until they have come to nothing.
+            let rates = [&mut self.totals.down, &mut self.totals.up];
+            self.still = rates.into_iter().all(|rate| rate.per_second(now) < 1.0);
         }
     }
 
-    fn tick(&self) -> Duration {
-        let waiting = self.active.as_ref().is_some_and(|a| a.demand.waiting() > 0);
-        if waiting { TICK_WAITING } else { TICK }
+    fn next_tick(&self) -> Timestamp {
+        let active = self.active.as_ref();
+        let busy = active.is_some_and(|a| !a.unwritten.is_empty());
+        let alone = self.peers.is_empty() && self.still && !busy;
+        let last = self.last_tick;
+        match active.is_some_and(|a| a.demand.waiting() > 0) {
+            true => last + TICK_WAITING,
+            false if alone => self.next_attempt().clamp(last + TICK, last + TICK_ALONE),
+            false => last + TICK,
+        }
     }
 
     fn expire_reads(&mut self, now: Timestamp) {
@@ -379,7 +396,7 @@ impl Torrent {
         let expiry = self.active.as_ref().and_then(|a| a.demand.next_expiry());
         let metadata = self.fetch.as_ref().and_then(|f| f.poll_timeout());
         let background = self.active.as_ref().and_then(|a| a.first_chance);
-        [Some(self.last_tick + self.tick()), expiry, metadata, background, self.paced]
+        [Some(self.next_tick()), expiry, metadata, background, self.paced]
             .into_iter()
             .flatten()
             .min()

@@ -49,13 +49,14 @@ fn row(share: &ShareStatus) -> [String; COLUMNS.len()] {
         [row[0], row[1], row[2]] = [path, kind, torrent.state.clone()];
         return row;
     }
+    let (here, of) = torrent.here_of();
     [
         path,
         kind,
         torrent.state.clone(),
-        size::show(torrent.wanted_verified),
-        size::show(torrent.wanted),
-        size::percent(torrent.wanted_verified, torrent.wanted).to_string(),
+        size::show(here),
+        size::show(of),
+        size::percent(here, of).to_string(),
         format!("{}/s", size::show(torrent.download_rate)),
         format!("{}/s", size::show(torrent.upload_rate)),
         torrent.peers.to_string(),

@@ -457,3 +457,22 @@ fn attempts_to_connect_are_paced_and_those_of_a_complete_torrent_much_more() {
     let complete = attempts_within(&mut lone, ten);
     assert!((10..=21).contains(&complete), "{complete}");
 }
+
+#[test]
+fn who_is_alone_sleeps_until_somebody_may_be_tried() {
+    let mut lone = lone();
+    lone.within(Duration::from_secs(3), |_| false);
+    let sleeps = |lone: &Lone| lone.machine.poll_timeout().since(lone.now);
+    assert!(sleeps(&lone) > Duration::from_secs(5), "{:?}", sleeps(&lone));
+    let peer = stranger(1);
+    lone.machine.peers_found(&[peer], PeerSource::Tracker);
+    lone.step();
+    assert!(lone.others.iter().any(|o| matches!(o, Output::Connect(addr) if *addr == peer)));
+    lone.machine.connect_failed(peer, false, lone.now);
+    lone.others.clear();
+    let begin = lone.now;
+    let tried = |lone: &mut Lone| lone.others.iter().any(|o| matches!(o, Output::Connect(_)));
+    lone.within(MINUTE, tried);
+    let after = lone.now.since(begin);
+    assert!(after < Duration::from_secs(8), "tried again after {after:?}");
+}
