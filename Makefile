@@ -11,7 +11,7 @@ CACHE_MINUTES ?= 5
 # Where things are installed: for everybody as root, else for oneself.
 PREFIX ?= $(shell [ "$$(id -u)" = 0 ] && echo /usr/local || echo "$$HOME/.local")
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads bench-idle fuzz soak soak-cache install deb clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads bench-idle fuzz soak soak-cache install deb try-package clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -30,6 +30,7 @@ help:
 	@echo 'make soak-cache  ten torrents, five times their cache, read at random for CACHE_MINUTES'
 	@echo 'make install   programs, man pages, completions, units, mount helper below PREFIX'
 	@echo 'make deb       the same as a Debian package'
+	@echo 'make try-package  installs that in a Debian of its own, under systemd, and uses it (root)'
 
 demo:
 	@sh tests/install-deps --mount
@@ -128,6 +129,10 @@ install:
 deb:
 	$(CARGO) build --release --locked
 	@sh packaging/deb "$(TARGET)/release" "$(TARGET)"
+
+try-package:
+	$(CARGO) build --release --locked
+	tests/clean-root "$$(sh packaging/deb "$(TARGET)/release" "$(TARGET)")" $(CLEAN_ROOT)
 
 clean:
 	$(CARGO) clean

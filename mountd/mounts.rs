@@ -563,6 +563,7 @@ fn files_below(torrent: &Torrent, below: &Path) -> Vec<usize> {
 fn mount_options(request: &MountRequest) -> MountOptions {
     MountOptions {
         dir: request.dir.0.clone(),
+        automount: request.automount.as_ref().map(|path| path.0.clone()),
         source: String::new(),
         allow_other: request.allow_other,
         uid: request.uid,

@@ -222,3 +222,33 @@ fn umount_when_done_waits_and_tells_the_share_ratio() {
     let again = p2pfs.mount(&torrent.file, &[]);
     assert_eq!(again.status().number("verified"), torrent.length);
 }
+
+/// As systemd's automount units have it: what looks into the directory waits for the mount, but for the
+/// process group that is to make it. The daemon is in another one.
+#[test]
+fn an_automount_is_mounted_on_by_its_own_process_group() {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap();
+    if !nix::unistd::geteuid().is_root() || !known.contains("\tautofs\n") {
+        eprintln!("left out: it takes root, and a kernel with autofs");
+        return;
+    }
+    let scratch = Scratch::new();
+    let content = Content::album();
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = Libtorrent::seed(&scratch, &torrent);
+    let p2pfs = P2pfs::new(&scratch);
+    let dir = p2pfs.mount_point();
+    let mut mount = p2pfs.starting_command("mount");
+    mount.args(["--peer", &seeder.address.to_string()]).arg(&torrent.file).arg(&dir);
+    let words: Vec<_> = std::iter::once(mount.get_program()).chain(mount.get_args()).collect();
+    let script = "set -e; dir=$1; shift; mkfifo \"$0\"; exec 9<>\"$0\"
+        mount -t autofs -o fd=9,pgrp=$$,minproto=5,maxproto=5,direct automount \"$dir\"
+        exec \"$@\" 9>&-";
+    let mut group = Command::new("setsid");
+    group.args(["--wait", "sh", "-c", script]).arg(scratch.path("requests")).arg(&dir).args(words);
+    run(&scratch, &mut group, PATIENCE).success();
+    assert_eq!(Tree::read(&dir), content.tree());
+    p2pfs.run("umount", &[dir.to_str().unwrap()]).success();
+    let left: Vec<_> = mounts_below(&dir);
+    assert_eq!(left, [dir], "the automount is left");
+}

@@ -5,11 +5,12 @@
 //! - [`ops`], [`reading`], [`handles`], [`xattr`], `signals`: what each operation means, without FUSE types
 //! - [`folders`]: several torrents in one directory; [`shown`]: what they and one torrent have in common
 //! - `fuse`: the thin adapter to the fuser crate, the only file that knows it
-//! - [`options`], [`mountinfo`], [`mount`]: mounting and unmounting
+//! - [`options`], [`mountinfo`], [`mount`], [`automount`]: mounting and unmounting
 //!
 //! Only a buffered read may wait. It waits as a [`reading`] ticket that the engine holds, never on a
 //! thread that answers requests.
 
+pub mod automount;
 pub mod content;
 pub mod folders;
 mod fuse;

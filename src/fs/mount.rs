@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::unistd::{getegid, geteuid};
 
+use super::automount::{self, Automount};
 use super::content::Content;
 use super::folders::Folders;
 use super::fuse::{Forget, Served};
@@ -212,7 +213,7 @@ impl Mount {
         let shown: Arc<dyn Shown> = made.clone();
         let system = |action, cause: String| MountError::System { dir: dir.clone(), action, cause };
 
-        let device = attach(&dir, &resolved)?;
+        let device = attach(&dir, options.automount.as_deref(), &resolved)?;
         let entry =
             mount_at(&dir).map_err(|e| system("read the table of mounts", e.to_string()))?;
         let Some(entry) = entry.filter(|entry| entry.fs_type == FS_TYPE) else {
@@ -323,7 +324,8 @@ fn serve(served: Served, shown: &dyn Shown, place: &Place, end: &Mutex<End>) {
         tracing::warn!(dir = %place.dir.display(), %error, "the mount's connection ended");
     }
     // A connection that was cut (umount -f) leaves a dead mount behind.
-    if is_dead(&place.dir) {
+    // Where none is left, an automount could be waiting to be looked into.
+    if place.is_mounted().unwrap_or(true) && is_dead(&place.dir) {
         let _ = place.unmount(true);
     }
     shown.all().iter().for_each(|fs| fs.release_all());
@@ -417,9 +419,18 @@ pub fn check(options: &MountOptions) -> Result<PathBuf, MountError> {
     if Path::new("/dev/fuse").exists() { Ok(dir) } else { Err(MountError::NoFuse) }
 }
 
+/// The directory, held open, if it is an automount that waits for its mount (see [`Automount`]).
+pub fn hold(dir: &Path) -> Result<Option<Automount>, MountError> {
+    Automount::hold(dir).map_err(|error| unusable(dir, error))
+}
+
 /// The directory without links, if a filesystem can be mounted there. A dead mount that a p2pfs left
 /// behind is cleared.
 fn usable_dir(dir: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
+    // It is empty, and whoever looks into it waits for us.
+    if geteuid().is_root() && automount::waits(dir) {
+        return Ok(dir.to_owned());
+    }
     if is_dead(dir) {
         clear_dead(dir)?;
     }
@@ -476,15 +487,30 @@ fn clear_dead(dir: &Path) -> Result<(), MountError> {
     }
 }
 
-/// Mounts at `dir`; the descriptor on which the kernel's requests arrive.
-fn attach(dir: &Path, resolved: &Resolved) -> Result<OwnedFd, MountError> {
+/// Mounts at `dir`, which `automount` leads to where it is one; the descriptor on which the kernel's
+/// requests arrive.
+fn attach(
+    dir: &Path,
+    automount: Option<&Path>,
+    resolved: &Resolved,
+) -> Result<OwnedFd, MountError> {
     if !Path::new("/dev/fuse").exists() {
         return Err(MountError::NoFuse);
     }
-    if geteuid().is_root() { attach_as_root(dir, resolved) } else { attach_as_user(dir, resolved) }
+    if !geteuid().is_root() {
+        return attach_as_user(dir, resolved);
+    }
+    match automount {
+        Some(path) if !automount::is_one(path) => Err(MountError::System {
+            dir: dir.to_owned(),
+            action: "mount there",
+            cause: "it is no automount any more; try again".to_owned(),
+        }),
+        automount => attach_as_root(dir, automount.unwrap_or(dir), resolved),
+    }
 }
 
-fn attach_as_root(dir: &Path, resolved: &Resolved) -> Result<OwnedFd, MountError> {
+fn attach_as_root(dir: &Path, at: &Path, resolved: &Resolved) -> Result<OwnedFd, MountError> {
     let refused =
         |action, cause: String| MountError::Permission { dir: dir.to_owned(), action, cause };
     let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
@@ -502,7 +528,7 @@ fn attach_as_root(dir: &Path, resolved: &Resolved) -> Result<OwnedFd, MountError
         data.push_str(",allow_other");
     }
     let (source, data) = (Some(resolved.source.as_str()), Some(data.as_str()));
-    match nix::mount::mount(source, dir, Some(FS_TYPE), resolved.flags, data) {
+    match nix::mount::mount(source, at, Some(FS_TYPE), resolved.flags, data) {
         Ok(()) => Ok(device),
         Err(errno @ (Errno::EPERM | Errno::EACCES)) => {
             Err(refused("mount there", errno.desc().to_owned()))

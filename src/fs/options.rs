@@ -10,6 +10,8 @@ use nix::mount::MsFlags;
 pub struct MountOptions {
     /// Where; a directory that exists.
     pub dir: PathBuf,
+    /// A path that leads there and waits for nobody, if it is an automount ([`super::automount`]).
+    pub automount: Option<PathBuf>,
     /// What the table of mounts shows as the source, if no `fsname=` is given.
     pub source: String,
     /// Let other users in.

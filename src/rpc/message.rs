@@ -150,6 +150,9 @@ pub struct MountRequest {
     pub folders: bool,
     /// The folder to mount it on.
     pub dir: WirePath,
+    /// A path that leads there too, if it is an automount, and waits for nobody.
+    #[serde(default)]
+    pub automount: Option<WirePath>,
     /// Fetch only what is read.
     pub on_demand: bool,
     /// Unmount when all that was selected is verified.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use p2pfs::fs::MountOptions;
-use p2pfs::fs::mount::{MountError, check as check_dir};
+use p2pfs::fs::mount::{MountError, check as check_dir, hold};
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{Config, ErrorKind, MountRequest, Request, RpcError, size, visible};
 
@@ -87,7 +87,10 @@ impl Mount {
         let at = At { socket, config: at.config.or(said.config.as_deref()) };
         let mount = options::with_file(said.mount, &Config::load(at.config)?)?;
         let foreground = mount.foreground;
-        let request = mount.request().await?;
+        let mut request = mount.request().await?;
+        // Held until it is done; for whoever mounts in this process, we are the one who may.
+        let automount = hold(&request.dir).map_err(RpcError::failed)?.filter(|_| !foreground);
+        request.automount = automount.as_ref().map(|held| held.path().into());
         let settings = request.sources.first().map(|source| source.settings.clone());
         let (settings, dir) = (settings.unwrap_or_default(), request.dir.clone());
         let request = Request::Mount(Box::new(request));
@@ -135,6 +138,7 @@ impl Mount {
             sources: sources?,
             folders: self.folders,
             dir: dir.into(),
+            automount: None,
             on_demand: self.on_demand == Some(true),
             until_done: self.until_done,
             seed_until: self.seed_until,
