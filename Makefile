@@ -11,11 +11,12 @@ CACHE_MINUTES ?= 5
 # Where things are installed: for everybody as root, else for oneself.
 PREFIX ?= $(shell [ "$$(id -u)" = 0 ] && echo /usr/local || echo "$$HOME/.local")
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads bench-idle fuzz soak soak-cache install deb try-package clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads bench-idle fuzz soak soak-cache install deb try-package test-exports clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
 	@echo 'make test      installs what the tests need, then checks and tests everything'
+	@echo 'make test-exports  a mount given on by servers of NFS and SMB, which it installs (root)'
 	@echo 'make bench     cold sequential read: p2pfs beside libtorrent and btfs'
 	@echo 'make bench-machines   how long picker, choker and an event of a swarm take'
 	@echo 'make bench-dht  1,000 DHT nodes on loopback: time to the first peer, beside mainline'
@@ -129,6 +130,10 @@ install:
 deb:
 	$(CARGO) build --release --locked
 	@sh packaging/deb "$(TARGET)/release" "$(TARGET)"
+
+test-exports:
+	@sh tests/install-deps --exports
+	$(CARGO) test --test re_export
 
 try-package:
 	$(CARGO) build --release --locked
