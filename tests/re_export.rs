@@ -138,7 +138,7 @@ fn are_installed(programs: &[&str]) -> bool {
     let is_there = |program: &&str| {
         ["/usr/bin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(program).exists())
     };
-    let all = programs.iter().all(|program| is_there(&program));
+    let all = programs.iter().all(is_there);
     if !all {
         eprintln!("left out: {} is missing (make test-exports installs it)", programs.join(" or "));
     }
@@ -178,7 +178,7 @@ fn an_nfs_server_gives_it_to_its_clients() {
                       Enable_RQUOTA = false; Enable_UDP = false; }\n\
                       NFSv4 { Graceless = true; RecoveryBackend = fs; }\n";
         let exports = export(7, "film", mount.dir()) + &export(8, "lost", waiting.dir());
-        let config = scratch.file("ganesha.conf", (config.to_owned() + &exports).as_bytes());
+        scratch.file("ganesha.conf", (config.to_owned() + &exports).as_bytes());
         let script = "set -e; mkdir -p /run/ganesha; mount -t tmpfs own /run/ganesha
             mount -t tmpfs own /var/lib/nfs; mkdir -p /var/lib/nfs/ganesha
             exec ganesha.nfsd -F -f \"$0/ganesha.conf\" -L \"$0/ganesha.log\" -p \"$0/ganesha.pid\"";
