@@ -74,3 +74,20 @@ fn the_check_finds_a_clock_and_lets_comments_be() {
     assert_eq!(offences(path, "/// Never an Instant.\nuse tokio::sync;").len(), 1);
     assert!(offences(path, "// tokio is elsewhere").is_empty());
 }
+
+/// Clocks jump. What the time of day is used for are times that are shown, and the order in which
+/// torrents were used.
+#[test]
+fn the_time_of_day_decides_nothing_else() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let asks = |path: &PathBuf| {
+        let source = fs::read_to_string(path).unwrap();
+        source.lines().any(|line| line.split("//").next().unwrap_or("").contains("SystemTime::now"))
+    };
+    let all = ["src", "mountd"].iter().flat_map(|dir| sources(&root.join(dir)));
+    let own = all.filter(|path| !path.components().any(|part| part.as_os_str() == "tests"));
+    let mut found: Vec<_> = own.filter(asks).collect();
+    let allowed = ["src/bin/p2pfs/cache.rs", "src/fs/mount.rs", "src/store/index.rs"];
+    found.sort();
+    assert_eq!(found, allowed.map(|path| root.join(path)), "use Instant, or say why here");
+}

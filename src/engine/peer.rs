@@ -43,6 +43,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a peer that is probed may take to acknowledge what was sent to it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a peer that was asked for something may say nothing before it is to prove that it is there:
+/// an address that has changed, or a machine that was suspended, leaves connections that nobody closes.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// How long a connection of a torrent that ends may take to deliver what it was given to send.
 /// Closing at once could throw away the end of what has been counted as sent: the system answers
 /// whatever the peer still says with a reset, which empties both sides' buffers.
@@ -309,6 +313,9 @@ impl Reader {
         let mut decoder = Decoder::new();
         let mut buffer = BytesMut::new();
         let mut probed_until: Option<Instant> = None;
+        let (mut last, mut quiet, mut expected) = (Instant::now(), false, false);
+        let look = sleep_until(last + QUIET);
+        tokio::pin!(look);
         loop {
             buffer.reserve(READ_CHUNK);
             let receive = async {
@@ -336,12 +343,22 @@ impl Reader {
                     probed_until = None;
                     None
                 }
+                () = &mut look => {
+                    let silent = last.elapsed() >= QUIET;
+                    quiet |= silent && !lock(&self.pending).is_empty();
+                    look.as_mut().reset(if silent { Instant::now() } else { last } + QUIET);
+                    None
+                }
             };
             // What was received before it was interrupted is in the buffer.
-            let received = match received {
-                Some(received) => received.map(|bytes| bytes > 0),
-                None => self.expect_signs_of_life(probed_until.is_some()).map(|()| true),
-            };
+            let mut received = received.map_or(Ok(true), |received| {
+                (last, quiet) = (Instant::now(), false);
+                received.map(|bytes| bytes > 0)
+            });
+            let expect = quiet || probed_until.is_some();
+            if std::mem::replace(&mut expected, expect) != expect {
+                received = self.expect_signs_of_life(expect).and(received);
+            }
             match received {
                 Ok(false) => return "closed by the peer".to_owned(),
                 Ok(true) => {}
@@ -527,71 +544,4 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-
-    use super::super::clock::Clock;
-    use super::super::rates::{RateLimits, Rates};
-    use super::*;
-
-    /// Both ends of a connection.
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let opened = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (opened, listener.accept().await.unwrap().0)
-    }
-
-    fn unlimited() -> Throttle {
-        let clock = Clock::start();
-        Throttle([(); 2].map(|()| Rates::new(RateLimits::default(), clock)))
-    }
-
-    fn run(stream: TcpStream) -> (PeerLink, mpsc::Receiver<Events>) {
-        let (events, received) = mpsc::channel(4);
-        let (peer_id, addr) = (PeerId::new([b'x'; 20]), stream.peer_addr().unwrap());
-        let link = spawn(
-            Connection { key: PeerKey(1), stream, peer_id, addr, greeting: None },
-            unlimited(),
-            Lines {
-                events,
-                store: tokio::sync::watch::channel(None).1,
-                ended: CancellationToken::new(),
-                open: TaskTracker::new(),
-            },
-        );
-        (link, received)
-    }
-
-    #[tokio::test]
-    async fn small_messages_are_not_held_back_whoever_opened_the_connection() {
-        let (opened, accepted) = pair().await;
-        for stream in [opened, accepted] {
-            let same = stream.as_fd().try_clone_to_owned().unwrap();
-            let _running = run(stream);
-            assert!(SockRef::from(&same).tcp_nodelay().unwrap());
-        }
-    }
-
-    #[tokio::test]
-    async fn who_takes_no_answers_is_left_before_they_fill_the_memory() {
-        let (_silent, stream) = pair().await;
-        let (link, _received) = run(stream);
-        let answer = || Command::Message(Message::Extended(1, vec![0; 16 << 10].into()));
-        let told = std::iter::repeat_with(answer).take_while(|_| !link.cancel.is_cancelled());
-        let told = told.map(|answer| link.tell(answer)).take(MAX_COMMANDS).count();
-        assert!(told * (16 << 10) <= MAX_QUEUED + (8 << 20), "{told} answers were kept");
-    }
-
-    #[tokio::test]
-    async fn a_flood_of_messages_comes_in_small_batches() {
-        let (mut flood, stream) = pair().await;
-        let (_link, mut received) = run(stream);
-        tokio::spawn(async move { flood.write_all(&[0; 4 * 100_000]).await });
-        let mut messages = 0;
-        while messages < 100_000 {
-            let (_, batch) = received.recv().await.unwrap();
-            assert!(batch.len() <= MAX_BATCH, "{}", batch.len());
-            messages += batch.len();
-        }
-    }
-}
+mod tests;

@@ -86,6 +86,17 @@ impl Host {
         ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"]);
     }
 
+    /// Takes the link of the host that this thread is on away, or gives it back.
+    pub fn link(&self, up: bool) {
+        ip(&["link", "set", LINK, if up { "up" } else { "down" }]);
+    }
+
+    /// Gives the host that this thread is on another address in place of its own.
+    pub fn moves_to(&self, address: Ipv4Addr) {
+        ip(&["addr", "del", &format!("{}/24", self.v4), "dev", LINK]);
+        ip(&["addr", "add", &format!("{address}/24"), "dev", LINK]);
+    }
+
     fn up(&self) {
         ip(&["link", "set", "lo", "up"]);
         ip(&["addr", "add", &format!("{}/24", self.v4), "dev", LINK]);
