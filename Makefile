@@ -4,14 +4,15 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 # Tests wait more than they compute.
 TEST_THREADS ?= 4
-# Seconds for each fuzz target; minutes of soaking.
+# Seconds for each fuzz target; minutes of soaking; rounds of crashing.
 FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
 CACHE_MINUTES ?= 5
+CRASH_ROUNDS ?= 200
 # Where things are installed: for everybody as root, else for oneself.
 PREFIX ?= $(shell [ "$$(id -u)" = 0 ] && echo /usr/local || echo "$$HOME/.local")
 
-.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads bench-idle fuzz soak soak-cache install deb try-package test-exports clean
+.PHONY: help demo test deps lint pure doc bench bench-machines bench-dht bench-dht-sim bench-flood bench-swarm bench-reads bench-idle fuzz soak soak-cache crash bench-big-cache install deb try-package test-exports clean
 
 help:
 	@echo 'make demo      mounts a small torrent that it makes, on loopback'
@@ -29,6 +30,8 @@ help:
 	@echo 'make fuzz      every parser for FUZZ_SECONDS'
 	@echo 'make soak      mounts, reads and kills for SOAK_MINUTES, and watches for leaks'
 	@echo 'make soak-cache  ten torrents, five times their cache, read at random for CACHE_MINUTES'
+	@echo 'make crash     kill -9, full disks, errors of the disk and power cuts, CRASH_ROUNDS of each (root)'
+	@echo 'make bench-big-cache  how long mounting takes with 100 GB in the cache'
 	@echo 'make install   programs, man pages, completions, units, mount helper below PREFIX'
 	@echo 'make deb       the same as a Debian package'
 	@echo 'make try-package  installs that in a Debian of its own, under systemd, and uses it (root)'
@@ -121,6 +124,16 @@ soak-cache:
 	@sh tests/install-deps
 	$(CARGO) build --release
 	/usr/bin/python3 tests/bench/soak_cache.py "$(TARGET)/release/p2pfs" --minutes $(CACHE_MINUTES)
+
+crash:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/crash.py "$(TARGET)/release/p2pfs" --rounds $(CRASH_ROUNDS) $(BENCH_ARGS)
+
+bench-big-cache:
+	@sh tests/install-deps
+	$(CARGO) build --release
+	/usr/bin/python3 tests/bench/big_cache.py "$(TARGET)/release/p2pfs" $(BENCH_ARGS)
 
 install:
 	$(CARGO) build --release --locked

@@ -200,7 +200,11 @@ impl Daemon {
         events: &Events,
     ) -> Result<Lease, RpcError> {
         self.check_settings(&request.settings)?;
-        let checking = matches!(how.data, DataPlace::InPlace(_));
+        let data = match &request.use_data {
+            Some(path) => DataPlace::Beside { path: path.0.clone(), needed: !how.one_of_several },
+            None => how.data,
+        };
+        let checking = matches!(data, DataPlace::InPlace(_));
         let patience = Duration::from_secs(request.timeout);
         let source = timeout(patience, resolve(&request.source)).await.map_err(|_| {
             RpcError::failed(format_args!(
@@ -217,7 +221,7 @@ impl Daemon {
             on_demand: how.on_demand,
             upload: how.upload,
             select: how.select,
-            data: how.data,
+            data,
             metadata_timeout: patience,
             progress,
         });
@@ -319,6 +323,8 @@ pub struct Adding {
     pub upload: bool,
     pub select: Vec<String>,
     pub data: DataPlace,
+    /// Data of another client need not have all of several torrents.
+    pub one_of_several: bool,
 }
 
 /// Which torrents are in use, how often.
@@ -354,6 +360,7 @@ impl Lease {
             name: String::from_utf8_lossy(&info.name).into_owned(),
             files: files().count() as u64,
             bytes: files().map(|file| file.length).sum(),
+            lent: self.torrent.lent_at().map(|_| self.torrent.lent_bytes()),
             ..Outcome::default()
         }
     }

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::daemon::{Adding, Daemon, Events, Lease, locked};
 use crate::mounts::{Live, Reservation, Shows, over, was_unmounted};
+use crate::use_data::check_data;
 
 /// How long a mount or an added folder may take to have its files before the command returns.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -246,6 +247,7 @@ impl Daemon {
     ) -> Result<Outcome, RpcError> {
         let live = self.mounts.at(dir)?;
         let directory = folders_of(&live)?;
+        check_data(&request, dir)?;
         let name = self.add_folder(directory, request).await?;
         let mut ready = directory.ready.subscribe();
         let all =

@@ -1,6 +1,8 @@
-//! `--keep`: copies of a torrent's finished files, made under a temporary name and then renamed, so
-//! that what is there under its own name is whole.
+//! `--keep`: a torrent's finished files for the user. Where the file system can, they share their blocks with
+//! the cache; else they are moved out of it and served from where they are then; else they are copied. Copies
+//! are made under a temporary name and then renamed: what is there under its own name is whole.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -30,35 +32,154 @@ pub fn check(torrent: &Torrent, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the files that are whole to `dir`, named as in the mount.
-pub fn copy(torrent: &Torrent, dir: &Path) -> Result<()> {
+/// Leaves the files that are whole in `dir`, named as in the mount. Calls `tell` with how many bytes are
+/// there, and of how many.
+pub fn keep(torrent: &Torrent, dir: &Path, tell: impl Fn(u64, u64)) -> Result<()> {
     let part = dir.join(format!(".p2pfs-{}.part", torrent.info().info_hash));
     if part.symlink_metadata().is_ok() {
         fs::remove_dir_all(&part).with_context(|| format!("{}: is in the way", part.display()))?;
     }
-    let copied = copy_all(torrent, &part).and_then(|()| publish(torrent, &part, dir));
-    if part.symlink_metadata().is_ok() {
-        let _ = fs::remove_dir_all(&part);
-    }
-    copied
+    fs::create_dir(&part).with_context(|| format!("{}: cannot be made", part.display()))?;
+    let keeping = Keeping::new(torrent, dir, &part, &tell);
+    let kept = keeping.all();
+    let _ = fs::remove_dir_all(&part);
+    kept
 }
 
-fn copy_all(torrent: &Torrent, part: &Path) -> Result<()> {
-    fs::create_dir(part).with_context(|| format!("{}: cannot be made", part.display()))?;
-    for entry in &torrent.layout().entries {
-        let target = part.join(relative(entry));
-        let copied = match &entry.kind {
-            EntryKind::File(file) if !is_whole(torrent, *file) => continue,
-            EntryKind::File(file) => {
-                parent(&target).and_then(|()| copy_file(torrent, *file, &target))
-            }
-            EntryKind::Symlink(to) => parent(&target).and_then(|()| {
-                std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(to), &target)
-            }),
-        };
-        copied.with_context(|| format!("cannot keep {}", relative(entry).display()))?;
+/// How the files of one torrent are kept.
+struct Keeping<'a> {
+    torrent: &'a Torrent,
+    dir: &'a Path,
+    part: &'a Path,
+    tell: &'a dyn Fn(u64, u64),
+    done: Cell<u64>,
+    of: u64,
+    /// Until the file system has said that it cannot.
+    shares: Cell<bool>,
+    moves: bool,
+}
+
+impl<'a> Keeping<'a> {
+    fn new(
+        torrent: &'a Torrent,
+        dir: &'a Path,
+        part: &'a Path,
+        tell: &'a dyn Fn(u64, u64),
+    ) -> Self {
+        let files = torrent.layout().entries.iter().filter_map(|entry| match entry.kind {
+            EntryKind::File(file) if is_whole(torrent, file) => torrent.info().files.get(file),
+            _ => None,
+        });
+        let of = files.map(|file| file.length).sum();
+        let (done, shares, moves) = (Cell::new(0), Cell::new(true), torrent.can_give_to(part));
+        Self { torrent, dir, part, tell, done, of, shares, moves }
     }
-    Ok(())
+
+    fn all(&self) -> Result<()> {
+        let mut to_move = Vec::new();
+        for entry in &self.torrent.layout().entries {
+            let target = self.part.join(relative(entry));
+            let made = match &entry.kind {
+                EntryKind::File(file) if !is_whole(self.torrent, *file) => continue,
+                EntryKind::File(file) => match self.share_or_copy(*file, &target) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => {
+                        to_move.push((*file, relative(entry)));
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                EntryKind::Symlink(to) => parent(&target).and_then(|()| {
+                    std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(to), &target)
+                }),
+            };
+            made.with_context(|| format!("cannot keep {}", relative(entry).display()))?;
+        }
+        publish(self.torrent, self.part, self.dir)?;
+        self.move_all(&to_move)?;
+        File::open(self.dir).and_then(|dir| dir.sync_all()).context("cannot write the folder")
+    }
+
+    /// Makes a file; `false` if it is to be moved.
+    fn share_or_copy(&self, file: usize, target: &Path) -> io::Result<bool> {
+        parent(target)?;
+        fetch_all(self.torrent, file)?;
+        let movable = self.moves && !self.torrent.is_pinned(file) && self.length(file) > 0;
+        if self.shares.get() || !movable {
+            let out = OpenOptions::new().write(true).create_new(true).open(target)?;
+            if self.shares.get() && self.torrent.share_file(file, &out).is_ok() {
+                self.told(self.length(file));
+                finish(self.torrent, file, &out)?;
+                return Ok(true);
+            }
+            self.shares.set(false);
+            if !movable {
+                self.copy(file, &out)?;
+                return Ok(true);
+            }
+            fs::remove_file(target)?;
+        }
+        Ok(false)
+    }
+
+    /// Moves files to their places, or copies those that are being read.
+    fn move_all(&self, files: &[(usize, PathBuf)]) -> Result<()> {
+        let failed = || format!("cannot keep files in {}", self.dir.display());
+        let mode = mode_of_new_files(self.part).with_context(failed)?;
+        let moves: Vec<_> = files.iter().map(|(file, path)| (*file, self.dir.join(path))).collect();
+        moves.iter().try_for_each(|(_, to)| parent(to)).with_context(failed)?;
+        if moves.is_empty() || self.torrent.give_away(&moves).is_ok() {
+            for (file, to) in &moves {
+                let moved = File::open(to).and_then(|moved| {
+                    moved.set_permissions(Permissions::from_mode(mode))?;
+                    finish(self.torrent, *file, &moved)
+                });
+                moved.with_context(failed)?;
+                self.told(self.length(*file));
+            }
+            return Ok(());
+        }
+        for (file, to) in &moves {
+            let copied = self.part.join("copy");
+            let copy = || {
+                if to.symlink_metadata().is_ok() {
+                    // It was moved before something went wrong.
+                    return Ok(());
+                }
+                let out = OpenOptions::new().write(true).create_new(true).open(&copied)?;
+                self.copy(*file, &out)?;
+                fs::rename(&copied, to)
+            };
+            copy().with_context(|| format!("cannot keep {}", to.display()))?;
+        }
+        Ok(())
+    }
+
+    fn copy(&self, file: usize, mut out: &File) -> io::Result<()> {
+        let (torrent, mut offset) = (self.torrent, 0);
+        while offset < self.length(file) {
+            let length = CHUNK.min(self.length(file) - offset);
+            match torrent.read_now(file, offset, length as usize, |bytes| out.write_all(bytes)) {
+                Some(written) => written?,
+                None => {
+                    fetch(torrent, file, offset, length as usize)?;
+                    continue;
+                }
+            }
+            offset += length;
+            self.told(length);
+        }
+        finish(torrent, file, out)
+    }
+
+    fn length(&self, file: usize) -> u64 {
+        self.torrent.info().files.get(file).map_or(0, |entry| entry.length)
+    }
+
+    fn told(&self, bytes: u64) {
+        self.done.set(self.done.get() + bytes);
+        (self.tell)(self.done.get(), self.of);
+    }
 }
 
 /// Gives the copies their names.
@@ -72,36 +193,42 @@ fn publish(torrent: &Torrent, part: &Path, dir: &Path) -> Result<()> {
             renamed.with_context(|| format!("cannot keep {}", target.display()))?;
         }
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).context("cannot write the folder")?;
     Ok(())
 }
 
-fn copy_file(torrent: &Torrent, file: usize, target: &Path) -> io::Result<()> {
-    let Some(entry) = torrent.info().files.get(file) else {
-        return Ok(());
-    };
-    let mut out = OpenOptions::new().write(true).create_new(true).open(target)?;
-    let mut offset = 0;
-    while offset < entry.length {
-        let length = CHUNK.min(entry.length - offset);
-        match torrent.read_now(file, offset, length as usize, |bytes| out.write_all(bytes)) {
-            Some(written) => written?,
-            None => {
-                fetch(torrent, file, offset, length as usize)?;
-                continue;
-            }
-        }
-        offset += length;
-    }
-    if entry.executable {
+/// Makes a file executable that is to be, for whoever may read it, and has it outlast a power cut.
+fn finish(torrent: &Torrent, file: usize, out: &File) -> io::Result<()> {
+    if torrent.info().files.get(file).is_some_and(|entry| entry.executable) {
         let mode = out.metadata()?.permissions().mode();
-        // Who may read may execute.
         out.set_permissions(Permissions::from_mode(mode | (mode & 0o444) >> 2))?;
     }
     out.sync_all()
 }
 
-/// Waits for bytes that the cache had to drop.
+/// The permissions that a new file in `dir` gets.
+fn mode_of_new_files(dir: &Path) -> io::Result<u32> {
+    let path = dir.join("new");
+    let mode = File::create_new(&path)?.metadata()?.permissions().mode();
+    fs::remove_file(path)?;
+    Ok(mode)
+}
+
+/// Has all of a file verified in this life of the daemon.
+fn fetch_all(torrent: &Torrent, file: usize) -> io::Result<()> {
+    let length = torrent.info().files.get(file).map_or(0, |entry| entry.length);
+    let step = u64::from(torrent.info().geometry.piece_length());
+    let mut offset = 0;
+    while offset < length {
+        let step = step.min(length - offset);
+        while torrent.read_now(file, offset, step as usize, |_| ()).is_none() {
+            fetch(torrent, file, offset, step as usize)?;
+        }
+        offset += step;
+    }
+    Ok(())
+}
+
+/// Waits for bytes that are not verified, or that the cache had to drop.
 fn fetch(torrent: &Torrent, file: usize, offset: u64, length: usize) -> io::Result<()> {
     let (told, done) = mpsc::channel();
     let waiter = Box::new(move |read| {

@@ -9,9 +9,11 @@ mod limits;
 mod metrics;
 mod mounts;
 mod notify;
+mod room;
 mod seeds;
 mod server;
 mod telemetry;
+mod use_data;
 mod view;
 
 use std::io::Write;

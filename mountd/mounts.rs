@@ -14,7 +14,7 @@ use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::proto::seeding::SeedUntil;
 use p2pfs::rpc::{
     CheckedTorrent, ErrorKind, MountRequest, Outcome, PartStatus, Progress, Response, RpcError,
-    ShareKind, ShareStatus, Unmounting, WirePath, size,
+    ShareKind, ShareStatus, Unmounting, WirePath,
 };
 use tokio::sync::{RwLock, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -24,6 +24,8 @@ use crate::daemon::{Adding, Daemon, Events, Lease, locked};
 use crate::folders::Directory;
 use crate::idle::Busy;
 use crate::keep;
+use crate::room::Keeping;
+use crate::use_data::{check_data, covered};
 
 /// How long an unmount waits for the mount to be over. It is gone from its folder before; another
 /// mount namespace may hold on to it.
@@ -48,6 +50,7 @@ pub struct Live {
     pub ended: watch::Sender<bool>,
     detached: watch::Sender<bool>,
     problem: Mutex<Option<String>>,
+    pub keeping: watch::Sender<Keeping>,
     /// Of a mount whose files are to be kept, nothing is let go.
     _kept: Option<Kept>,
     _busy: Busy,
@@ -100,17 +103,22 @@ impl Daemon {
         let mut options = mount_options(&request);
         options.dir = fs::mount::check(&options).map_err(RpcError::failed)?;
         let place = self.mounts.reserve(&options.dir)?;
+        request.sources.iter().try_for_each(|source| check_data(source, &options.dir))?;
         let how = Adding {
             on_demand: request.on_demand,
             upload: !request.no_seed,
             select: request.select.clone(),
             data: DataPlace::Cache,
+            one_of_several: request.sources.len() > 1,
         };
         let source = match request.sources.as_slice() {
             [source] if !request.folders => source,
             sources => return self.mount_folders(place, sources, options, how, &events).await,
         };
         let lease = self.add(source, how, &events).await?;
+        if lease.torrent().lends_from(&options.dir) {
+            return Err(covered(&options.dir));
+        }
         options.source = String::from_utf8_lossy(&lease.torrent().info().name).into_owned();
         options.time = self.known_since(lease.torrent().info().info_hash);
         if let Some(keep) = &request.keep {
@@ -120,7 +128,9 @@ impl Daemon {
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
             keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
-            self.check_room_to_keep(lease.torrent()).await?;
+        }
+        if request.until_done || request.seed_until.is_some() {
+            self.check_room(lease.torrent(), request.keep.is_some()).await?;
         }
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
         let finished = async move {
@@ -158,20 +168,6 @@ impl Daemon {
         made.await.map_err(RpcError::failed)?
     }
 
-    /// Refuses to keep what the cache cannot hold.
-    async fn check_room_to_keep(&self, torrent: &Torrent) -> Result<(), RpcError> {
-        let (limit, wanted) = (self.cache().limit(), torrent.wanted_bytes().await);
-        match limit {
-            Some(limit) if wanted > limit => Err(RpcError::failed(format_args!(
-                "{} are to be kept, and the cache may take {}: give it more with --cache-size, or \
-                 --select less",
-                size::show(wanted),
-                size::show(limit)
-            ))),
-            _ => Ok(()),
-        }
-    }
-
     pub fn go_live(
         &self,
         place: Reservation,
@@ -188,6 +184,7 @@ impl Daemon {
             ended: watch::Sender::new(false),
             detached: watch::Sender::new(false),
             problem: Mutex::default(),
+            keeping: watch::Sender::new(if kept.is_some() { Keeping::Later } else { Keeping::Not }),
             _kept: kept,
             _busy: self.activity.share(),
         });
@@ -203,8 +200,15 @@ impl Daemon {
             return;
         }
         if let Some(keep) = keep {
-            let whole = torrent.clone();
-            let kept = spawn_blocking(move || keep::copy(&whole, &keep)).await;
+            let (whole, tell) = (torrent.clone(), live.keeping.clone());
+            tell.send_replace(Keeping::Now(0, 0));
+            let kept = spawn_blocking(move || {
+                keep::keep(&whole, &keep, |done, of| {
+                    tell.send_replace(Keeping::Now(done, of));
+                })
+            });
+            let kept = kept.await;
+            live.keeping.send_replace(Keeping::Not);
             if let Err(error) = kept.map_err(anyhow::Error::from).and_then(|kept| kept) {
                 return self.give_up(&live, &format!("{error:#}"));
             }
@@ -246,9 +250,17 @@ impl Daemon {
         self.note_problem(problem);
     }
 
-    /// Ends a mount.
-    pub async fn umount(&self, dir: &Path, how: Unmounting) -> Result<Outcome, RpcError> {
+    /// Ends a mount, after the files that are just being kept.
+    pub async fn umount(
+        &self,
+        dir: &Path,
+        how: Unmounting,
+        events: &Events,
+    ) -> Result<Outcome, RpcError> {
         let live = self.mounts.at(dir)?;
+        if how == Unmounting::Clean {
+            live.wait_kept(events, |now| now.progress().is_none()).await;
+        }
         let reads = live.mount.waiting_reads() as u64;
         let how = match how {
             Unmounting::Clean => Unmount::Plain,
@@ -272,6 +284,8 @@ impl Daemon {
     /// Waits until everything selected is verified.
     pub async fn wait(&self, dir: &Path, events: &Events) -> Result<Outcome, RpcError> {
         let (live, torrent) = self.mounts.torrent_at(dir)?;
+        let keep = *live.keeping.borrow() != Keeping::Not;
+        self.check_room(&torrent, keep).await?;
         let mut ended = live.ended.subscribe();
         let mut tick = tokio::time::interval(TELL_EVERY);
         let complete = torrent.wait_complete();
@@ -282,6 +296,7 @@ impl Daemon {
                 done = &mut complete => {
                     let shown = dir.display();
                     done.map_err(|e| RpcError::failed(format_args!("{shown}: {e}")))?;
+                    live.wait_kept(events, |now| now == Keeping::Not).await;
                     return Ok(live.shows.outcome());
                 }
                 () = over(&mut ended) => return Err(was_unmounted(dir)),
@@ -339,6 +354,7 @@ impl Daemon {
             dht_nodes: self.dht_nodes(),
             detached: *live.detached.borrow(),
             seed_until: live.seed_until,
+            keeping: live.keeping.borrow().progress(),
             problem: locked(&live.problem).clone(),
             torrent,
         };

@@ -36,6 +36,7 @@ impl Daemon {
             upload: true,
             select: Vec::new(),
             data: DataPlace::InPlace(request.data.0.clone()),
+            one_of_several: false,
         };
         let lease = self.add(&request.source, how, &events).await?;
         if let Some(bad) = first_bad_file(lease.torrent()) {
@@ -103,6 +104,7 @@ impl Daemon {
             dht_nodes: self.dht_nodes(),
             detached: false,
             seed_until: seed.until,
+            keeping: None,
             problem: None,
             torrent: seed.lease.torrent().status(),
         };

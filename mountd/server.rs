@@ -114,7 +114,7 @@ pub async fn handle(
         Request::Remove { dir, name, force } => daemon.remove_from(&dir, name.as_os_str(), force),
         Request::Seed(request) => daemon.seed(*request, events).await,
         Request::List(request) => list(daemon, &request, &events).await,
-        Request::Umount { dir, how } => daemon.umount(&dir, how).await,
+        Request::Umount { dir, how } => daemon.umount(&dir, how, &events).await,
         Request::Abort { dir } => daemon.abort(&dir),
         Request::Status { path } => status(daemon, path.as_deref(), &events).await,
         Request::Wait { dir } => daemon.wait(&dir, &events).await,
@@ -149,7 +149,13 @@ async fn list(
     request: &SourceRequest,
     events: &Events,
 ) -> Result<Outcome, RpcError> {
-    let how = Adding { on_demand: true, upload: false, select: vec![], data: DataPlace::Cache };
+    let how = Adding {
+        on_demand: true,
+        upload: false,
+        select: vec![],
+        data: DataPlace::Cache,
+        one_of_several: false,
+    };
     let lease = daemon.add(request, how, events).await?;
     let (info, layout) = (lease.torrent().info(), lease.torrent().layout());
     for entries in layout.entries.chunks(FILES_A_MESSAGE) {

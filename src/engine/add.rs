@@ -1,7 +1,6 @@
 //! Adding a torrent: from what the user named to a torrent that is ready.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::data::{self, DataPlace};
 use super::dht::{Node, Seeking};
 use super::rates::Rates;
 use super::select;
@@ -21,13 +21,11 @@ use super::task::{Command, Progress};
 use super::torrent::{Inner, Torrent};
 use super::tracker::{AnnounceStats, TrackerConfig, Trackers};
 use crate::proto::bitfield::Bitfield;
-use crate::proto::geometry::PieceIndex;
 use crate::proto::ids::InfoHash;
-use crate::proto::metainfo::layout::{EntryKind, Layout};
-use crate::proto::metainfo::{Info, InfoError, Magnet, Metainfo, PieceLayers};
+use crate::proto::metainfo::layout::Layout;
+use crate::proto::metainfo::{Info, InfoError, Magnet, Metainfo};
 use crate::proto::swarm::PeerSource;
-use crate::proto::torrent::Trees;
-use crate::store::{StoreError, TorrentStore};
+use crate::store::StoreError;
 
 /// DHT nodes that are taken from one .torrent file: it must not crowd out those of the user.
 const MAX_TORRENT_NODES: usize = 8;
@@ -37,15 +35,6 @@ const DHT_GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether there is somebody to ask by now.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Where a torrent's bytes are.
-#[derive(Clone, Debug)]
-pub enum DataPlace {
-    /// In the cache.
-    Cache,
-    /// With the user: only ever read.
-    InPlace(PathBuf),
-}
 
 /// How far an [`Session::add`] has come.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
@@ -60,9 +49,9 @@ pub struct AddProgress {
     pub metadata_bytes: u32,
     /// Bytes of the info dictionary in all; 0 while unknown.
     pub metadata_size: u32,
-    /// Pieces of data in place that were checked.
+    /// Pieces of data outside the cache that were checked.
     pub checked_pieces: u32,
-    /// Pieces in all; 0 while unknown.
+    /// How many are to be checked; 0 while unknown.
     pub pieces: u32,
 }
 
@@ -125,7 +114,7 @@ pub enum AddError {
     /// The data in place is not that of the torrent.
     #[error(
         "{file}: {bad} of {pieces} pieces of the torrent do not match, this file has the first; \
-         check that the path and the torrent belong together"
+         check that the path and the torrent belong together; p2pfs mount --use-data uses what is good"
     )]
     DataMismatch {
         /// The first file that has wrong bytes.
@@ -135,6 +124,12 @@ pub enum AddError {
         /// Pieces in all.
         pieces: u32,
     },
+    /// It runs already, without this data.
+    #[error(
+        "{0}: the torrent is mounted already without this data: unmount it first, then mount it with \
+         --use-data"
+    )]
+    RunsWithout(String),
     /// `--select` names nothing, or is malformed.
     #[error("--select {0}")]
     Select(String),
@@ -209,7 +204,8 @@ impl Starting<'_> {
         }
         let layout = Arc::new(Layout::new(&info));
         let wanted = wanted(&add, &info, &layout)?;
-        let (store, layers) = self.open_store(&add, &info, &layout).await?;
+        let (store, layers) =
+            data::open(self.session.shared.store.clone(), &add, &info, &layout).await?;
         let activate =
             Command::Activate { info: info.clone(), store: store.clone(), layers, wanted };
         commands.send(activate).map_err(|_| AddError::Stopping)?;
@@ -419,37 +415,6 @@ impl Starting<'_> {
             }
         }
     }
-
-    /// Opens the data, with what is known of the piece layers.
-    async fn open_store(
-        &self,
-        add: &AddTorrent,
-        info: &Arc<Info>,
-        layout: &Arc<Layout>,
-    ) -> Result<(Arc<TorrentStore>, Arc<PieceLayers>), AddError> {
-        let store = self.session.shared.store.clone();
-        let (info, layout, data) = (info.clone(), layout.clone(), add.data.clone());
-        let progress = add.progress.clone();
-        let named = match &add.source {
-            Source::Metainfo(metainfo) => Some(metainfo.piece_layers.clone()),
-            Source::Magnet(_) => None,
-        };
-        let open = tokio::task::spawn_blocking(move || {
-            // Else those that peers gave before.
-            let named = named.filter(|layers| !layers.is_empty());
-            let layers = named.unwrap_or_else(|| store.layers(&info));
-            let torrent = match data {
-                DataPlace::Cache => store.torrent(info)?,
-                DataPlace::InPlace(path) => {
-                    let torrent = store.in_place(info, &layout, &path)?;
-                    check_all(&torrent, &layers, &layout, &progress)?;
-                    torrent
-                }
-            };
-            Ok((torrent, Arc::new(layers)))
-        });
-        open.await.unwrap_or(Err(AddError::Stopping))
-    }
 }
 
 fn name_of(magnet: &Magnet) -> String {
@@ -466,46 +431,6 @@ fn parse_info(magnet: &Magnet, raw: &[u8]) -> Result<Arc<Info>, AddError> {
         return Err(AddError::OtherV2Hash(name_of(magnet)));
     }
     Ok(Arc::new(info))
-}
-
-/// Hashes all data in place, on all workers.
-fn check_all(
-    store: &Arc<TorrentStore>,
-    layers: &PieceLayers,
-    layout: &Layout,
-    progress: &watch::Sender<AddProgress>,
-) -> Result<(), AddError> {
-    let info = store.info();
-    let mut trees = Trees::new(info);
-    trees.iter_mut().for_each(|trees| trees.know(layers));
-    let (answers, answered) = std::sync::mpsc::channel::<(PieceIndex, bool)>();
-    for piece in info.geometry.pieces() {
-        let answers = answers.clone();
-        let root = trees.as_mut().and_then(|trees| trees.piece_root(piece));
-        if root.is_none() && info.is_v2_only() {
-            return Err(AddError::NoLayers(String::from_utf8_lossy(&info.name).into_owned()));
-        }
-        store.verify_at_rest(piece, root, move |good| {
-            let _ = answers.send((piece, good));
-        });
-    }
-    drop(answers);
-    let (mut bad, pieces) = (Vec::new(), info.geometry.piece_count());
-    for (checked, (piece, good)) in answered.iter().enumerate() {
-        bad.extend((!good).then_some(piece));
-        let checked_pieces = checked as u32 + 1;
-        progress.send_replace(AddProgress { checked_pieces, pieces, ..AddProgress::default() });
-    }
-    let Some(first) = bad.iter().min() else { return Ok(()) };
-    let start = info.geometry.piece_range(*first).start;
-    let file = info.files.iter().rposition(|f| f.offset <= start && f.length > 0 && !f.pad);
-    Err(AddError::DataMismatch { file: path_of(layout, file), bad: bad.len(), pieces })
-}
-
-fn path_of(layout: &Layout, file: Option<usize>) -> String {
-    let entry =
-        layout.entries.iter().find(|e| matches!(e.kind, EntryKind::File(i) if Some(i) == file));
-    entry.map_or_else(String::new, |e| String::from_utf8_lossy(&e.path.join(&b'/')).into_owned())
 }
 
 /// The pieces to fetch in the background.

@@ -6,6 +6,7 @@
 
 mod add;
 mod clock;
+mod data;
 pub mod dht;
 mod http;
 mod listen;
@@ -22,7 +23,8 @@ mod torrent;
 pub mod tracker;
 
 pub use crate::store::{Kept, Limits, disk_size};
-pub use add::{AddError, AddProgress, AddTorrent, DataPlace};
+pub use add::{AddError, AddProgress, AddTorrent};
+pub use data::DataPlace;
 pub use rates::RateLimits;
 pub use session::{DhtConfig, Session, SessionConfig, SessionError};
 pub use source::{Source, SourceError, resolve};

@@ -18,6 +18,7 @@ use tracing::Instrument;
 
 use super::add::{AddError, AddTorrent, Starting, info_hashes, wanted};
 use super::clock::Clock;
+use super::data::DataPlace;
 use super::dht::{Node, NodeConfig, public_routers};
 use super::rates::{RateLimits, Rates, Throttle};
 use super::task::{Command, Progress, Task};
@@ -311,6 +312,12 @@ impl Session {
         let hash = self.key_of(hash, also);
         let _adding = self.shared.adding(hash).await;
         if let Some(torrent) = self.running(&hash) {
+            if let DataPlace::Beside { path, needed: true } = &add.data
+                && torrent.lent_at().as_ref() != Some(path)
+            {
+                let name = String::from_utf8_lossy(&torrent.info().name).into_owned();
+                return Err(AddError::RunsWithout(name));
+            }
             let wanted = wanted(&add, torrent.info(), torrent.layout())?;
             // Unless its last user has given it back meanwhile.
             if self.join(&hash) {

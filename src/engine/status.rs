@@ -61,6 +61,9 @@ pub struct TorrentStatus {
     /// Verified bytes. Those of an earlier life of the daemon count: they are hashed again before
     /// they are used.
     pub verified: u64,
+    /// How many of these are not in the cache but in files of somebody else (`--use-data`).
+    #[serde(default)]
+    pub lent: u64,
     /// Bytes of the selected files.
     pub wanted: u64,
     /// Verified bytes of the selected files.

@@ -287,7 +287,8 @@ impl Task {
         let tell = move |piece, block| drop(lost.send(Internal::Lost(piece, block)));
         store.set_on_lost(Box::new(tell));
         let mut at_rest = store.hinted();
-        let checked: Vec<_> = info.geometry.pieces().filter(|p| store.is_at_rest(*p)).collect();
+        let is_on_disk = |p: &PieceIndex| store.is_at_rest(*p) || store.is_lent(*p);
+        let checked: Vec<_> = info.geometry.pieces().filter(is_on_disk).collect();
         for piece in &checked {
             at_rest.insert(*piece);
         }

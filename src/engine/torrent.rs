@@ -1,5 +1,8 @@
 //! The handle through which everything outside the engine uses one torrent.
 
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -148,6 +151,21 @@ impl Torrent {
         self.inner.store.verified_bytes(file)
     }
 
+    /// Where data of somebody else is that is used beside the cache.
+    pub fn lent_at(&self) -> Option<PathBuf> {
+        self.inner.store.lent_at()
+    }
+
+    /// Whether some of that data is below `dir`.
+    pub fn lends_from(&self, dir: &Path) -> bool {
+        self.inner.store.lends_from(dir)
+    }
+
+    /// Bytes that are verified there.
+    pub fn lent_bytes(&self) -> u64 {
+        self.inner.store.lent_bytes()
+    }
+
     /// The pieces that hold some of these files (indexes in `info().files`), in order.
     pub fn pieces_of(&self, files: &[usize]) -> Vec<PieceIndex> {
         let info = self.info();
@@ -174,9 +192,30 @@ impl Torrent {
         self.inner.store.keep()
     }
 
+    /// Has `to`, which is empty, share the blocks of a verified file, if the file system can.
+    pub fn share_file(&self, file: usize, to: &File) -> io::Result<()> {
+        self.inner.store.share_file(file, to)
+    }
+
+    /// Whether files can be moved from the cache into `dir`.
+    pub fn can_give_to(&self, dir: &Path) -> bool {
+        self.inner.store.can_give_to(dir)
+    }
+
+    /// Moves verified files out of the cache, each to a path where nothing is; they are read there then.
+    /// Of the kind `WouldBlock`, an error says that not all of them can be moved now.
+    pub fn give_away(&self, files: &[(usize, PathBuf)]) -> io::Result<()> {
+        self.inner.store.give_away(files)
+    }
+
+    /// Whether a file is pinned.
+    pub fn is_pinned(&self, file: usize) -> bool {
+        self.inner.store.pinned().contains(&file)
+    }
+
     /// Pins files (indexes in `info().files`), so that they are never let go of, or unpins them. An error
     /// is one of the disk.
-    pub fn set_pinned(&self, files: &[usize], pin: bool) -> std::io::Result<()> {
+    pub fn set_pinned(&self, files: &[usize], pin: bool) -> io::Result<()> {
         self.inner.store.set_pinned(files, pin)
     }
 
@@ -254,6 +293,7 @@ impl Torrent {
             name: String::from_utf8_lossy(&info.name).into_owned(),
             total: geometry.payload(),
             verified,
+            lent: store.lent_bytes(),
             wanted: overlap.0,
             wanted_verified: overlap.1,
             pieces: geometry.piece_count(),

@@ -139,6 +139,9 @@ pub struct SourceRequest {
     pub timeout: u64,
     /// What the daemon must have been started with.
     pub settings: Settings,
+    /// Data of another client to use where it is, beside the cache.
+    #[serde(default)]
+    pub use_data: Option<WirePath>,
 }
 
 /// A mount that is asked for.
@@ -238,6 +241,9 @@ pub struct Outcome {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes that are used where they are, if data of another client was to be used.
+    #[serde(default)]
+    pub lent: Option<u64>,
     /// Reads that were ended.
     pub reads: u64,
     /// What one torrent has given, where a mount of it has ended.
@@ -285,6 +291,13 @@ pub enum Progress {
         /// Why nobody was found, if so.
         nobody: Option<String>,
     },
+    /// Finished files are being left where the user wants them.
+    Keeping {
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes in all.
+        of: u64,
+    },
 }
 
 impl Progress {
@@ -293,7 +306,7 @@ impl Progress {
         let (done, of) = match *self {
             Self::Metadata { bytes, size, .. } => (bytes.into(), size.into()),
             Self::Checking { done, of } => (done.into(), of.into()),
-            Self::Download { done, of, .. } => (done, of),
+            Self::Download { done, of, .. } | Self::Keeping { done, of } => (done, of),
         };
         (of > 0).then_some((done, of))
     }
@@ -319,6 +332,9 @@ impl fmt::Display for Progress {
                 size::show(size.into()),
                 people(peers)
             ),
+            Self::Keeping { done, of } => {
+                write!(f, "keeping files: {} of {} are there", size::show(done), size::show(of))
+            }
             Self::Checking { done, of } => write!(f, "checking: {done} of {of} pieces"),
             Self::Download { done, of, rate, peers, ref nobody } => {
                 let left = size::time_left(of.saturating_sub(done), rate);
@@ -381,6 +397,9 @@ pub struct ShareStatus {
     pub detached: bool,
     /// The rule by which it ends by itself.
     pub seed_until: Option<SeedUntil>,
+    /// Bytes of the finished files that are where they are to be kept, and of how many, while that goes on.
+    #[serde(default)]
+    pub keeping: Option<(u64, u64)>,
     /// What went wrong here, if something did.
     pub problem: Option<String>,
     /// The torrent.

@@ -3,15 +3,17 @@
 //!
 //! Room is reserved before anything is written, so the limit holds at every moment: what is allocated
 //! is never more than what was measured and what is reserved. A reservation ends after its file was
-//! measured again.
+//! measured again. Readers ask for the limit, too: the disk is never looked at while the accounts are held.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::files::{create_own, punch};
 use super::lock;
 use crate::proto::cache;
 use crate::proto::ids::InfoHash;
@@ -72,6 +74,15 @@ struct Accounts {
     /// What all files and directories take.
     taken: u64,
     reserved: u64,
+    /// What may be taken so that enough of the disk stays free, when that was last looked at.
+    by_free: Option<u64>,
+}
+
+impl Accounts {
+    fn set_root(&mut self, now: u64) {
+        let before = std::mem::replace(&mut self.root, now);
+        self.taken = (self.taken + now).saturating_sub(before);
+    }
 }
 
 /// The accounts of one cache. Without limits nothing is counted.
@@ -80,7 +91,12 @@ pub(super) struct Ledger {
     limits: Limits,
     /// Bytes that the file system allocates and frees at once.
     block: u64,
+    /// Whether it can free a part of a file; else whole files are let go.
+    punches: AtomicBool,
     accounts: Mutex<Accounts>,
+    /// Held from looking at the disk until what was seen is noted: else what was seen before could be noted
+    /// after what was seen later.
+    measuring: Mutex<()>,
 }
 
 impl Ledger {
@@ -96,12 +112,39 @@ impl Ledger {
             let all = accounts.torrents.values().map(|a| a.payload + a.rest);
             accounts.taken = accounts.root + all.sum::<u64>();
         }
-        Self { dir: dir.to_owned(), limits, block, accounts: Mutex::new(accounts) }
+        let (dir, accounts) = (dir.to_owned(), Mutex::new(accounts));
+        let punches = AtomicBool::new(!limits.is_any() || can_punch(&dir, block));
+        let ledger = Self { dir, limits, block, punches, accounts, measuring: Mutex::default() };
+        ledger.look_at_disk();
+        ledger
+    }
+
+    /// Looks how much of the disk is free, if some of it is to stay so.
+    fn look_at_disk(&self) {
+        let Some(free) = self.limits.free else { return };
+        let _measuring = lock(&self.measuring);
+        let available = available(&self.dir);
+        let mut accounts = lock(&self.accounts);
+        // What is reserved may be written already, or not.
+        let available = available.saturating_sub(accounts.reserved);
+        let taken = accounts.taken + accounts.reserved;
+        let limit = taken.saturating_add(available).saturating_sub(free.saturating_add(MARGIN));
+        accounts.by_free = Some(limit);
     }
 
     /// Bytes that the file system allocates and frees at once.
     pub(super) fn block(&self) -> u64 {
         self.block
+    }
+
+    /// Whether a part of a file can be freed.
+    pub(super) fn punches(&self) -> bool {
+        self.punches.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn punch_no_more(&self) {
+        self.punches.store(false, Ordering::Relaxed);
     }
 
     /// The most that a file counts for of which so many bytes, whole blocks in so many parts, are there.
@@ -121,17 +164,11 @@ impl Ledger {
     }
 
     fn limit_of(&self, accounts: &Accounts) -> Option<u64> {
-        let by_free = self.limits.free.map(|free| {
-            // What is reserved may be written already, or not.
-            let available = available(&self.dir).saturating_sub(accounts.reserved);
-            let taken = accounts.taken + accounts.reserved;
-            taken.saturating_add(available).saturating_sub(free.saturating_add(MARGIN))
-        });
         let by_size = self.limits.size.map(|size| {
             let walk = (size / WALK_SHARE).min(MAX_WALK);
             size.saturating_sub(MARGIN + walk)
         });
-        [by_size, by_free].into_iter().flatten().min()
+        [by_size, accounts.by_free].into_iter().flatten().min()
     }
 
     /// What is taken and reserved.
@@ -152,6 +189,7 @@ impl Ledger {
 
     /// Bytes by which the limit would be exceeded with so many more.
     pub(super) fn lacking(&self, bytes: u64) -> u64 {
+        self.look_at_disk();
         let accounts = lock(&self.accounts);
         self.lacking_of(&accounts, bytes)
     }
@@ -164,6 +202,7 @@ impl Ledger {
 
     /// Reserves room, if it is there.
     pub(super) fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        self.look_at_disk();
         let mut accounts = lock(&self.accounts);
         if self.lacking_of(&accounts, bytes) > 0 {
             return None;
@@ -177,9 +216,9 @@ impl Ledger {
         if !self.is_limited() {
             return None;
         }
-        // Measured with the lock held: else an older measurement could replace a newer one.
-        let mut accounts = lock(&self.accounts);
+        let _measuring = lock(&self.measuring);
         let now = fs::symlink_metadata(path).map_or(0, |m| counted(&m, self.block));
+        let mut accounts = lock(&self.accounts);
         let account = accounts.torrents.entry(torrent).or_default();
         let before = match now {
             0 => account.files.remove(&file),
@@ -196,13 +235,13 @@ impl Ledger {
         if !self.is_limited() {
             return;
         }
-        let dir = self.dir.join(torrent.to_string());
+        let _measuring = lock(&self.measuring);
+        let (now, root) = (rest(&self.dir.join(torrent.to_string())), root(&self.dir));
         let mut accounts = lock(&self.accounts);
-        let now = rest(&dir);
         let account = accounts.torrents.entry(torrent).or_default();
         let before = std::mem::replace(&mut account.rest, now);
         accounts.taken = (accounts.taken + now).saturating_sub(before);
-        self.measure_root(&mut accounts);
+        accounts.set_root(root);
     }
 
     /// A torrent is used, or no longer.
@@ -221,26 +260,22 @@ impl Ledger {
         files.into_iter().flatten().map(|(file, bytes)| (*file, *bytes)).collect()
     }
 
-    /// A torrent was removed.
+    /// A torrent is being removed: what it takes counts as no torrent's, until that is measured.
     pub(super) fn forget(&self, torrent: InfoHash) {
+        let _measuring = lock(&self.measuring);
         let mut accounts = lock(&self.accounts);
         if let Some(account) = accounts.torrents.remove(&torrent) {
-            accounts.taken = accounts.taken.saturating_sub(account.payload + account.rest);
-            self.measure_root(&mut accounts);
+            accounts.root += account.payload + account.rest;
         }
     }
 
     /// Measures what is no torrent's.
     pub(super) fn measure_others(&self) {
         if self.is_limited() {
-            self.measure_root(&mut lock(&self.accounts));
+            let _measuring = lock(&self.measuring);
+            let root = root(&self.dir);
+            lock(&self.accounts).set_root(root);
         }
-    }
-
-    fn measure_root(&self, accounts: &mut Accounts) {
-        let now = root(&self.dir);
-        let before = std::mem::replace(&mut accounts.root, now);
-        accounts.taken = (accounts.taken + now).saturating_sub(before);
     }
 
     /// The torrents that nobody uses and that have payload.
@@ -260,6 +295,27 @@ pub(super) struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         lock(&self.ledger.accounts).reserved -= self.bytes;
+    }
+}
+
+/// Whether the file system of `dir` can free a part of a file.
+fn can_punch(dir: &Path, block: u64) -> bool {
+    let path = dir.join("punch.new");
+    let tried = create_own(&path).and_then(|file| {
+        file.set_len(2 * block)?;
+        punch(&file, 0, block)
+    });
+    let _ = fs::remove_file(path);
+    let cannot = |e: &io::Error| matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS));
+    match tried.as_ref().err().filter(|e| cannot(e)) {
+        None => true,
+        Some(_) => {
+            tracing::warn!(
+                "the cache's file system cannot free parts of files, so whole files are let go: of a \
+                 file that is larger than the cache may be, reading goes past the cache"
+            );
+            false
+        }
     }
 }
 

@@ -110,7 +110,9 @@ impl TorrentStore {
     /// Protects what a handle will probably read next, an empty range for nothing, and returns as much of
     /// it as there is room for in the cache.
     pub fn read_ahead(&self, handle: u64, mut range: Range<u64>) -> Range<u64> {
-        let Some(limit) = self.store.ledger.limit() else { return range };
+        // What is seeded in place takes nothing of the cache.
+        let limit = self.store.ledger.limit().filter(|_| !self.is_in_place());
+        let Some(limit) = limit else { return range };
         let mut readers = lock(&self.protection.readers);
         let ahead = Reader::Ahead(handle);
         if readers.remove(&ahead).is_some() {
@@ -123,6 +125,14 @@ impl TorrentStore {
             readers.insert(ahead, range.clone());
         }
         range
+    }
+
+    /// Handles that read ahead and were not closed: the folder that they were in is gone.
+    pub(super) fn end_windows(&self) {
+        let mut readers = lock(&self.protection.readers);
+        let before = readers.len();
+        readers.retain(|reader, _| !matches!(reader, Reader::Ahead(_)));
+        self.store.windows.fetch_sub(before - readers.len(), Ordering::Relaxed);
     }
 
     /// Protects everything.
@@ -190,8 +200,8 @@ impl TorrentStore {
 
     // ---- letting go
 
-    /// What may be let go.
-    fn candidates(&self) -> Vec<Candidate<PieceIndex>> {
+    /// What may be let go: pieces, or where parts of files cannot be freed, those of whole files.
+    pub(super) fn candidates(&self) -> Vec<Candidate<Range<usize>>> {
         if self.is_in_place() || self.is_kept() {
             return Vec::new();
         }
@@ -208,7 +218,47 @@ impl TorrentStore {
         let pieces = pieces.map(|p| candidate(p, geometry.piece_len(p)));
         let blocks = self.blocks.at_rest_of();
         let blocks = blocks.into_iter().map(|(p, count)| candidate(p, count * BLOCK_LEN));
-        pieces.chain(blocks).filter(|c| !protected.contains(c.what)).collect()
+        let pieces = pieces.chain(blocks).filter(|c| !protected.contains(c.what));
+        if self.store.ledger.punches() {
+            let one = |c: Candidate<PieceIndex>| Candidate {
+                what: c.what.index()..c.what.index() + 1,
+                used: c.used,
+                copies: c.copies,
+                bytes: c.bytes,
+            };
+            return pieces.map(one).collect();
+        }
+        self.whole_files(pieces.map(|c| (c.what, c)).collect())
+    }
+
+    /// The files of which everything that is here may be let go.
+    fn whole_files(
+        &self,
+        pieces: BTreeMap<PieceIndex, Candidate<PieceIndex>>,
+    ) -> Vec<Candidate<Range<usize>>> {
+        let whole = |f: &FileEntry| {
+            let what = self.pieces_of(f.offset..f.offset + f.length);
+            let mut file = Candidate { what, used: 0, copies: u32::MAX, bytes: 0 };
+            for piece in self.info.geometry.pieces_of(f.offset..f.offset + f.length) {
+                match pieces.get(&piece) {
+                    Some(one) => {
+                        file.used = file.used.max(one.used);
+                        file.copies = file.copies.min(one.copies);
+                        file.bytes += one.bytes;
+                    }
+                    None if self.is_vacant(piece) => {}
+                    None => return None,
+                }
+            }
+            (file.bytes > 0).then_some(file)
+        };
+        self.info.files.iter().filter(|f| !f.pad && f.length > 0).filter_map(whole).collect()
+    }
+
+    /// Lets go of a candidate; whether there was something.
+    pub(super) fn let_all_go_of(&self, pieces: Range<usize>) -> bool {
+        let pieces = pieces.filter_map(|i| self.info.geometry.piece(u32::try_from(i).ok()?));
+        pieces.filter(|piece| self.let_go(*piece)).count() > 0
     }
 
     /// Lets a piece go, and blocks of one that is not whole; whether there was something.
@@ -249,7 +299,7 @@ impl TorrentStore {
     /// Lets everything go that may be.
     pub(super) fn let_all_go(&self) {
         for candidate in self.candidates() {
-            self.let_go(candidate.what);
+            self.let_all_go_of(candidate.what);
         }
     }
 
@@ -283,7 +333,8 @@ impl TorrentStore {
         let after = at.end >= entry.length || self.are_vacant(in_file(at.end..up));
         let start = if before { down } else { at.start.next_multiple_of(block) };
         let end = if after { up } else { at.end / block * block };
-        if start < end { self.files.punch(file, start, end - start) } else { Ok(()) }
+        let can = self.store.ledger.punches();
+        if start < end && can { self.files.punch(file, start, end - start) } else { Ok(()) }
     }
 
     /// Whether nothing in a range is needed, of which a part is known to be vacant. Looks at what is
@@ -322,6 +373,7 @@ impl TorrentStore {
         let punch = |hole: &Range<u64>| self.files.punch(file, hole.start, hole.end - hole.start);
         let freed = match needed {
             0 => self.files.remove(file),
+            _ if !self.store.ledger.punches() => return 0,
             _ => holes.iter().try_for_each(punch),
         };
         if let Err(error) = freed {
@@ -370,10 +422,12 @@ impl TorrentStore {
             let _disk = shared(&self.disk);
             self.files.write(start, bytes).map(|()| written())
         };
+        let files = || spans(&self.info, start..start + bytes.len() as u64).map(|span| span.file);
+        let index = self.files.dir().map(|dir| dir.with_file_name("index"));
+        let paths = files().filter_map(|file| self.files.path(file)).chain(index);
+        self.store.syncer.written(paths);
         if room.is_some() {
-            for span in spans(&self.info, start..start + bytes.len() as u64) {
-                self.measure(span.file);
-            }
+            files().for_each(|file| self.measure(file));
         }
         result
     }
@@ -384,7 +438,7 @@ impl TorrentStore {
         self.store.reserve(most_allocated(self.store.ledger.block(), spans))
     }
 
-    fn measure(&self, file: usize) {
+    pub(super) fn measure(&self, file: usize) {
         let Some(path) = self.files.path(file) else { return };
         let new = self.store.ledger.measure(self.info.info_hash, file, &path);
         // Their directory grows.
@@ -435,11 +489,11 @@ impl Store {
             })
         };
         let chosen = choose(open.iter().enumerate().flat_map(of).collect(), need);
-        let go = |(number, piece): &(usize, PieceIndex)| {
-            open.get(*number).is_some_and(|torrent| torrent.let_go(*piece))
+        let go = |(number, pieces): &(usize, Range<usize>)| {
+            open.get(*number).is_some_and(|torrent| torrent.let_all_go_of(pieces.clone()))
         };
         let gone = chosen.iter().filter(|one| go(one)).count();
-        tracing::debug!(pieces = gone, bytes = need, "making room in the cache");
+        tracing::debug!(gone, bytes = need, "making room in the cache");
         gone > 0
     }
 

@@ -8,12 +8,14 @@
 //! Padding (BEP 47) is zeros and has no file. A torrent may all the same have padding with other
 //! content, and its hash says so; then, and only then, it is kept like any file.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use super::lock;
 use super::pool::{FilePool, OpenFile};
@@ -56,19 +58,31 @@ impl Stamp {
     pub(super) fn of(m: &Metadata) -> Self {
         Self { inode: (m.dev(), m.ino()), length: m.len(), modified: (m.mtime(), m.mtime_nsec()) }
     }
+
+    /// When it was last changed; `None` for a time that makes no sense.
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        let (seconds, nanos) = self.modified;
+        let since = Duration::new(seconds.try_into().ok()?, nanos.try_into().ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    }
 }
 
 /// Where the files are.
 pub(super) enum Place {
     /// In our cache, in this directory; with the inode of each file that was opened (0: not yet).
     Cache(PathBuf, Mutex<Vec<u64>>),
-    /// Somebody else's: path and stamp of each file, `None` for padding.
-    Elsewhere(Vec<Option<(PathBuf, Stamp)>>),
+    /// Somebody else's, as far as they are there.
+    Elsewhere(Mutex<Found>),
 }
+
+/// Files of somebody else by their number, each with its stamp; no padding.
+pub(super) type Found = HashMap<usize, (PathBuf, Stamp)>;
 
 /// An error at one file of a torrent.
 pub(super) struct FileError {
     pub(super) file: usize,
+    /// Whether it is a file of somebody else.
+    pub(super) elsewhere: bool,
     pub(super) error: io::Error,
 }
 
@@ -95,10 +109,13 @@ impl Files {
     pub(super) fn read(&self, start: u64, out: &mut [u8]) -> Result<(), FileError> {
         let range = start..start + out.len() as u64;
         for Span { file, offset, at } in spans(&self.info, range) {
-            self.read_span(file, offset, &mut out[at])
-                .map_err(|error| FileError { file, error })?;
+            self.read_span(file, offset, &mut out[at]).map_err(|e| self.failed(file, e))?;
         }
         Ok(())
+    }
+
+    pub(super) fn failed(&self, file: usize, error: io::Error) -> FileError {
+        FileError { file, elsewhere: !self.in_cache(), error }
     }
 
     fn read_span(&self, file: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -140,7 +157,6 @@ impl Files {
     /// Frees what is allocated for `length` bytes of a file of ours from `offset`; both are whole blocks
     /// of the file system, or the rest of the file.
     pub(super) fn punch(&self, file: usize, offset: u64, length: u64) -> io::Result<()> {
-        use nix::fcntl::{FallocateFlags, fallocate};
         if !self.in_cache() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -151,9 +167,7 @@ impl Files {
         if open.file.metadata()?.nlink() != 1 {
             return Err(self.tampered(file));
         }
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let signed = |n: u64| i64::try_from(n).map_err(io::Error::other);
-        Ok(fallocate(&open.file, flags, signed(offset)?, signed(length)?)?)
+        punch(&open.file, offset, length)
     }
 
     /// Removes a file of ours, of which nothing is needed any more.
@@ -170,6 +184,45 @@ impl Files {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
+    }
+
+    /// Has `take` move a file of ours away; what it may leave at `rest` takes its place.
+    pub(super) fn replace(
+        &self,
+        file: usize,
+        rest: Option<&Path>,
+        take: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Place::Cache(dir, inodes) = &self.place else {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        };
+        // Held, so that nobody opens it meanwhile.
+        let mut inodes = lock(inodes);
+        let path = Self::cache_path(dir, file);
+        take(&path)?;
+        self.pool.close(|key| key == (self.number, file));
+        if let Some(known) = inodes.get_mut(file) {
+            *known = 0;
+        }
+        rest.map_or(Ok(()), |rest| fs::rename(rest, &path))
+    }
+
+    /// Has `take` move a file of somebody else to another path.
+    pub(super) fn relocate(
+        &self,
+        file: usize,
+        to: &Path,
+        take: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Place::Elsewhere(files) = &self.place else {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        };
+        // Held, so that nobody opens it meanwhile.
+        let mut files = lock(files);
+        let (path, _) = files.get_mut(&file).ok_or_else(not_found)?;
+        take()?;
+        *path = to.to_owned();
+        Ok(())
     }
 
     /// Has the system forget what it keeps in memory of a file, so that it is read from the disk again.
@@ -226,10 +279,11 @@ impl Files {
     fn open_anew(&self, file: usize, create: bool) -> io::Result<File> {
         match &self.place {
             Place::Elsewhere(files) => {
-                let (path, _) = files.get(file).and_then(Option::as_ref).ok_or_else(not_found)?;
-                let open =
-                    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-                self.check_stamp(file, &open)?;
+                // Held while opening, so that it is not moved meanwhile.
+                let files = lock(files);
+                let (path, stamp) = files.get(&file).ok_or_else(not_found)?;
+                let open = open_foreign(path)?;
+                compare(path, stamp, &open)?;
                 Ok(open)
             }
             Place::Cache(dir, inodes) => {
@@ -258,12 +312,27 @@ impl Files {
 
     fn check_stamp(&self, file: usize, open: &File) -> io::Result<()> {
         let Place::Elsewhere(files) = &self.place else { return Ok(()) };
-        let Some(Some((path, stamp))) = files.get(file) else { return Err(not_found()) };
-        if Stamp::of(&open.metadata()?) == *stamp {
-            return Ok(());
+        let files = lock(files);
+        let (path, stamp) = files.get(&file).ok_or_else(not_found)?;
+        compare(path, stamp, open)
+    }
+
+    /// Adds files of somebody else. One that is known already is replaced if `may` says so of it.
+    pub(super) fn add(&self, found: &Found, may: impl Fn(usize) -> bool) {
+        let Place::Elsewhere(files) = &self.place else { return };
+        let mut files = lock(files);
+        for (file, place) in found {
+            if !files.contains_key(file) || may(*file) {
+                self.pool.close(|key| key == (self.number, *file));
+                files.insert(*file, place.clone());
+            }
         }
-        let changed = format!("{} has changed since it was checked", path.display());
-        Err(io::Error::new(io::ErrorKind::InvalidData, changed))
+    }
+
+    /// Whether files of somebody else are below `dir`.
+    pub(super) fn is_any_below(&self, dir: &Path) -> bool {
+        let Place::Elsewhere(files) = &self.place else { return false };
+        lock(files).values().any(|(path, _)| path.starts_with(dir))
     }
 
     fn tampered(&self, file: usize) -> io::Error {
@@ -280,6 +349,27 @@ impl Drop for Files {
     fn drop(&mut self) {
         self.pool.close(|(number, _)| number == self.number);
     }
+}
+
+/// Frees what is allocated for whole blocks of a file.
+pub(super) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let signed = |n: u64| i64::try_from(n).map_err(io::Error::other);
+    Ok(fallocate(file, flags, signed(offset)?, signed(length)?)?)
+}
+
+/// Opens a file that is not ours to read it; a pipe or a device does not hold us up.
+pub(super) fn open_foreign(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+fn compare(path: &Path, stamp: &Stamp, open: &File) -> io::Result<()> {
+    if Stamp::of(&open.metadata()?) == *stamp {
+        return Ok(());
+    }
+    let changed = format!("{} has changed since it was checked", path.display());
+    Err(io::Error::new(io::ErrorKind::InvalidData, changed))
 }
 
 fn not_found() -> io::Error {

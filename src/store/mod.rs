@@ -22,12 +22,16 @@ mod care;
 mod evict;
 mod files;
 mod gate;
+mod giving;
 mod in_place;
 mod index;
+mod lent;
 mod mapping;
+mod order;
 mod pins;
 mod pool;
 mod states;
+mod sync;
 mod torrent;
 mod twins;
 mod workers;
@@ -44,7 +48,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -65,6 +69,7 @@ use buffer::BufferPool;
 use files::{Files, Place, create_dir, open_own};
 use index::Index;
 use pool::FilePool;
+use sync::Syncer;
 use workers::Workers;
 
 /// The most bytes of verified pieces kept in memory after their write failed, all torrents of a
@@ -110,6 +115,16 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// No file of the torrent is where its data should be.
+    #[error(
+        "{}: has no file of {name}; name its file or folder, or the folder that holds it", path.display()
+    )]
+    NothingFits {
+        /// Where.
+        path: PathBuf,
+        /// The torrent.
+        name: String,
+    },
     /// A file to be seeded is not the torrent's.
     #[error("{} has {found} bytes, the torrent says {expected}", path.display())]
     DataSize {
@@ -138,10 +153,13 @@ pub struct Store {
     /// Bytes of the files that the kernel reads itself.
     whole_files: AtomicU64,
     began: Instant,
+    /// Seconds since 1970 when it was opened.
+    opened_at: u32,
     this: Weak<Self>,
     /// Pieces whose write failed, oldest first.
     unwritten: Mutex<VecDeque<(Weak<TorrentStore>, PieceIndex, u64)>>,
     numbers: AtomicU64,
+    syncer: Syncer,
     _lock: Flock<File>,
 }
 
@@ -200,6 +218,7 @@ impl Store {
         let _ = written;
         care::finish_removals(dir);
         let workers = Workers::start().map_err(cache(dir))?;
+        let syncer = Syncer::start(dir).map_err(cache(dir))?;
         let store = Arc::new_cyclic(|this| Self {
             dir: dir.to_owned(),
             workers,
@@ -211,11 +230,14 @@ impl Store {
             windows: AtomicUsize::new(0),
             whole_files: AtomicU64::new(0),
             began: Instant::now(),
+            opened_at: seconds_since_1970(),
             this: this.clone(),
             unwritten: Mutex::default(),
             numbers: AtomicU64::new(0),
+            syncer,
             _lock: lock,
         });
+        store.syncer.tick(store.this.clone());
         store.trim();
         if store.ledger.lacking(0) > 0 {
             tracing::warn!("the cache takes more than it may: what is pinned is not let go");
@@ -228,9 +250,10 @@ impl Store {
         self.ledger.limit()
     }
 
-    /// The clock of last uses: seconds, never 0.
+    /// The clock of last uses: seconds since 1970, never 0; the system's clock may jump meanwhile.
     fn moment(&self) -> u32 {
-        u32::try_from(self.began.elapsed().as_secs() + 1).unwrap_or(u32::MAX)
+        let since = u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX);
+        self.opened_at.saturating_add(since).max(1)
     }
 
     /// Opens a torrent of the cache, or begins it. A torrent that is open already is given out
@@ -309,7 +332,7 @@ impl Store {
         layout: &Layout,
         path: &Path,
     ) -> Result<Arc<TorrentStore>, StoreError> {
-        let files = Place::Elsewhere(in_place::locate(&info, layout, path)?);
+        let files = Place::Elsewhere(Mutex::new(in_place::locate(&info, layout, path)?));
         let files = Files::new(info.clone(), files, self.files.clone(), self.number());
         Ok(Arc::new(TorrentStore::new(self.clone(), info, files, None)))
     }
@@ -383,6 +406,11 @@ impl Store {
             }
         }
     }
+}
+
+fn seconds_since_1970() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// Opens the lock file. What is there is never replaced: somebody may hold it.

@@ -22,6 +22,8 @@ pub(super) enum State {
     Held = 2,
     /// Verified, and at rest.
     AtRest = 3,
+    /// Verified, and in files of somebody else (`lent.rs`); nothing is in the cache.
+    Lent = 4,
 }
 
 impl State {
@@ -30,17 +32,18 @@ impl State {
             0 => Self::Absent,
             1 => Self::Hinted,
             2 => Self::Held,
-            _ => Self::AtRest,
+            3 => Self::AtRest,
+            _ => Self::Lent,
         }
     }
 
     pub(super) fn is_verified(self) -> bool {
-        matches!(self, Self::Held | Self::AtRest)
+        matches!(self, Self::Held | Self::AtRest | Self::Lent)
     }
 }
 
 /// The bits of a word that hold the [`State`]; those above count pins.
-const STATE: u32 = 0b11;
+const STATE: u32 = 0b111;
 const ONE_PIN: u32 = STATE + 1;
 
 /// The words of a torrent's pieces.
@@ -51,11 +54,11 @@ pub(super) struct States {
 }
 
 impl States {
-    /// All pieces of `hinted` hinted, the others absent.
-    pub(super) fn new(geometry: &Geometry, hinted: &Bitfield) -> Self {
+    /// All pieces of `hinted` hinted, the others absent; with when each was last read.
+    pub(super) fn new(geometry: &Geometry, hinted: &Bitfield, used: Vec<u32>) -> Self {
         let state = |p| if hinted.contains(p) { State::Hinted } else { State::Absent };
         let words = geometry.pieces().map(|p| AtomicU32::new(state(p) as u32)).collect();
-        let used = geometry.pieces().map(|_| AtomicU32::new(0)).collect();
+        let used = used.into_iter().map(AtomicU32::new).collect();
         Self { words, used }
     }
 
@@ -65,14 +68,33 @@ impl States {
         word.map_or(State::Absent, |w| State::of(w.load(Ordering::Acquire)))
     }
 
-    /// The bytes are in memory. A piece that is at rest already stays so (`false`).
+    /// The bytes are in memory. A piece that is at rest or lent already stays so (`false`).
     pub(super) fn hold(&self, range: &VerifiedRange) -> bool {
-        self.change(range.piece(), |s| (s != State::AtRest).then_some(State::Held)).is_some()
+        let better = |s| matches!(s, State::AtRest | State::Lent);
+        self.change(range.piece(), |s| (!better(s)).then_some(State::Held)).is_some()
+    }
+
+    /// The bytes are in files of somebody else, exactly these. What is here already stays (`false`).
+    pub(super) fn lend(&self, range: &VerifiedRange) -> bool {
+        self.change(range.piece(), |s| (s == State::Absent).then_some(State::Lent)).is_some()
     }
 
     /// The bytes are on disk, exactly these.
     pub(super) fn at_rest(&self, range: &VerifiedRange) {
         self.change(range.piece(), |_| Some(State::AtRest));
+    }
+
+    /// The bytes of a piece at rest are from now on those of somebody else, if nobody has pinned it;
+    /// whether they are.
+    pub(super) fn give(&self, piece: PieceIndex) -> bool {
+        let Some(word) = self.words.get(piece.index()) else { return false };
+        let (from, to) = (State::AtRest as u32, State::Lent as u32);
+        word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Undoes [`Self::give`].
+    pub(super) fn take_back(&self, piece: PieceIndex) {
+        self.change(piece, |s| (s == State::Lent).then_some(State::AtRest));
     }
 
     /// Pins a piece that is verified.
@@ -116,6 +138,12 @@ impl States {
     /// When a piece was last read; 0 for never.
     pub(super) fn used(&self, piece: PieceIndex) -> u32 {
         self.used.get(piece.index()).map_or(0, |used| used.load(Ordering::Relaxed))
+    }
+
+    /// When each piece was last read, if one was at `since` or later.
+    pub(super) fn order(&self, since: u32) -> Option<Vec<u32>> {
+        let used: Vec<_> = self.used.iter().map(|used| used.load(Ordering::Relaxed)).collect();
+        used.iter().any(|used| *used >= since.max(1)).then_some(used)
     }
 
     /// Makes a piece absent if `which` says so of its state; returns the state it had if it did.

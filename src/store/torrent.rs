@@ -8,15 +8,18 @@ pub use whole::WholeFile;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::blocks::Blocks;
 use super::buffer::PieceBuffer;
 use super::care::Found;
 use super::evict::Protection;
-use super::files::{FileError, Files};
+use super::files::{FileError, Files, Place};
 use super::gate::{self, Judged, Verdict, VerifiedRange};
 use super::index::Index;
+use super::order;
 use super::states::{Pin, State, States};
 use super::workers::Class;
 use super::{Store, lock, shared};
@@ -46,9 +49,15 @@ pub struct TorrentStore {
     /// Hashes of the blocks of pieces, the oldest first.
     hashed: Mutex<VecDeque<(PieceIndex, Arc<[Hash]>)>>,
     pub(super) files: Files,
+    /// Files of somebody else, of which some pieces are used.
+    pub(super) lent: Files,
+    /// Where those were looked for.
+    pub(super) lent_at: Mutex<Option<PathBuf>>,
     /// None for the data of somebody else.
     pub(super) index: Option<Index>,
     on_lost: Mutex<Option<Arc<OnLost>>>,
+    /// When it was last noted which pieces were read when.
+    pub(super) noted: AtomicU32,
 }
 
 impl TorrentStore {
@@ -60,10 +69,16 @@ impl TorrentStore {
     ) -> Self {
         let all = || Bitfield::full(info.geometry.piece_count());
         let hinted = index.as_ref().map_or_else(all, Index::pieces);
-        let states = Arc::new(States::new(&info.geometry, &hinted));
+        let count = info.geometry.piece_count() as usize;
+        let used = files.dir().and_then(Path::parent);
+        let used = used.map_or_else(|| vec![0; count], |d| order::read(d, count, store.moment()));
+        let noted = AtomicU32::new(store.moment());
+        let states = Arc::new(States::new(&info.geometry, &hinted, used));
         let (pending, hashed, on_lost) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (blocks, disk) = (Blocks::default(), RwLock::default());
         let protection = Protection::of(&files);
+        let nothing = Place::Elsewhere(Mutex::default());
+        let lent = Files::new(info.clone(), nothing, store.files.clone(), store.number());
         if files.in_cache() {
             store.ledger.set_open(info.info_hash, true);
         }
@@ -77,8 +92,11 @@ impl TorrentStore {
             protection,
             hashed,
             files,
+            lent,
+            lent_at: Mutex::default(),
             index,
             on_lost,
+            noted,
         }
     }
 
@@ -284,7 +302,7 @@ impl TorrentStore {
             return held.bytes().get(from..from + length).map(f);
         }
         if self.all_at_rest(pieces) {
-            let open = self.files.to_map(file).map_err(|error| FileError { file, error });
+            let open = self.files.to_map(file).map_err(|error| self.files.failed(file, error));
             let open = open.map_err(|e| self.forget(range.clone(), e)).ok()?;
             let mapping = open.as_ref().and_then(|o| o.mapping(entry.length));
             if let Some(slice) = mapping.and_then(|m| m.slice(offset, length)) {
@@ -333,10 +351,12 @@ impl TorrentStore {
                 let (bytes, padding) = into.split_at_mut(here.len());
                 bytes.copy_from_slice(here);
                 padding.fill(0);
-            } else if self.states.get(piece) == State::AtRest {
-                self.files.read(part.start, into)?;
             } else {
-                return Ok(false);
+                match self.states.get(piece) {
+                    State::AtRest => self.files.read(part.start, into)?,
+                    State::Lent => self.lent.read(part.start, into)?,
+                    _ => return Ok(false),
+                }
             }
         }
         Ok(true)
@@ -389,7 +409,7 @@ impl TorrentStore {
                     return self.states.pin_one(piece);
                 }
             }
-            Err(FileError { file, error }) => {
+            Err(FileError { file, error, .. }) => {
                 tracing::debug!(%error, file, piece = piece.get(), "cannot read a hinted piece");
             }
         }
@@ -452,18 +472,28 @@ impl TorrentStore {
 
     /// After an error at a file: what it held of `range` no longer counts as verified; of a file
     /// of somebody else that has changed, nothing does.
-    fn forget(&self, range: Range<u64>, FileError { file, error }: FileError) -> io::Error {
+    fn forget(
+        &self,
+        range: Range<u64>,
+        FileError { file, elsewhere, error }: FileError,
+    ) -> io::Error {
         tracing::warn!(%error, file, torrent = %self.info.info_hash, "cannot use data on disk");
         let range = match self.info.files.get(file) {
-            Some(f) if self.is_in_place() => f.offset..f.offset + f.length,
+            Some(f) if elsewhere => f.offset..f.offset + f.length,
             _ => range,
         };
+        let of_cache = !elsewhere || self.is_in_place();
+        let is_there = |s| match s {
+            State::AtRest | State::Hinted => of_cache,
+            State::Lent => elsewhere,
+            State::Absent | State::Held => false,
+        };
         for piece in self.info.geometry.pieces_of(range) {
-            let lost = self.states.lose(piece, |s| matches!(s, State::AtRest | State::Hinted));
-            if lost.is_some() {
+            let lost = self.states.lose(piece, is_there);
+            if matches!(lost, Some(State::AtRest | State::Hinted)) {
                 self.list(piece, false);
             }
-            if lost == Some(State::AtRest) {
+            if lost.is_some_and(State::is_verified) {
                 self.tell_lost(piece, None);
             }
         }
@@ -493,13 +523,13 @@ impl TorrentStore {
         self.blocks.are_settled()
     }
 
-    fn pieces_of(&self, range: Range<u64>) -> Range<usize> {
+    pub(super) fn pieces_of(&self, range: Range<u64>) -> Range<usize> {
         let pieces = self.info.geometry.pieces_of(range);
         let count = pieces.len();
         pieces.take(1).map(|p| p.index()..p.index() + count).next().unwrap_or_default()
     }
 
-    fn all_at_rest(&self, pieces: Range<usize>) -> bool {
+    pub(super) fn all_at_rest(&self, pieces: Range<usize>) -> bool {
         let mut pieces = pieces.filter_map(|i| self.info.geometry.piece(u32::try_from(i).ok()?));
         pieces.all(|p| self.is_at_rest(p))
     }
@@ -507,7 +537,9 @@ impl TorrentStore {
 
 impl Drop for TorrentStore {
     fn drop(&mut self) {
+        self.end_windows();
         if let Some(index) = &self.index {
+            self.note_order();
             index.note_use(self.protection.was_used());
             self.store.ledger.set_open(self.info.info_hash, false);
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::http::post;
@@ -65,6 +66,20 @@ impl Aria2 {
                 downloads.iter().any(|download| download["seeder"] == "true")
             })
         });
+    }
+
+    /// Bytes that are there.
+    pub fn completed(&self) -> u64 {
+        let active = self.call("aria2.tellActive");
+        let completed = active["result"][0]["completedLength"].as_str();
+        completed.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+    }
+
+    /// Ends it as a person would; it writes what it has.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.process.signal(Signal::SIGTERM);
+        assert!(self.process.wait(PATIENCE).is_some(), "aria2c does not end");
     }
 
     /// One call of its JSON-RPC without arguments; null while nobody answers.

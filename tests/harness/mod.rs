@@ -29,7 +29,7 @@ pub use http::HttpServer;
 pub use libtorrent::{Libtorrent, LibtorrentDht};
 pub use network::{Eavesdropper, Host, LINK, Network, on_hosts};
 pub use opentracker::Opentracker;
-pub use p2pfs::{Mount, P2pfs, Status};
+pub use p2pfs::{Mount, P2pfs, Status, is_mounted};
 pub use process::{Finished, Process, run};
 pub use scratch::{Scratch, free_port, mounts_below, small_disk};
 pub use torrent::Torrent;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::http::post;
@@ -30,6 +31,20 @@ impl Transmission {
     /// A daemon without torrents that saves into `save_path`.
     pub fn start(scratch: &Scratch, save_path: &Path) -> Self {
         Self::start_at(scratch, save_path, Ipv4Addr::LOCALHOST, &[])
+    }
+
+    /// The same, which calls files `.part` while they are not whole.
+    pub fn start_naming_parts(scratch: &Scratch, save_path: &Path) -> Self {
+        let peer = Self::start(scratch, save_path);
+        peer.call("session-set", json!({ "rename-partial-files": true })).unwrap();
+        peer
+    }
+
+    /// Ends it as a person would; it writes what it has.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.process.signal(Signal::SIGTERM);
+        assert!(self.process.wait(PATIENCE).is_some(), "transmission-daemon does not end");
     }
 
     /// A daemon at this address that takes part in the DHT if there are nodes to begin with. It wants

@@ -19,6 +19,10 @@ pub struct Add {
     source: String,
     /// Where the folders are mounted: `p2pfs mount` with several sources, or --folders
     dir: PathBuf,
+    /// Use what is good of the download of another client, where it is, and fetch the rest: PATH is
+    /// the torrent's file or folder, or the folder that has it; it is checked first and never written
+    #[arg(long, value_name = "PATH")]
+    use_data: Option<PathBuf>,
     #[command(flatten)]
     network: Network,
 }
@@ -27,8 +31,10 @@ impl Add {
     pub async fn run(self, socket: Option<&Path>) -> Result<()> {
         let (source, _) = source::check(&self.source).await?;
         let dir = places::in_mount(&self.dir)?;
-        let source = Box::new(self.network.request(source, mount::TIMEOUT)?);
-        let request = Request::Add { source, dir: dir.clone().into() };
+        let use_data = self.use_data.as_deref().map(places::existing).transpose()?;
+        let mut source = self.network.request(source, mount::TIMEOUT)?;
+        source.use_data = use_data.map(Into::into);
+        let request = Request::Add { source: Box::new(source), dir: dir.clone().into() };
         let added = daemon::ask(socket, request, |_| {}).await?;
         let folder = dir.join(&added.name);
         let empty = if added.empty > 0 { " is empty until its metadata is found" } else { "" };

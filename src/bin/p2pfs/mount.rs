@@ -7,7 +7,9 @@ use clap::Args;
 use p2pfs::fs::MountOptions;
 use p2pfs::fs::mount::{MountError, check as check_dir, hold};
 use p2pfs::proto::seeding::SeedUntil;
-use p2pfs::rpc::{Config, ErrorKind, MountRequest, Request, RpcError, size, visible};
+use p2pfs::rpc::{
+    Config, ErrorKind, MountRequest, Request, RpcError, SourceRequest, size, visible,
+};
 
 use super::daemon::At;
 use super::source::{self, Network};
@@ -37,6 +39,10 @@ pub struct Mount {
     pub options: Vec<String>,
     #[command(flatten)]
     pub network: Network,
+    /// Use what is good of the download of another client, where it is, and fetch the rest: PATH is
+    /// the torrent's file or folder, or the folder that has it; it is checked first and never written
+    #[arg(long, value_name = "PATH")]
+    pub use_data: Option<PathBuf>,
     /// Fetch only what is read
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub on_demand: Option<bool>,
@@ -48,7 +54,8 @@ pub struct Mount {
     /// line, ratio=1.0
     #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "ratio=1.0")]
     pub seed_until: Option<SeedUntil>,
-    /// Copy the finished files to this directory before that, once everything is verified
+    /// Leave the finished files in this directory before that, once everything is verified: they share
+    /// their blocks with the cache, or are moved out of it, or copied, whichever can be done first
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
     /// Fetch only the files that match, repeatable; the others are fetched when they are read
@@ -114,6 +121,9 @@ impl Mount {
             size::count(mounted.files, "file"),
             visible(&dir.to_string_lossy())
         );
+        if let Some(lent) = mounted.lent {
+            eprintln!("p2pfs: {} of it were good and are used where they are", size::show(lent));
+        }
         Ok(())
     }
 
@@ -131,9 +141,13 @@ impl Mount {
             error => RpcError::failed(error),
         })?;
         let keep = self.keep.as_deref().map(places::absolute).transpose()?;
+        let use_data = self.use_data.as_deref().map(places::existing).transpose()?;
         let timeout = self.timeout.unwrap_or(TIMEOUT);
-        let sources: Result<_> =
-            sources.into_iter().map(|source| self.network.request(source, timeout)).collect();
+        let request = |source| {
+            let request = self.network.request(source, timeout)?;
+            Ok(SourceRequest { use_data: use_data.clone().map(Into::into), ..request })
+        };
+        let sources: Result<_> = sources.into_iter().map(request).collect();
         Ok(MountRequest {
             sources: sources?,
             folders: self.folders,
@@ -198,6 +212,7 @@ impl Mount {
         self.no_seed = self.no_seed.or(other.no_seed);
         self.seed_until = self.seed_until.or(other.seed_until);
         self.keep = self.keep.or(other.keep);
+        self.use_data = self.use_data.or(other.use_data);
         self.timeout = self.timeout.or(other.timeout);
         self.read_timeout = self.read_timeout.or(other.read_timeout);
         self.allow_other = self.allow_other.or(other.allow_other);

@@ -9,7 +9,7 @@ use super::mount::Mount;
 use p2pfs::rpc::{Config, ErrorKind, MOUNT_KEYS, RpcError};
 
 /// The options of ours that `-o` knows, as `name` or `name=value`.
-const OURS: [&str; 28] = [
+const OURS: [&str; 29] = [
     "socket",
     "config",
     "peer",
@@ -23,6 +23,7 @@ const OURS: [&str; 28] = [
     "until-done",
     "seed-until",
     "keep",
+    "use-data",
     "select",
     "timeout",
     "read-timeout",

@@ -38,7 +38,9 @@ impl Network {
         if let Some(dir) = &mut settings.data_dir {
             dir.0 = places::absolute(dir)?;
         }
-        Ok(SourceRequest { source, peers, trackers: self.trackers.clone(), timeout, settings })
+        let use_data = None;
+        let trackers = self.trackers.clone();
+        Ok(SourceRequest { source, peers, trackers, timeout, settings, use_data })
     }
 }
 

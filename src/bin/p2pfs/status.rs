@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use p2pfs::rpc::{DhtNodes, PartStatus, Request, Response, ShareKind, ShareStatus, size, visible};
+use p2pfs::rpc::{
+    DhtNodes, PartStatus, Progress, Request, Response, ShareKind, ShareStatus, size, visible,
+};
 
 use super::{daemon, places};
 
@@ -132,6 +134,9 @@ fn describe(out: &mut impl Write, share: &ShareStatus) -> io::Result<()> {
     }
     if let Some(rule) = share.seed_until {
         writeln!(out, "  ends when it is complete and seeded until {rule}")?;
+    }
+    if let Some((done, of)) = share.keeping {
+        writeln!(out, "  {}", Progress::Keeping { done, of })?;
     }
     for problem in problems(share) {
         writeln!(out, "  {problem}")?;

@@ -9,8 +9,9 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use p2pfs::fs::mount::is_dead;
 use p2pfs::fs::mountinfo::{FS_TYPE, mount_at};
-use p2pfs::rpc::{ErrorKind, Request, RpcError, Unmounting, size, visible};
+use p2pfs::rpc::{ErrorKind, Request, Response, RpcError, Unmounting, size, visible};
 
+use super::progress::Shown;
 use super::{daemon, places};
 
 /// End a mount
@@ -43,7 +44,15 @@ impl Umount {
             super::wait::until_complete(socket, &dir).await?;
         }
         let request = Request::Umount { dir: dir.clone().into(), how };
-        let error = match daemon::ask(socket, request, |_| {}).await {
+        let mut shown = Shown::default();
+        let show = |event| {
+            if let Response::Progress(progress) = event {
+                shown.show(&progress);
+            }
+        };
+        let asked = daemon::ask(socket, request, show).await;
+        shown.clear();
+        let error = match asked {
             Ok(done) => {
                 if done.reads > 0 && self.force {
                     eprintln!("p2pfs: ended {}", size::count(done.reads, "waiting read"));

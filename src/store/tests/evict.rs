@@ -252,10 +252,10 @@ fn readers_see_no_wrong_byte_and_the_limit_holds_while_everything_comes_and_goes
         finished.store(true, Ordering::Release);
     });
     assert!(!most.load(Ordering::Acquire), "more than the limit");
+    // Among pieces that nobody has read those of one torrent may all be gone.
+    assert!(torrents.iter().any(|torrent| !here(torrent).is_empty()));
     for (torrent, sample) in torrents.iter().zip(&samples) {
-        let here = here(torrent);
-        assert!(!here.is_empty());
-        for piece in here {
+        for piece in here(torrent) {
             let mut bytes = vec![0; sample.bytes(sample.piece(piece)).len()];
             assert!(torrent.read_block(sample.piece(piece), 0, &mut bytes).unwrap());
             assert_eq!(bytes, sample.bytes(sample.piece(piece)));
@@ -317,4 +317,68 @@ proptest! {
         let left = torrent.store.ledger.files_of(sample.info.info_hash);
         prop_assert!(left.is_empty(), "{:?}", left);
     }
+}
+
+#[test]
+fn where_no_holes_can_be_made_whole_files_go_and_the_rest_stays() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(MIB, false); 6], 65_536);
+    let store = limited(dir.path(), 4 * MIB);
+    store.ledger.punch_no_more();
+    let torrent = store.torrent(sample.info.clone()).unwrap();
+    for piece in 0..96 {
+        write(&torrent, &sample, piece).unwrap();
+        assert!(du(dir.path()) <= 4 * MIB, "{} after piece {piece}", du(dir.path()));
+        torrent.read_file(1, 0, 100, |_| ());
+    }
+    let here_now = here(&torrent);
+    let of = |file: u32| (file * 16..(file + 1) * 16).filter(|p| here_now.contains(p)).count();
+    let whole: Vec<_> = (0..6).filter(|file| of(*file) == 16).collect();
+    assert_eq!(whole.len(), here_now.len() / 16, "only whole files are here: {here_now:?}");
+    assert!(whole.len() >= 2 && whole.contains(&1), "what was read last is: {whole:?}");
+    // Of one that is larger than the cache nothing can go while it is read, and nothing is lost.
+    let large = Sample::new(&[(8 * MIB, false)], 65_536);
+    let other = store.torrent(large.info.clone()).unwrap();
+    let _reading = other.guard(0..8 * MIB);
+    let written = (0..128).take_while(|piece| write(&other, &large, *piece).is_ok()).count();
+    assert!((16..128).contains(&written), "{written}");
+    assert_eq!(here(&other).len(), written + 1, "the last is in memory");
+    assert!(du(dir.path()) <= 4 * MIB);
+}
+
+#[test]
+fn what_was_read_last_stays_after_a_restart_too() {
+    let dir = TempDir::new().unwrap();
+    let sample = Sample::new(&[(4 * MIB, false)], 65_536);
+    let torrent = limited(dir.path(), 2 * MIB).torrent(sample.info.clone()).unwrap();
+    (0..20).for_each(|piece| write(&torrent, &sample, piece).unwrap());
+    torrent.read_file(0, 5 * 65_536, 3 * 65_536, |_| ());
+    drop(torrent);
+    let torrent = limited(dir.path(), 2 * MIB).torrent(sample.info.clone()).unwrap();
+    (20..50).for_each(|piece| write(&torrent, &sample, piece).unwrap());
+    let here = here(&torrent);
+    assert!(here.starts_with(&[5, 6, 7]), "{here:?}");
+    assert!(!here.contains(&8) && du(dir.path()) <= 2 * MIB);
+    // What does not look right counts as never read.
+    drop(torrent);
+    let order = dir.path().join(sample.info.info_hash.to_string()).join("order");
+    for wrong in [&b"p2pfsou1"[..], b"", &[9; 300]] {
+        fs::write(&order, wrong).unwrap();
+        assert!(
+            !limited(dir.path(), 2 * MIB).torrent(sample.info.clone()).unwrap().hinted().is_empty()
+        );
+    }
+}
+
+#[test]
+fn handles_that_are_never_closed_end_with_their_torrent() {
+    let dir = TempDir::new().unwrap();
+    let samples = [1, 2].map(|n| Sample::new(&[(n * MIB, false)], 65_536));
+    let store = limited(dir.path(), 2 * MIB);
+    let [first, second] = samples.each_ref().map(|s| store.torrent(s.info.clone()).unwrap());
+    let alone = first.read_ahead(1, 0..MIB);
+    assert!(second.read_ahead(2, 0..MIB).end < alone.end, "two share");
+    assert!(second.read_ahead(3, 0..MIB).end < alone.end / 2);
+    drop(second);
+    assert_eq!(first.read_ahead(1, 0..MIB), alone);
 }

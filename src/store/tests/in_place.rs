@@ -138,3 +138,185 @@ fn a_single_file_is_found_by_itself_in_its_directory_and_under_the_torrents_name
         assert_eq!(check_all(&torrent), [0, 1], "{}", path.display());
     }
 }
+
+// ---- beside the cache
+
+/// The sample's files in a directory of somebody else, and the cache of a torrent that borrows them.
+struct Borrower {
+    dir: TempDir,
+    _cache: TempDir,
+    sample: Sample,
+    torrent: Arc<TorrentStore>,
+}
+
+fn borrower() -> Borrower {
+    let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let sample =
+        Sample::new(&[(20_000, false), (12_768, true), (0, false), (80_000, false)], 16_384);
+    lay_out(dir.path(), &sample);
+    let torrent = Store::open(cache.path()).unwrap().torrent(sample.info.clone()).unwrap();
+    Borrower { dir, _cache: cache, sample, torrent }
+}
+
+impl Borrower {
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The pieces that are good of those that may be there.
+    fn borrow(&self) -> Vec<u32> {
+        let there = self.torrent.borrow(&layout(&self.sample), self.dir.path()).unwrap();
+        let good = |p: &PieceIndex| wait(|done| self.torrent.verify_lent(*p, None, done));
+        there.into_iter().filter(good).map(PieceIndex::get).collect()
+    }
+
+    fn fetch(&self, piece: u32) {
+        let range = verify(&self.torrent, &self.sample, piece);
+        assert!(wait(|done| self.torrent.write(range, done)).is_ok());
+    }
+}
+
+#[test]
+fn what_is_good_elsewhere_is_read_there_and_the_rest_comes_into_the_cache() {
+    let b = borrower();
+    // Half a download: the second half of the last file is zeros.
+    let half = File::options().write(true).open(b.path("file 3")).unwrap();
+    half.write_all_at(&vec![0; 40_000], 40_000).unwrap();
+    drop(half);
+    let before = fs::metadata(b.path("file 3")).unwrap().modified().unwrap();
+    assert_eq!(b.borrow(), [0, 1, 2, 3]);
+    assert_eq!(read_all(&b.torrent, 0).unwrap(), b.sample.file(0));
+    assert_eq!(b.torrent.read_file(3, 60_000, 1, |_| ()), None);
+    (4..7).for_each(|piece| b.fetch(piece));
+    assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3), "from both");
+    assert_eq!(fs::metadata(b.path("file 3")).unwrap().modified().unwrap(), before);
+    assert!(b.torrent.is_lent(b.sample.piece(3)) && !b.torrent.is_at_rest(b.sample.piece(3)));
+    assert_eq!(b.torrent.lent_bytes(), 4 * 16_384);
+}
+
+#[test]
+fn what_the_cache_has_already_is_not_looked_for_elsewhere() {
+    let b = borrower();
+    b.fetch(2);
+    assert!(!b.borrow().contains(&2));
+    assert!(b.torrent.is_at_rest(b.sample.piece(2)));
+}
+
+#[test]
+fn a_file_elsewhere_that_changes_loses_its_pieces_which_are_fetched_into_the_cache() {
+    let b = borrower();
+    assert_eq!(b.borrow().len(), 7);
+    let lost = lost_pieces(&b.torrent);
+    File::options().write(true).open(b.path("file 0")).unwrap().write_all_at(b"new", 0).unwrap();
+    assert_eq!(b.torrent.read_file(0, 17_000, 10, |_| ()), None);
+    assert_eq!(*lost.lock().unwrap(), [0, 1]);
+    assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
+    b.fetch(0);
+    b.fetch(1);
+    assert_eq!(read_all(&b.torrent, 0).unwrap(), b.sample.file(0));
+    assert_eq!(&fs::read(b.path("file 0")).unwrap()[..3], b"new");
+}
+
+#[test]
+fn other_data_is_borrowed_after_it_was_checked_only() {
+    let b = borrower();
+    assert_eq!(b.borrow().len(), 7);
+    // A file with verified pieces is not taken for another one of the same name.
+    let other = TempDir::new().unwrap();
+    fs::write(other.path().join("file 3"), vec![7; 80_000]).unwrap();
+    assert_eq!(b.torrent.borrow(&layout(&b.sample), other.path()).unwrap(), []);
+    assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
+}
+
+#[test]
+fn unfinished_files_have_other_names() {
+    for name in ["file 3.part", "file 3.!qB"] {
+        let b = borrower();
+        fs::remove_file(b.path("file 0")).unwrap();
+        fs::rename(b.path("file 3"), b.path(name)).unwrap();
+        // A file of the right name that is too long is another one.
+        fs::write(b.path("file 3"), vec![0; 80_001]).unwrap();
+        assert_eq!(b.borrow(), [2, 3, 4, 5, 6], "{name}");
+        assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
+    }
+}
+
+#[test]
+fn a_folder_without_any_file_of_the_torrent_is_refused() {
+    let b = borrower();
+    let empty = TempDir::new().unwrap();
+    let refused = |path: &Path| match b.torrent.borrow(&layout(&b.sample), path) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    };
+    assert!(refused(empty.path()).contains("has no file of sample"), "{}", refused(empty.path()));
+    assert!(refused(&empty.path().join("not there")).contains("not there"));
+    let file = b.path("file 0");
+    assert!(refused(&file).contains("no file"), "a file for a torrent of several");
+}
+
+// ---- given to the user
+
+#[test]
+fn whole_files_are_moved_out_of_the_cache_and_read_where_they_are() {
+    let b = borrower();
+    // Nothing is elsewhere; the first file shares its second piece with padding, the last has its own.
+    (0..7).for_each(|piece| store_piece(&b.torrent, &b.sample, piece));
+    let kept = TempDir::new().unwrap();
+    let to = |file: usize| kept.path().join(format!("kept {file}"));
+    assert!(b.torrent.can_give_to(kept.path()));
+    b.torrent.give_away(&[(0, to(0)), (3, to(3))]).unwrap();
+    for file in [0, 3] {
+        assert_eq!(fs::read(to(file)).unwrap(), b.sample.file(file));
+        assert_eq!(read_all(&b.torrent, file).unwrap(), b.sample.file(file));
+    }
+    assert_eq!(b.torrent.lent_bytes(), b.sample.data.len() as u64);
+    // They are the user's now.
+    File::options().write(true).open(to(3)).unwrap().write_all_at(b"mine", 0).unwrap();
+    assert_eq!(b.torrent.read_file(3, 70_000, 10, |_| ()), None);
+    (2..7).for_each(|piece| store_piece(&b.torrent, &b.sample, piece));
+    assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
+    assert_eq!(&fs::read(to(3)).unwrap()[..4], b"mine");
+}
+
+#[test]
+fn of_a_piece_that_a_moved_file_shares_its_part_stays_in_the_cache() {
+    let cache = TempDir::new().unwrap();
+    let sample = Sample::new(&[(20_000, false), (50_000, false), (9_000, false)], 16_384);
+    let torrent = open(cache.path(), &sample);
+    (0..5).for_each(|piece| store_piece(&torrent, &sample, piece));
+    let to = cache.path().join("kept");
+    torrent.give_away(&[(1, to.clone())]).unwrap();
+    assert_eq!(fs::read(&to).unwrap(), sample.file(1));
+    (0..3).for_each(|file| assert_eq!(read_all(&torrent, file).unwrap(), sample.file(file)));
+    let lent = |p: &u32| torrent.is_lent(sample.piece(*p));
+    assert_eq!((0..5).filter(lent).collect::<Vec<_>>(), [2, 3], "pieces of nothing else");
+    fs::write(&to, b"mine").unwrap();
+    assert_eq!(read_all(&torrent, 1), None);
+    assert_eq!(read_all(&torrent, 0).unwrap(), sample.file(0));
+    assert_eq!(read_all(&torrent, 2).unwrap(), sample.file(2));
+    drop(torrent);
+    let again = open(cache.path(), &sample);
+    let hinted = again.hinted();
+    let listed: Vec<_> = (0..5).filter(|p| hinted.contains(sample.piece(*p))).collect();
+    assert_eq!(listed, [0, 1, 4]);
+    assert!(listed.iter().all(|p| wait(|done| again.verify_at_rest(sample.piece(*p), None, done))));
+}
+
+#[test]
+fn what_is_read_or_not_all_there_is_not_moved() {
+    let cache = TempDir::new().unwrap();
+    let sample = Sample::new(&[(50_000, false)], 16_384);
+    let torrent = open(cache.path(), &sample);
+    (0..3).for_each(|piece| store_piece(&torrent, &sample, piece));
+    let to = cache.path().join("kept");
+    let refused = || torrent.give_away(&[(0, to.clone())]).unwrap_err().kind();
+    assert_eq!(refused(), std::io::ErrorKind::WouldBlock);
+    store_piece(&torrent, &sample, 3);
+    torrent.read_file(0, 0, 10, |_| assert_eq!(refused(), std::io::ErrorKind::WouldBlock));
+    assert!(!to.exists());
+    fs::write(&to, b"something else").unwrap();
+    assert_eq!(refused(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(fs::read(&to).unwrap(), b"something else");
+    assert_eq!(read_all(&torrent, 0).unwrap(), sample.file(0));
+}

@@ -137,7 +137,7 @@ impl TorrentStore {
     }
 
     /// Those of short pieces are computed again as fast as they are found.
-    pub(super) fn keep_hashes(&self, piece: PieceIndex, hashes: Arc<[Hash]>) {
+    pub(in crate::store) fn keep_hashes(&self, piece: PieceIndex, hashes: Arc<[Hash]>) {
         if hashes.len() < MIN_KEPT_HASHES {
             return;
         }

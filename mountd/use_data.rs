@@ -1,0 +1,30 @@
+//! Which data of other clients cannot be used.
+
+use std::path::Path;
+
+use p2pfs::fs::mountinfo::{FS_TYPE, mounts};
+use p2pfs::rpc::{RpcError, SourceRequest};
+
+/// Refuses data that would be read from a mount of ours, or be hidden by the one that is asked for.
+pub fn check_data(source: &SourceRequest, dir: &Path) -> Result<(), RpcError> {
+    let Some(data) = &source.use_data else { return Ok(()) };
+    let mounts = mounts().map_err(RpcError::failed)?;
+    let holding = mounts.iter().filter(|mount| data.starts_with(&mount.dir));
+    // The last of those with the longest path is the one on top.
+    let holding = holding.max_by_key(|mount| mount.dir.as_os_str().len());
+    if holding.is_some_and(|mount| mount.fs_type == FS_TYPE) {
+        return Err(RpcError::failed(format_args!(
+            "{}: lies in a mounted torrent; --use-data is for the download of another client",
+            data.display()
+        )));
+    }
+    if data.starts_with(dir) { Err(covered(dir)) } else { Ok(()) }
+}
+
+/// What is said of data that a mount would hide.
+pub fn covered(dir: &Path) -> RpcError {
+    RpcError::failed(format_args!(
+        "{}: a mount there would hide the data that is to be used; mount it somewhere else",
+        dir.display()
+    ))
+}
