@@ -80,6 +80,10 @@ async fn downloads_fail_with_the_cause() {
     assert!(page.contains("web page (HTML)"), "{page}");
     let looped = error_of(Behaviour::RedirectsToItself).await;
     assert!(looped.contains("too many redirects"), "{looped}");
+    // It is followed to where TLS is spoken, which nobody does here.
+    let head = b"HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
+    let secure = error_of(Behaviour::Sends(head.to_vec())).await;
+    assert!(secure.contains("Connection refused"), "{secure}");
     let huge = b"HTTP/1.1 200 OK\r\nContent-Length: 67108865\r\n\r\n".to_vec();
     assert!(error_of(Behaviour::Sends(huge)).await.contains("longer than 64 MiB"));
     assert!(error_of(Behaviour::Endless).await.contains("longer than 64 MiB"));

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, ClientBuilder, StatusCode, header};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, header};
 use url::{Host, Url};
 
 /// How many redirects are followed.
@@ -14,6 +14,9 @@ const MAX_REDIRECTS: usize = 5;
 
 /// How long a connection may take to come about, its TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a redirect is not followed.
+const LED_HERE: &str = "a redirect to this machine, not followed";
 
 /// An answer that came whole.
 pub(super) struct Reply {
@@ -37,39 +40,43 @@ struct Shared {
     has_roots: bool,
 }
 
-/// One for the process: the system's root certificates are read once. Connections are not kept for
-/// reuse; announces to one tracker lie minutes apart.
+/// For what begins without TLS: reading the root certificates takes longer than many a tracker to answer.
+static PLAIN: LazyLock<Result<Client, String>> = LazyLock::new(|| {
+    builder(&["http"]).tls_certs_only([]).build().map_err(|error| describe(&error))
+});
+
+/// For what begins with TLS: the system's root certificates are read once.
 static SHARED: LazyLock<Result<Shared, String>> = LazyLock::new(|| {
     // Without root certificates (package ca-certificates) no client with TLS can be made, and plain
     // HTTP has to work all the same.
-    let bare = || builder().tls_certs_only([]).build();
-    let client = builder().build().map(|client| Shared { client, has_roots: true });
+    let bare = || builder(&["http", "https"]).tls_certs_only([]).build();
+    let client =
+        builder(&["http", "https"]).build().map(|client| Shared { client, has_roots: true });
     client
         .or_else(|_| bare().map(|client| Shared { client, has_roots: false }))
         .map_err(|error| describe(&error))
 });
 
-fn builder() -> ClientBuilder {
+/// Follows redirects to these schemes. Connections are not kept for reuse; announces to one tracker lie
+/// minutes apart.
+fn builder(follows: &'static [&'static str]) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("p2pfs/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_max_idle_per_host(0)
         .no_proxy() // a tracker would take the proxy's address for ours
-        .redirect(Policy::custom(redirect))
+        .redirect(Policy::custom(|attempt| redirect(attempt, follows)))
 }
 
-fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+fn redirect(attempt: Attempt<'_>, follows: &[&str]) -> reqwest::redirect::Action {
     let to = attempt.url();
-    if !matches!(to.scheme(), "http" | "https") {
-        return attempt.stop();
-    }
     if is_local(to) && !attempt.previous().iter().any(is_local) {
-        return attempt.error("a redirect to this machine, not followed");
+        return attempt.error(LED_HERE);
     }
     if attempt.previous().len() > MAX_REDIRECTS {
         return attempt.error("too many redirects");
     }
-    attempt.follow()
+    if follows.contains(&to.scheme()) { attempt.follow() } else { attempt.stop() }
 }
 
 /// Whether a URL names this machine, whose services others must not reach through us.
@@ -85,18 +92,39 @@ pub(super) fn is_local(url: &Url) -> bool {
     }
 }
 
-/// Gets `url` within `timeout` in all, with a body of at most `max_len` bytes, whatever the status.
+/// Gets `url` within `timeout` (twice that, if it leads to one with TLS), with a body of at most `max_len`
+/// bytes, whatever the status.
 pub(super) async fn get(url: Url, max_len: usize, timeout: Duration) -> Result<Reply, HttpError> {
-    let shared = SHARED.as_ref().map_err(|cause| HttpError::Failed(cause.clone()))?;
-    let https = url.scheme() == "https";
-    let failed = |error: reqwest::Error| {
-        let mut cause = describe(&error);
-        if https && !shared.has_roots && cause.contains("certificate") {
-            cause.push_str("; this machine has no root certificates, install ca-certificates");
+    let unmade = |cause: &String| HttpError::Failed(cause.clone());
+    let mut url = url;
+    if url.scheme() == "http" {
+        let client = PLAIN.as_ref().map_err(unmade)?;
+        let response = client.get(url).timeout(timeout).send().await.map_err(failed)?;
+        match with_tls(&response) {
+            Some(to) => url = to,
+            None => return whole(response, max_len).await,
         }
-        HttpError::Failed(cause)
-    };
-    let mut response = shared.client.get(url).timeout(timeout).send().await.map_err(failed)?;
+    }
+    let shared = SHARED.as_ref().map_err(unmade)?;
+    let response = shared.client.get(url).timeout(timeout).send().await;
+    let response = response.map_err(failed).map_err(|error| match error {
+        HttpError::Failed(cause) if !shared.has_roots && cause.contains("certificate") => {
+            let why = "this machine has no root certificates, install ca-certificates";
+            HttpError::Failed(format!("{cause}; {why}"))
+        }
+        error => error,
+    })?;
+    whole(response, max_len).await
+}
+
+/// Where an answer leads, if TLS is spoken there.
+fn with_tls(response: &Response) -> Option<Url> {
+    let to = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    let to = response.url().join(to).ok()?;
+    (response.status().is_redirection() && to.scheme() == "https").then_some(to)
+}
+
+async fn whole(mut response: Response, max_len: usize) -> Result<Reply, HttpError> {
     if response.content_length().is_some_and(|n| n > max_len as u64) {
         return Err(HttpError::TooLong(max_len));
     }
@@ -109,6 +137,10 @@ pub(super) async fn get(url: Url, max_len: usize, timeout: Duration) -> Result<R
     }
     let location = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok());
     Ok(Reply { status: response.status(), location: location.map(str::to_owned), body })
+}
+
+fn failed(error: reqwest::Error) -> HttpError {
+    HttpError::Failed(describe(&error))
 }
 
 /// The innermost cause, which is the one that says something.

@@ -101,7 +101,7 @@ impl Torrent {
         for wanted in order.iter().filter(|w| w.waiting_since.is_some() && !w.streamed) {
             let last = |(key, p): (&PeerKey, &PeerSession)| {
                 let last = p.window.last_asked(now).filter(|b| b.piece == wanted.piece)?;
-                let far = p.window.rtt().is_some_and(|rtt| rtt > FAR);
+                let far = p.window.rtt().is_none_or(|rtt| rtt > FAR);
                 let raw = RawBlock { length: TAIL, ..last.into() };
                 (far && !p.sends_at_once() && last.length > TAIL).then_some((*key, raw))
             };
