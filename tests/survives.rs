@@ -4,8 +4,10 @@
 
 mod harness;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
+use std::sync::mpsc;
 
 use harness::*;
 use nix::sys::signal::{Signal, kill};
@@ -68,4 +70,42 @@ fn a_daemon_that_was_stopped_while_its_peers_went_away() {
     kill(daemon, Signal::SIGCONT).unwrap();
     assert!(cat.wait(PATIENCE).expect("cat ends").success(), "{}", cat.stderr());
     assert!(cat.stdout() == content.bytes_of("film.bin"));
+}
+
+/// A tracker on the host that this thread is on, which notes whence it was asked.
+fn tracker(port: u16) -> mpsc::Receiver<IpAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    let (tell, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let body = "d8:intervali1800e5:peers0:e";
+            let length = body.len();
+            let _ = stream.read(&mut [0; 4096]);
+            let answer = format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+            let _ = stream.write_all(answer.as_bytes());
+            if tell.send(stream.peer_addr().unwrap().ip()).is_err() {
+                return;
+            }
+        }
+    });
+    asked
+}
+
+#[test]
+fn trackers_are_told_of_an_address_that_has_changed() {
+    on_hosts(|network| {
+        let scratch = Scratch::new();
+        let torrent = Torrent::new(&scratch, &Content::single("film.bin", MIB));
+        let other = Ipv4Addr::new(10, 77, 0, 3);
+        network.second().enter();
+        let asked = tracker(8080);
+        network.first().enter();
+        let p2pfs = P2pfs::new(&scratch).listening_on(ANY);
+        let url = format!("http://{}:8080/announce", network.second().v4);
+        // It has everything and wants nobody, so it would say nothing for half an hour.
+        p2pfs.seed(&torrent, &["--tracker", &url]);
+        assert_eq!(asked.recv_timeout(PATIENCE).unwrap(), network.first().v4);
+        network.first().moves_to(other);
+        assert_eq!(asked.recv_timeout(PATIENCE).unwrap(), other);
+    });
 }

@@ -32,7 +32,7 @@ fn announce_to(tiers: Vec<Vec<String>>) -> Client {
     let (stats, receiver) = watch::channel(stats);
     let (sender, peers) = mpsc::channel(8);
     let cancel = CancellationToken::new();
-    let trackers = Trackers::spawn(config, receiver, sender, cancel.clone());
+    let trackers = Trackers::spawn(config, receiver, watch::channel(0).1, sender, cancel.clone());
     Client { trackers, peers, cancel, _stats: stats }
 }
 

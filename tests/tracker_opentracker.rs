@@ -120,7 +120,8 @@ impl Client {
         let (stats, receiver) = watch::channel(first);
         let (sender, peers) = mpsc::channel(8);
         let cancel = CancellationToken::new();
-        let trackers = Trackers::spawn(config, receiver, sender, cancel.clone());
+        let trackers =
+            Trackers::spawn(config, receiver, watch::channel(0).1, sender, cancel.clone());
         Self { trackers, peers, stats, cancel }
     }
 

@@ -58,7 +58,7 @@ async fn visit(bind: &str, compact: Vec<u8>, expected: &str) {
     let (stats, receiver) = watch::channel(wanting);
     let (sender, mut peers) = mpsc::channel(8);
     let cancel = CancellationToken::new();
-    let trackers = Trackers::spawn(config, receiver, sender, cancel.clone());
+    let trackers = Trackers::spawn(config, receiver, watch::channel(0).1, sender, cancel.clone());
 
     let bound = Duration::from_secs(5);
     let expected: SocketAddr = expected.parse().unwrap();

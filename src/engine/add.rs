@@ -293,7 +293,8 @@ impl Starting<'_> {
             self.seek(node, hash, &add.source, commands, stats.clone());
         }
         let found = hand_over(commands.clone(), PeerSource::Tracker);
-        Trackers::spawn(config, stats, found, self.cancel.clone())
+        let network = shared.network.subscribe();
+        Trackers::spawn(config, stats, network, found, self.cancel.clone())
     }
 
     /// Has the DHT asked, unless the torrent is known to be private (BEP 27), and told of the nodes
@@ -317,6 +318,7 @@ impl Starting<'_> {
             info_hash: hash,
             port: self.session.shared.port,
             stats,
+            network: self.session.shared.network.subscribe(),
             found: hand_over(commands.clone(), PeerSource::Dht),
         };
         tokio::spawn(seeking.run(self.dht.clone()).in_current_span());

@@ -11,6 +11,7 @@ pub mod dht;
 mod http;
 mod listen;
 mod lsd;
+mod network;
 mod opening;
 mod peer;
 mod rates;

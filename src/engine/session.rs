@@ -24,7 +24,7 @@ use super::rates::{RateLimits, Rates, Throttle};
 use super::task::{Command, Progress, Task};
 use super::torrent::Torrent;
 use super::tracker::AnnounceStats;
-use super::{listen, lsd};
+use super::{listen, lsd, network};
 use crate::proto::choker::{CHOKE_INTERVAL, Choker};
 use crate::proto::ids::{InfoHash, PeerId};
 use crate::proto::shares::fair_shares;
@@ -112,6 +112,8 @@ pub(super) struct Shared {
     pub pex: bool,
     pub dht: Option<Node>,
     pub store: Arc<Store>,
+    /// How often the network has become another one.
+    pub network: watch::Sender<u64>,
     /// There is another torrent to announce on the local network.
     pub local_changed: Notify,
     torrents: Mutex<HashMap<InfoHash, Entry>>,
@@ -260,6 +262,7 @@ impl Session {
             pex: config.pex,
             dht: config.dht.as_ref().and_then(|dht| start_dht(&config, dht, port)),
             store,
+            network: watch::Sender::new(0),
             local_changed: Notify::new(),
             torrents: Mutex::default(),
             adding: Mutex::default(),
@@ -273,6 +276,10 @@ impl Session {
         tokio::spawn(choke(shared.clone()));
         if config.cache_limits.free.is_some() {
             tokio::spawn(leave_free(shared.clone()));
+        }
+        // Who listens on loopback addresses only is nowhere else than before.
+        if config.listen.is_empty() || !config.listen.iter().all(IpAddr::is_loopback) {
+            tokio::spawn(network::watch(shared.clone()));
         }
         if config.lsd {
             tokio::spawn(lsd::run(shared.clone(), config.listen));

@@ -183,6 +183,7 @@ impl Task {
     /// when they have delivered what they were given; at once when the session ends.
     pub(super) async fn run(mut self) {
         let clock = self.shared.clock;
+        let mut network = self.shared.network.subscribe();
         let mut events = Vec::new();
         loop {
             let mut next = self.machine.poll_timeout();
@@ -208,6 +209,10 @@ impl Task {
                     while let Ok(message) = self.internal.1.try_recv() {
                         self.internal(message);
                     }
+                }
+                Ok(()) = network.changed() => {
+                    self.machine.network_changed();
+                    self.links.values().for_each(PeerLink::probe);
                 }
                 () = tokio::time::sleep_until(clock.instant(next)) => {}
             }

@@ -54,6 +54,7 @@ impl Trackers {
     pub fn spawn(
         config: TrackerConfig,
         stats: watch::Receiver<AnnounceStats>,
+        network: watch::Receiver<u64>,
         peers: mpsc::Sender<Vec<SocketAddr>>,
         cancel: CancellationToken,
     ) -> Self {
@@ -68,7 +69,7 @@ impl Trackers {
         let seed = random_seed();
         let client = TrackerClient::new(&config.tiers, identity, first, seed, clock.now());
         let (publish, status) = watch::channel((Instant::now(), client.status(clock.now())));
-        let driver = Driver { client, clock, stats, peers, publish, announces: JoinSet::new() };
+        let driver = Driver { client, clock, stats, network, peers, publish, announces: JoinSet::new() };
         tokio::spawn(driver.run(cancel).in_current_span());
         Self { status }
     }
@@ -119,6 +120,8 @@ struct Driver {
     client: TrackerClient,
     clock: Clock,
     stats: watch::Receiver<AnnounceStats>,
+    /// Changes when the network is another one.
+    network: watch::Receiver<u64>,
     peers: mpsc::Sender<Vec<SocketAddr>>,
     publish: watch::Sender<(Instant, Vec<TrackerStatus>)>,
     announces: JoinSet<Answered>,
@@ -151,6 +154,9 @@ impl Driver {
                     stats_open = changed.is_ok();
                     let stats = *self.stats.borrow_and_update();
                     self.client.handle_stats(stats, self.clock.now());
+                }
+                Ok(()) = self.network.changed() => {
+                    self.client.network_changed(self.clock.now());
                 }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.client.handle_timeout(self.clock.now());

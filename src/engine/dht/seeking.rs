@@ -19,6 +19,8 @@ pub(in crate::engine) struct Seeking {
     /// The TCP port that peers are told.
     pub port: u16,
     pub stats: watch::Receiver<AnnounceStats>,
+    /// Changes when the network is another one.
+    pub network: watch::Receiver<u64>,
     /// Told of peers as they come.
     pub found: mpsc::Sender<Vec<SocketAddr>>,
 }
@@ -51,6 +53,7 @@ impl Seeking {
             tokio::select! {
                 () = sleep_until(clock.instant(due)) => return Some(()),
                 changed = self.stats.changed() => changed.ok()?,
+                Ok(()) = self.network.changed() => seeker.lacks_again(),
             }
             let lacks = self.stats.borrow_and_update().wants_peers;
             if lacks && !std::mem::replace(&mut lacked, lacks) {

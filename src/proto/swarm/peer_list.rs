@@ -322,6 +322,13 @@ impl PeerList {
         self.untried(search, now).any(|(addr, _)| self.is_free(*addr, search))
     }
 
+    /// Forgets how often peers could not be reached.
+    pub fn try_all_again(&mut self) {
+        for known in self.known.values_mut().filter(|k| k.state == State::Idle) {
+            (known.failures, known.next_try) = (0, Timestamp::ZERO);
+        }
+    }
+
     /// When the next of those who are not connected may be tried.
     pub fn next_try(&self, seeding: bool) -> Option<Timestamp> {
         let idle = self.known.values().filter(|k| k.state == State::Idle);

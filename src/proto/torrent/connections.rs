@@ -316,6 +316,12 @@ impl Torrent {
 
     // ---- whom we look for
 
+    /// We may be somewhere else: who could not be reached may be reached now.
+    pub fn network_changed(&mut self) {
+        self.list.try_all_again();
+        self.look_for_peers = true;
+    }
+
     /// When somebody who is known may be tried next.
     pub(super) fn next_attempt(&self) -> Timestamp {
         let seeding = !self.wants_peers();

@@ -538,3 +538,16 @@ fn our_own_address_is_never_tried_again_whoever_names_it() {
     list.add(addr(2), PeerSource::Dht);
     assert_eq!(list.next(1_000_000), Some(addr(2)));
 }
+
+#[test]
+fn who_could_not_be_reached_from_elsewhere_is_tried_again() {
+    let mut list = Lone::new();
+    list.add(addr(1), PeerSource::Tracker);
+    for secs in [0, 5] {
+        assert_eq!(list.next(secs), Some(addr(1)));
+        list.fails(addr(1), false, secs);
+    }
+    assert_eq!(list.next(6), None);
+    list.0.try_all_again();
+    assert_eq!(list.next(6), Some(addr(1)));
+}

@@ -242,6 +242,17 @@ impl TrackerClient {
         self.handle_timeout(now);
     }
 
+    /// We may be somewhere else: all are told at once, whatever they said of when.
+    pub fn network_changed(&mut self, now: Timestamp) {
+        for tracker in &mut self.trackers {
+            tracker.not_before = tracker.not_before.min(now);
+        }
+        for tier in &mut self.tiers {
+            tier.next = tier.next.min(now);
+        }
+        self.handle_timeout(now);
+    }
+
     /// Makes the announces that are due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         if self.stopped {

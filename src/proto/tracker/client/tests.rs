@@ -390,3 +390,16 @@ proptest! {
         prop_assert!(world.client.is_finished() || world.seen.iter().any(|s| s.2 == Event::Stopped));
     }
 }
+
+#[test]
+fn who_is_somewhere_else_says_so_at_once() {
+    let seeding = AnnounceStats { wants_peers: false, ..stats() };
+    let mut world = World::new(&[&[("http://a/announce", FAST)]], seeding);
+    world.run(secs(300));
+    assert_eq!(world.seen.len(), 1);
+    world.client.network_changed(world.now);
+    world.drain();
+    world.run(secs(300));
+    let (at, _, event) = world.seen.last().unwrap();
+    assert_eq!((world.seen.len(), *at, *event), (2, 300_000, Event::Regular));
+}
