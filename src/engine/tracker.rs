@@ -69,7 +69,8 @@ impl Trackers {
         let seed = random_seed();
         let client = TrackerClient::new(&config.tiers, identity, first, seed, clock.now());
         let (publish, status) = watch::channel((Instant::now(), client.status(clock.now())));
-        let driver = Driver { client, clock, stats, network, peers, publish, announces: JoinSet::new() };
+        let driver =
+            Driver { client, clock, stats, network, peers, publish, announces: JoinSet::new() };
         tokio::spawn(driver.run(cancel).in_current_span());
         Self { status }
     }
