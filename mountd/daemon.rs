@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,8 +16,8 @@ use p2pfs::engine::{
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    CacheRequest, DhtNodes, DhtStatus, Outcome, Places, Progress, Response, RpcError, Settings,
-    ShareStatus, SourceRequest, care, size,
+    CacheRequest, DhtNodes, DhtStatus, NO_PLACES, Outcome, Places, Progress, Response, RpcError,
+    Settings, ShareStatus, SourceRequest, care, size,
 };
 use p2pfs::store::Store;
 use tokio::sync::{Notify, mpsc, watch};
@@ -25,9 +26,6 @@ use tokio::time::timeout;
 use crate::idle::{Activity, Linger};
 use crate::mounts::Mounts;
 use crate::seeds::Seeds;
-
-/// What to say when there is no place for socket and cache.
-pub const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
 
 /// How long the mounts may take to end when the daemon stops, and then the session. Together they
 /// stay below the 3 seconds in which the daemon promises to be gone.
@@ -261,9 +259,11 @@ impl Daemon {
                 Response::Progress(_) => drop(events.try_send(event)),
                 event => drop(events.blocking_send(event)),
             }
+            // One that has left waits for nothing.
+            if events.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let done = tokio::task::spawn_blocking(move || care(&store, &what, say));
-        done.await.map_err(RpcError::failed)?
+        let done = tokio::task::spawn_blocking(move || care(&store, &what, say)).await;
+        Ok(done.map_err(RpcError::failed)??.unwrap_or_default())
     }
 
     /// When the cache first had this torrent's metadata: the same at every mount, so that what

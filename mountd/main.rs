@@ -200,7 +200,7 @@ fn socket_path(flags: &Flags) -> Result<PathBuf> {
     if let Some(socket) = &flags.socket {
         return Ok(std::path::absolute(socket)?);
     }
-    let places = Places::of_this_user().context(daemon::NO_PLACES)?;
+    let places = Places::of_this_user().context(p2pfs::rpc::NO_PLACES)?;
     Ok(match flags.request {
         Some(_) => places.foreground_socket(std::process::id()),
         None => places.socket(),

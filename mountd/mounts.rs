@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use p2pfs::engine::{DataPlace, Kept, ReadError, Torrent};
+use p2pfs::engine::{DataPlace, Kept, Torrent};
 use p2pfs::fs::{self, Mount, MountOptions, Unmount, UnmountError};
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::proto::metainfo::layout::EntryKind;
@@ -45,7 +45,7 @@ pub enum Shows {
 pub struct Live {
     pub dir: PathBuf,
     pub mount: Mount,
-    seed_until: Option<SeedUntil>,
+    pub seed_until: Option<SeedUntil>,
     pub shows: Shows,
     pub ended: watch::Sender<bool>,
     detached: watch::Sender<bool>,
@@ -193,59 +193,9 @@ impl Daemon {
         live
     }
 
-    /// Unmounts when everything selected is verified, has been copied if that is wanted, and was
-    /// seeded for as long as that is wanted.
-    async fn until_done(self: Arc<Self>, live: Arc<Live>, torrent: Torrent, keep: Option<PathBuf>) {
-        if !self.waits_for(&live, torrent.wait_complete()).await {
-            return;
-        }
-        if let Some(keep) = keep {
-            let (whole, tell) = (torrent.clone(), live.keeping.clone());
-            tell.send_replace(Keeping::Now(0, 0));
-            let kept = spawn_blocking(move || {
-                keep::keep(&whole, &keep, |done, of| {
-                    tell.send_replace(Keeping::Now(done, of));
-                })
-            });
-            let kept = kept.await;
-            live.keeping.send_replace(Keeping::Not);
-            if let Err(error) = kept.map_err(anyhow::Error::from).and_then(|kept| kept) {
-                return self.give_up(&live, &format!("{error:#}"));
-            }
-        }
-        if let Some(rule) = live.seed_until
-            && !self.waits_for(&live, torrent.wait_seeded(rule)).await
-        {
-            return;
-        }
-        // Whoever still reads may finish.
-        if let Err(UnmountError::Busy { .. }) = live.unmount(Unmount::Plain).await {
-            let _ = live.unmount(Unmount::Lazy).await;
-        }
-    }
-
-    /// Waits for something to become true of a mount; whether it did while the mount is there.
-    async fn waits_for(
-        &self,
-        live: &Live,
-        done: impl Future<Output = Result<(), ReadError>>,
-    ) -> bool {
-        let mut ended = live.ended.subscribe();
-        tokio::select! {
-            done = done => match done {
-                Ok(()) => true,
-                Err(error) => {
-                    self.give_up(live, &format!("{}: {error}", live.dir.display()));
-                    false
-                }
-            },
-            () = over(&mut ended) => false,
-        }
-    }
-
     /// Notes why `--until-done` cannot be done. A daemon in the foreground ends with that; otherwise
     /// the mount stays, and `status` says why.
-    fn give_up(&self, live: &Live, problem: &str) {
+    pub fn give_up(&self, live: &Live, problem: &str) {
         *locked(&live.problem) = Some(problem.to_owned());
         self.note_problem(problem);
     }
@@ -317,12 +267,15 @@ impl Daemon {
     }
 
     /// Keeps the files at or below `path` in the cache, or no longer.
-    pub fn pin(&self, path: &Path, pin: bool) -> Result<Outcome, RpcError> {
+    pub async fn pin(&self, path: &Path, pin: bool) -> Result<Outcome, RpcError> {
         let (_, torrent, files) = self.mounts.files_at(path)?;
-        torrent.set_pinned(&files, pin).map_err(|error| {
+        let count = files.len() as u64;
+        // It waits for the disk.
+        let noted = spawn_blocking(move || torrent.set_pinned(&files, pin)).await;
+        noted.map_err(RpcError::failed)?.map_err(|error| {
             RpcError::failed(format_args!("{}: cannot be noted: {error}", path.display()))
         })?;
-        Ok(Outcome { files: files.len() as u64, ..Outcome::default() })
+        Ok(Outcome { files: count, ..Outcome::default() })
     }
 
     /// Says what of a file, or of what is below a folder, is here.

@@ -1,10 +1,17 @@
 //! Waiting for all of a torrent to be here, and for its files to be where they are to be kept.
 
-use p2pfs::engine::Torrent;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use p2pfs::engine::{ReadError, Torrent};
+use p2pfs::fs::{Unmount, UnmountError};
 use p2pfs::proto::cache::background_room;
 use p2pfs::rpc::{Progress, Response, RpcError, size};
 
+use tokio::task::spawn_blocking;
+
 use crate::daemon::{Daemon, Events};
+use crate::keep;
 use crate::mounts::{Live, over};
 
 /// How far the keeping of finished files is.
@@ -43,6 +50,61 @@ impl Daemon {
             size::show(wanted),
             size::show(room)
         )))
+    }
+
+    /// Unmounts when everything selected is verified, has been copied if that is wanted, and was
+    /// seeded for as long as that is wanted.
+    pub async fn until_done(
+        self: Arc<Self>,
+        live: Arc<Live>,
+        torrent: Torrent,
+        keep: Option<PathBuf>,
+    ) {
+        if !self.waits_for(&live, torrent.wait_complete()).await {
+            return;
+        }
+        if let Some(keep) = keep {
+            let (whole, tell) = (torrent.clone(), live.keeping.clone());
+            tell.send_replace(Keeping::Now(0, 0));
+            let kept = spawn_blocking(move || {
+                keep::keep(&whole, &keep, |done, of| {
+                    tell.send_replace(Keeping::Now(done, of));
+                })
+            });
+            let kept = kept.await;
+            live.keeping.send_replace(Keeping::Not);
+            if let Err(error) = kept.map_err(anyhow::Error::from).and_then(|kept| kept) {
+                return self.give_up(&live, &format!("{error:#}"));
+            }
+        }
+        if let Some(rule) = live.seed_until
+            && !self.waits_for(&live, torrent.wait_seeded(rule)).await
+        {
+            return;
+        }
+        // Whoever still reads may finish.
+        if let Err(UnmountError::Busy { .. }) = live.unmount(Unmount::Plain).await {
+            let _ = live.unmount(Unmount::Lazy).await;
+        }
+    }
+
+    /// Waits for something to become true of a mount; whether it did while the mount is there.
+    async fn waits_for(
+        &self,
+        live: &Live,
+        done: impl Future<Output = Result<(), ReadError>>,
+    ) -> bool {
+        let mut ended = live.ended.subscribe();
+        tokio::select! {
+            done = done => match done {
+                Ok(()) => true,
+                Err(error) => {
+                    self.give_up(live, &format!("{}: {error}", live.dir.display()));
+                    false
+                }
+            },
+            () = over(&mut ended) => false,
+        }
     }
 }
 

@@ -127,7 +127,7 @@ pub async fn handle(
             daemon.limit(path.as_deref(), (up, down), &events).await?;
             Ok(Outcome::default())
         }
-        Request::Pin { path, pin } => daemon.pin(&path, pin),
+        Request::Pin { path, pin } => daemon.pin(&path, pin).await,
         Request::Cache { dir, what } => daemon.care(&dir, what, events).await,
         Request::Stop { what } => daemon.stop(&what),
         Request::Dht => {

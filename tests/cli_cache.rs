@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use harness::*;
 use serde_json::Value;
+use sha1::{Digest, Sha1};
 
 /// `p2pfs cache ARGUMENTS…` for the cache of this daemon.
 fn cache(scratch: &Scratch, p2pfs: &P2pfs, arguments: &[&str]) -> Finished {
@@ -149,4 +150,66 @@ fn rot_is_found_and_mended_with_a_daemon_and_without() {
     mount.wait();
     assert_eq!(mount.tree(), contents[0].tree());
     cache(&scratch, &p2pfs, &["verify"]).success();
+}
+
+/// A torrent of zeros that is in the cache already, so large that checking it takes a while.
+fn long_check(p2pfs: &P2pfs) {
+    const PIECES: usize = 64 << 10;
+    let length = (PIECES * MIB) as u64;
+    let hash = Sha1::digest(vec![0; MIB]);
+    let mut info =
+        format!("d6:lengthi{length}e4:name5:zeros12:piece lengthi{MIB}e6:pieces").into_bytes();
+    info.extend_from_slice(format!("{}:", 20 * PIECES).as_bytes());
+    (0..PIECES).for_each(|_| info.extend_from_slice(&hash));
+    info.push(b'e');
+    let id = Sha1::digest(&info);
+    let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let dir = p2pfs.data_dir.join(hex);
+    std::fs::create_dir_all(dir.join("files")).unwrap();
+    std::fs::write(dir.join("info"), &info).unwrap();
+    let header = [&b"p2pfsix1"[..], &(PIECES as u32).to_be_bytes(), &id].concat();
+    std::fs::write(dir.join("index"), [&header[..], &[0xff; PIECES / 8]].concat()).unwrap();
+    File::create(dir.join("files/0")).unwrap().set_len(length).unwrap();
+}
+
+/// Bytes that a process has read so far, from wherever.
+fn bytes_read(pid: nix::unistd::Pid) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
+    line.parse().unwrap()
+}
+
+#[test]
+fn a_check_gives_way_to_a_daemon_and_ends_with_the_command() {
+    let scratch = Scratch::new();
+    let content = Content::album();
+    let torrent = Torrent::new(&scratch, &content);
+    let p2pfs = P2pfs::new(&scratch);
+    long_check(&p2pfs);
+    let mut command = p2pfs.command("cache");
+    command.arg("verify").arg("--data-dir").arg(&p2pfs.data_dir);
+    let mut check = Process::spawn(&scratch, &mut command);
+    let lock = p2pfs.data_dir.join("lock");
+    wait_until("the command has the cache", PATIENCE, || {
+        std::fs::read_to_string(&lock).is_ok_and(|text| text.starts_with("command"))
+    });
+    let mount = p2pfs.mount(&torrent.file, &["--use-data", torrent.data.to_str().unwrap()]);
+    assert_eq!(mount.tree(), content.tree());
+    assert!(std::fs::read_to_string(&lock).unwrap().starts_with("process"));
+    assert!(!check.has_ended(), "{}", check.stderr());
+    let daemon = p2pfs.daemon();
+    let before = bytes_read(daemon);
+    wait_until("the daemon checks the cache", PATIENCE, || {
+        bytes_read(daemon) > before + (64 * MIB) as u64
+    });
+    check.dies_of(nix::sys::signal::Signal::SIGKILL, PATIENCE);
+    let (mut last, mut same) = (0, 0);
+    wait_until("it stops when nobody wants to know", PATIENCE, || {
+        let now = bytes_read(daemon);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        same > 50
+    });
+    assert!(last < 60 << 30, "{last} bytes: it was checked to the end");
+    mount.umount();
 }

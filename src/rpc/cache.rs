@@ -1,6 +1,7 @@
 //! Looking after a cache: the same for a daemon, which has one open, and for a command that opens one
 //! that no daemon has.
 
+use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -66,12 +67,13 @@ pub struct CheckedTorrent {
     pub unknown: u32,
 }
 
-/// Does it, telling `say` what is found. May take as long as reading all of the cache.
+/// Does it, telling `say` what is found, which may end it. May take as long as reading all of the cache.
+/// `None` if it was ended.
 pub fn care(
     store: &Store,
     request: &CacheRequest,
-    mut say: impl FnMut(Response),
-) -> Result<Outcome, RpcError> {
+    mut say: impl FnMut(Response) -> ControlFlow<()>,
+) -> Result<Option<Outcome>, RpcError> {
     match request {
         CacheRequest::List => {
             for cached in store.cached() {
@@ -79,7 +81,7 @@ pub fn care(
                     visible(&String::from_utf8_lossy(&info.name))
                 };
                 let used = cached.used.and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
-                say(Response::Cached(Box::new(CachedTorrent {
+                let told = say(Response::Cached(Box::new(CachedTorrent {
                     info_hash: cached.info_hash.to_string(),
                     name: cached.info.as_deref().map(name),
                     total: cached.info.map_or(0, |info| info.geometry.payload()),
@@ -89,38 +91,57 @@ pub fn care(
                     in_use: cached.in_use,
                     last_used: used.map(|used| used.as_secs()),
                 })));
+                if told.is_break() {
+                    return Ok(None);
+                }
             }
-            Ok(Outcome::default())
+            Ok(Some(Outcome::default()))
         }
         CacheRequest::Free => {
             let (files, bytes) = store.free_unused();
-            Ok(Outcome { files, bytes, ..Outcome::default() })
+            Ok(Some(Outcome { files, bytes, ..Outcome::default() }))
         }
         CacheRequest::Pin { info_hash, pin } => {
             let not_here = || RpcError::failed(format_args!("{info_hash}: not in the cache"));
             let hash: InfoHash = info_hash.parse().map_err(|_| not_here())?;
             let pinned = store.set_pinned(&hash, *pin).map_err(RpcError::failed)?;
             let files = pinned.ok_or_else(not_here)? as u64;
-            Ok(Outcome { files, ..Outcome::default() })
+            Ok(Some(Outcome { files, ..Outcome::default() }))
         }
         CacheRequest::Verify { repair } => Ok(verify(store, *repair, say)),
     }
 }
 
-fn verify(store: &Store, repair: bool, mut say: impl FnMut(Response)) -> Outcome {
+fn verify(
+    store: &Store,
+    repair: bool,
+    mut say: impl FnMut(Response) -> ControlFlow<()>,
+) -> Option<Outcome> {
     let mut bad_bytes = 0;
     for cached in store.cached() {
-        let mut progress = |done, of| say(Response::Progress(Progress::Checking { done, of }));
-        let Some(checked) = store.check(&cached.info_hash, repair, &mut progress) else { continue };
+        let mut ended = false;
+        let progress = |done, of| {
+            let told = say(Response::Progress(Progress::Checking { done, of }));
+            ended |= told.is_break();
+            told
+        };
+        let checked = store.check(&cached.info_hash, repair, progress);
+        if ended {
+            return None;
+        }
+        let Some(checked) = checked else { continue };
         let geometry = &checked.info.geometry;
         bad_bytes += checked.bad.iter().map(|p| u64::from(geometry.piece_len(*p))).sum::<u64>();
-        say(Response::CacheChecked(Box::new(CheckedTorrent {
+        let told = say(Response::CacheChecked(Box::new(CheckedTorrent {
             info_hash: cached.info_hash.to_string(),
             name: visible(&String::from_utf8_lossy(&checked.info.name)),
             pieces: checked.checked,
             bad: checked.bad.iter().map(|piece| piece.get()).collect(),
             unknown: checked.unknown,
         })));
+        if told.is_break() {
+            return None;
+        }
     }
-    Outcome { bytes: bad_bytes, ..Outcome::default() }
+    Some(Outcome { bytes: bad_bytes, ..Outcome::default() })
 }

@@ -33,7 +33,7 @@ pub use message::{
     visible,
 };
 pub use path::WirePath;
-pub use place::{Places, beside};
+pub use place::{NO_PLACES, Places, beside};
 pub use settings::{Settings, parse_log, parse_node};
 pub use view::{Cell, MAX_CELLS, PeerStatus, TorrentView, WaitStatus};
 

@@ -3,6 +3,9 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+/// What to say when there is no place for socket and cache.
+pub const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
+
 /// The default places of one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {

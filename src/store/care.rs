@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -181,13 +182,13 @@ impl Store {
     }
 
     /// Hashes all of a torrent that is here, on all workers, and with `repair` forgets what is bad: it is
-    /// fetched again then. Calls `progress` with how many pieces were checked, and of how many. `None` if
-    /// the torrent is not in the cache.
+    /// fetched again then. Calls `progress` with how many pieces were checked, and of how many; that may end
+    /// it. `None` if it was ended, or the torrent is not in the cache.
     pub fn check(
         &self,
         hash: &InfoHash,
         repair: bool,
-        mut progress: impl FnMut(u32, u32),
+        mut progress: impl FnMut(u32, u32) -> ControlFlow<()>,
     ) -> Option<Checked> {
         let torrent = self.either(hash)?;
         let info = torrent.info.clone();
@@ -220,7 +221,9 @@ impl Store {
             for (piece, found) in told {
                 number += 1;
                 checked.note(piece, found);
-                progress(number, here.len() as u32);
+                if progress(number, here.len() as u32).is_break() {
+                    return None;
+                }
             }
         }
         checked.bad.sort_unstable();

@@ -28,6 +28,7 @@ mod index;
 mod lent;
 mod mapping;
 mod order;
+mod own;
 mod pins;
 mod pool;
 mod states;
@@ -40,17 +41,14 @@ mod workers;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 use std::time::{Instant, SystemTime};
-
-use nix::fcntl::{Flock, FlockArg};
 
 pub use budget::{Limits, disk_size};
 pub use buffer::PieceBuffer;
@@ -96,7 +94,7 @@ pub enum StoreError {
     InUse {
         /// The cache.
         dir: PathBuf,
-        /// What the other daemon wrote into the lock file: `process N`.
+        /// What the other one wrote into the lock file: `process N`.
         owner: String,
     },
     /// A file or directory of the cache cannot be used.
@@ -160,7 +158,7 @@ pub struct Store {
     unwritten: Mutex<VecDeque<(Weak<TorrentStore>, PieceIndex, u64)>>,
     numbers: AtomicU64,
     syncer: Syncer,
-    _lock: Flock<File>,
+    _lock: own::Lock,
 }
 
 /// The torrents of a store that are in use.
@@ -196,26 +194,21 @@ impl Store {
 
     /// The same, with limits to what it may take; what is too much of it is let go at once.
     pub fn open_limited(dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(dir, limits, false)
+    }
+
+    /// Opens a cache to look after it, for as long as no daemon wants it ([`Self::is_wanted`]).
+    pub fn open_for_now(dir: &Path) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(dir, Limits::default(), true)
+    }
+
+    fn open_as(dir: &Path, limits: Limits, for_now: bool) -> Result<Arc<Self>, StoreError> {
         let cache = |path: &Path| {
             let path = path.to_owned();
             move |source| StoreError::Cache { path, source }
         };
         create_dir(dir).map_err(cache(dir))?;
-        let path = dir.join("lock");
-        let lock_file = open_lock(&path).map_err(cache(&path))?;
-        let lock = match Flock::lock(lock_file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((file, nix::Error::EWOULDBLOCK)) => {
-                return Err(StoreError::InUse { dir: dir.to_owned(), owner: owner(&file) });
-            }
-            Err((_, errno)) => return Err(cache(&path)(errno.into())),
-        };
-        let written = lock.set_len(0).and_then(|()| {
-            let mut file: &File = &lock;
-            writeln!(file, "process {}", std::process::id())
-        });
-        // On a full disk the line is missing, and the lock holds all the same.
-        let _ = written;
+        let lock = own::take(dir, for_now)?;
         care::finish_removals(dir);
         let workers = Workers::start().map_err(cache(dir))?;
         let syncer = Syncer::start(dir).map_err(cache(dir))?;
@@ -411,26 +404,6 @@ impl Store {
 fn seconds_since_1970() -> u32 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
-}
-
-/// Opens the lock file. What is there is never replaced: somebody may hold it.
-fn open_lock(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let m = file.metadata()?;
-    if m.is_file() && m.nlink() == 1 {
-        return Ok(file);
-    }
-    Err(io::Error::other("something else is in the place of the cache's lock file"))
-}
-
-/// What the daemon that holds the lock wrote into the file.
-fn owner(file: &File) -> String {
-    let mut line = String::new();
-    let _ = file.take(64).read_to_string(&mut line);
-    let line = line.trim();
-    if line.is_empty() { "process unknown".to_owned() } else { line.to_owned() }
 }
 
 /// Locks a mutex; a panic while it was held does not matter, as no update here is left half done.

@@ -1,6 +1,8 @@
 //! `p2pfs cache`
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -8,14 +10,18 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    CacheRequest, CachedTorrent, CheckedTorrent, Config, Outcome, Places, Request, Response,
-    WirePath, care, size,
+    CacheRequest, CachedTorrent, CheckedTorrent, Config, ErrorKind, NO_PLACES, Outcome, Places,
+    Request, Response, RpcError, WirePath, care, size,
 };
 use p2pfs::store::{Store, StoreError};
 
 use super::daemon::At;
 use super::progress::Shown;
 use super::{daemon, places};
+
+/// How often a daemon that has the cache and does not answer yet is asked, and how long between.
+const STARTING: usize = 20;
+const TRY_EVERY: Duration = Duration::from_millis(100);
 
 /// Look after the cache: what is in it, freeing, pinning and checking it
 ///
@@ -71,7 +77,7 @@ impl Cache {
         let dir = match (&self.data_dir, Config::load(at.config)?.settings()?.data_dir) {
             (Some(dir), _) => places::absolute(dir)?,
             (None, Some(dir)) => dir.0,
-            (None, None) => Places::of_this_user().context(daemon::NO_PLACES)?.cache,
+            (None, None) => Places::of_this_user().context(NO_PLACES)?.cache,
         };
         match self.verb {
             CacheVerb::Ls { json } => list(socket, &dir, json).await,
@@ -103,13 +109,49 @@ async fn ask(
             _ => Ok(Outcome::default()),
         };
     }
-    match Store::open(dir) {
-        Ok(store) => Ok(care(&store, &what, on_event)?),
-        Err(StoreError::InUse { .. }) => {
-            let dir = WirePath(places::existing(dir)?);
-            daemon::ask(socket, Request::Cache { dir, what }, &mut on_event).await
+    match Store::open_for_now(dir) {
+        Ok(store) => {
+            let may_end = matches!(what, CacheRequest::Verify { .. });
+            let say = |event| {
+                on_event(event);
+                match may_end && store.is_wanted() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
+            if let Some(done) = care(&store, &what, say)? {
+                return Ok(done);
+            }
+            // A daemon has come for the cache: it does all of it again.
+            drop(store);
+            ask_daemon(socket, dir, what, on_event).await
         }
+        Err(StoreError::InUse { .. }) => ask_daemon(socket, dir, what, on_event).await,
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Has it done by the daemon that has the cache, which may only just be starting.
+async fn ask_daemon(
+    socket: Option<&Path>,
+    dir: &Path,
+    what: CacheRequest,
+    mut on_event: impl FnMut(Response),
+) -> Result<Outcome> {
+    let dir = WirePath(places::existing(dir)?);
+    let mut tries = 0;
+    loop {
+        let request = Request::Cache { dir: dir.clone(), what: what.clone() };
+        let error = match daemon::ask(socket, request, &mut on_event).await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let kind = error.downcast_ref::<RpcError>().map(|error| error.kind);
+        tries += 1;
+        if kind != Some(ErrorKind::NotHere) || tries > STARTING {
+            return Err(error);
+        }
+        tokio::time::sleep(TRY_EVERY).await;
     }
 }
 
@@ -180,12 +222,11 @@ async fn pin(socket: Option<&Path>, dir: &Path, what: &Path, pin: bool) -> Resul
 }
 
 async fn verify(socket: Option<&Path>, dir: &Path, repair: bool) -> Result<()> {
-    let (mut shown, mut bad, mut torrents) = (Shown::default(), 0, 0);
+    let (mut shown, mut bad, mut told) = (Shown::default(), 0, BTreeSet::new());
     let on_event = |event| match event {
         Response::Progress(progress) if shown.is_due() => shown.show(&progress),
-        Response::CacheChecked(checked) => {
+        Response::CacheChecked(checked) if told.insert(checked.info_hash.clone()) => {
             shown.clear();
-            torrents += 1;
             bad += checked.bad.len() as u64;
             println!("{}", verdict(&checked));
         }
@@ -194,7 +235,9 @@ async fn verify(socket: Option<&Path>, dir: &Path, repair: bool) -> Result<()> {
     let outcome = ask(socket, dir, CacheRequest::Verify { repair }, on_event).await?;
     let bytes = size::show(outcome.bytes);
     match (bad, repair) {
-        (0, _) => eprintln!("p2pfs: {} checked, all good", size::count(torrents, "torrent")),
+        (0, _) => {
+            eprintln!("p2pfs: {} checked, all good", size::count(told.len() as u64, "torrent"))
+        }
         (_, true) => eprintln!("p2pfs: {bytes} were bad and will be fetched again"),
         (_, false) => {
             bail!("{bytes} were bad and are not used any more; --repair frees their room, too")

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use p2pfs::rpc::{
-    Client, ConnectError, ErrorKind, Outcome, Places, Request, Response, RpcError, Settings,
-    beside, frame, size, start_lock,
+    Client, ConnectError, ErrorKind, NO_PLACES, Outcome, Places, Request, Response, RpcError,
+    Settings, beside, frame, size, start_lock,
 };
 use tokio::net::unix::pipe;
 
@@ -25,8 +25,6 @@ pub struct At<'a> {
 
 /// How often to try again when a daemon leaves just as we come.
 const TRIES: usize = 5;
-/// What to say when there is no place for socket and cache.
-pub const NO_PLACES: &str = "neither HOME nor XDG_CACHE_HOME is set: say --socket and --data-dir";
 
 /// Asks whichever running daemon has what the request is about.
 pub async fn ask(
