@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -29,12 +30,12 @@ pub(super) enum FusermountError {
 /// Mounts a FUSE filesystem at `dir`; the descriptor on which the kernel's requests arrive.
 pub(super) fn mount(dir: &Path, options: &str) -> Result<OwnedFd, FusermountError> {
     let (ours, theirs) = UnixStream::pair()?;
-    let mut command = Command::new(PROGRAM);
+    let mut command = command();
     // The socket over which it sends the descriptor is its standard input: that one is inherited
     // without any change to a descriptor's flags.
     command.args(["-o", options, "--"]).arg(dir).env("_FUSE_COMMFD", "0");
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = command.env("LC_ALL", "C").spawn().map_err(missing)?;
+    let child = command.spawn().map_err(missing)?;
     // With its end held by nobody else, the socket ends when the program does.
     drop(command);
     let received = receive(&ours);
@@ -47,10 +48,21 @@ pub(super) fn mount(dir: &Path, options: &str) -> Result<OwnedFd, FusermountErro
 
 /// Unmounts what is at `dir`, at once and for new users only if `lazy`.
 pub(super) fn unmount(dir: &Path, lazy: bool) -> Result<(), FusermountError> {
-    let mut command = Command::new(PROGRAM);
-    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(dir);
-    let output = command.env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(missing)?;
+    let mut command = command();
+    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(dir).stdin(Stdio::null());
+    let mut output = command.output().map_err(missing)?;
+    // Whoever ends a service may end each of its processes: what was meant for us has come by now.
+    if output.status.signal().is_some() {
+        output = command.output().map_err(missing)?;
+    }
     if output.status.success() { Ok(()) } else { Err(refused(&output.stderr)) }
+}
+
+/// In a process group of its own: Ctrl-C is for us, and it is needed to unmount.
+fn command() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env("LC_ALL", "C").process_group(0);
+    command
 }
 
 fn missing(error: io::Error) -> FusermountError {
