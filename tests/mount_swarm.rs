@@ -6,6 +6,8 @@ mod harness;
 use std::process::Command;
 
 use harness::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn a_read_goes_on_when_two_of_three_seeders_are_killed() {
@@ -86,4 +88,47 @@ fn on_demand_fetches_little_more_than_what_is_read() {
     let bound = std::time::Duration::from_secs(3);
     let fetched = wait_for(bound, || (seeder.uploaded() > much).then_some(()));
     assert!(fetched.is_none(), "{} bytes for a read of 1000", seeder.uploaded());
+}
+
+/// As root alone: the kernel lets nobody else.
+#[test]
+fn a_complete_file_is_read_without_the_daemon() {
+    let scratch = Scratch::new();
+    let content = Content::single("film.bin", 8 * MIB);
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = Libtorrent::seed(&scratch, &torrent);
+    let p2pfs = P2pfs::new(&scratch);
+    let mount = p2pfs.mount(torrent.magnet(), &["--peer", &seeder.address.to_string()]);
+    mount.wait();
+    // A program of its own holds the file: a copy of the descriptor in some child of this process would
+    // wait for the daemon when it is closed.
+    let program = "exec 3< \"$0\" && echo open >&2 && read -r go < \"$1\" && exec cat <&3";
+    let go = scratch.path("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut sh = Command::new("sh");
+    sh.args(["-c", program]).arg(mount.path("film.bin")).arg(&go);
+    let mut reader = Process::spawn(&scratch, &mut sh);
+    wait_until("the file is open", PATIENCE, || !reader.stderr().is_empty());
+    let stopped = Stopped::new(p2pfs.daemon());
+    std::fs::write(&go, b"go\n").unwrap();
+    wait_until("the kernel reads it", PATIENCE, || reader.stdout().len() == 8 * MIB);
+    drop(stopped);
+    assert!(reader.wait(PATIENCE).expect("it ends").success());
+    assert_eq!(sha256(&reader.stdout()), sha256(&content.stream()));
+}
+
+/// A process that stands still until this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(process: Pid) -> Self {
+        kill(process, Signal::SIGSTOP).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
 }

@@ -27,12 +27,16 @@ impl TorrentStore {
         }
         let pieces =
             self.states.pin_all(self.pieces_of(entry.offset..entry.offset + entry.length))?;
-        let (torrent, length) = (self.clone(), entry.length);
-        let held = self.store.whole_files.fetch_add(length, Ordering::Relaxed) + length;
-        let whole = WholeFile { torrent, file, length, pieces };
-        let limit = self.store.ledger.limit();
-        let fits = limit.is_none_or(|limit| held <= cache::whole_files_share(limit));
-        (fits && whole.is_whole()).then_some(whole)
+        if !self.all_at_rest(pieces.pieces()) {
+            return None;
+        }
+        let (length, held) = (entry.length, &self.store.whole_files);
+        let all = held.fetch_add(length, Ordering::Relaxed) + length;
+        if self.store.ledger.limit().is_some_and(|limit| all > cache::whole_files_share(limit)) {
+            held.fetch_sub(length, Ordering::Relaxed);
+            return None;
+        }
+        Some(WholeFile { torrent: self.clone(), file, length, pieces })
     }
 }
 
