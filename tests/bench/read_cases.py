@@ -176,6 +176,32 @@ def read_somewhere(path, stage, count):
     return took
 
 
+def stall(stage, client):
+    """A sequential read from seeders of unlike rates, of which the fastest stops at a quarter."""
+    client.mount(stage.with_tracker())
+    client.look()
+    client.wait_for_peers(stage.seeders)
+    stopped, before, after = False, [], []
+    with open(client.path / stage.name, "rb", buffering=0) as file:
+        begin = time.monotonic()
+        while True:
+            asked = time.monotonic()
+            if not file.read(MIB // 8):
+                break
+            (after if stopped else before).append(time.monotonic() - asked)
+            if not stopped and file.tell() >= stage.size / 4:
+                stage.seeds[0].pause()
+                stopped = True
+        seconds = time.monotonic() - begin
+    status = client.status()
+    return {
+        "MB/s": stage.size / seconds / 1e6,
+        "longest before s": max(before),
+        "longest after s": max(after),
+        "duplicates": status["wasted"] / stage.size,
+    }
+
+
 def position(process):
     """How far dd has read."""
     if process.poll() is not None:
@@ -303,6 +329,7 @@ CASES = {
     "sequential": sequential,
     "magnet": magnet,
     "random": scattered,
+    "stall": stall,
     "warm": warm,
     "tree": tree,
 }

@@ -6,6 +6,7 @@ takes; `close` ends it.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import plain_tcp  # noqa: E402
 from lab import Peer, Watch, end, p2pfs_status, unmount, wait_until  # noqa: E402
 
 PATIENCE = 120
+# Bytes a second that the seeders of the case "stall" send.
+UNLIKE_RATES = [6_000_000, 3_000_000, 1_500_000, 750_000]
 PORT = 6900
 
 
@@ -181,13 +184,20 @@ class LibtorrentSeed:
     def __init__(self, stage, number):
         host = stage.wan.far(number)
         options = ["--port", str(PORT)]
+        if stage.spec["case"] == "stall":
+            options += ["--upload-limit", str(UNLIKE_RATES[number - 1])]
         # Only what it has checked itself it has hashes of blocks of (BEP 52).
         if "v2" not in stage.torrent.name:
             options.append("--seed-mode")
         within = stage.wan.there()
         self.peer = Peer(stage.torrent, stage.save, *options, host=host, within=within)
 
+    def pause(self):
+        """It stays connected and sends nothing."""
+        self.peer.process.send_signal(signal.SIGSTOP)
+
     def close(self):
+        self.peer.process.send_signal(signal.SIGCONT)
         self.peer.close()
 
 

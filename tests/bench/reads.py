@@ -10,6 +10,7 @@ Links: loopback, 100M (Mbit/s), '100M 50ms' (round trip), '100M 50ms loss' (0.1 
     magnet       from a magnet link to the listing, and to the first byte
     random       4 KiB reads in 64 pieces, of 256 KiB and of 4 MiB, with --on-demand and without,
                  alone and while a sequential read runs
+    stall        a sequential read from four seeders of unlike rates, the fastest of which stops
     pieces16m    the same in 16 pieces of 16 MiB, v1 and v2-only
     warm         again what is here, beside the same file on disk
     tree         find and ls on 100,000 files, beside the same tree on disk
@@ -43,7 +44,7 @@ FILES_IN_FOLDER = 1000
 HARD_END = 150
 SHAPED = [name for name, line in LINES.items() if line]
 DELAYED = [name for name in SHAPED if LINES[name].round_trip_ms]
-READ_CASES = ["sequential", "magnet", "random", "pieces16m", "warm", "tree"]
+READ_CASES = ["sequential", "magnet", "random", "stall", "pieces16m", "warm", "tree"]
 
 
 class Data:
@@ -127,6 +128,8 @@ def spec(case, link, client, data, seeders=4, group=None, variant="", **rest):
 def plan(args):
     """What a round measures, in order."""
     everything = [*sequential_plan(), *magnet_plan(), *random_plan(), *pieces16m_plan()]
+    for link in ("loopback", "100M 50ms"):
+        everything.append(spec("stall", link, "p2pfs", "short_film", 4))
     everything.append(spec("warm", "loopback", "p2pfs", "long_film", 1))
     everything.append(spec("tree", "loopback", "p2pfs", "tree", 0))
     for one in everything:
