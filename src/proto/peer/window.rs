@@ -249,6 +249,11 @@ impl RequestWindow {
         self.rate
     }
 
+    /// How long nothing has come although something was asked for.
+    pub fn silence(&self, now: Timestamp) -> Duration {
+        if self.outstanding.is_empty() { Duration::ZERO } else { now.since(self.last_progress) }
+    }
+
     /// `block` was asked for.
     pub fn sent(&mut self, block: Block, now: Timestamp) {
         if self.outstanding.is_empty() {
@@ -355,6 +360,10 @@ impl RequestWindow {
         if self.outstanding.is_empty() && now.since(self.last_progress) > FORGIVE {
             self.beaten = 0;
             self.stalled = false;
+        }
+        if self.stalled && self.outstanding.len() > 1 {
+            // Others were faster: what it still owes is theirs, too.
+            return true;
         }
         let patience = (self.expected_delay() * 4).clamp(MIN_STALL, MAX_STALL);
         if !self.outstanding.is_empty() && now.since(self.last_progress) > patience {

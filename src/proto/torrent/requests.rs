@@ -20,6 +20,10 @@ use crate::proto::wire::{Message, RawBlock};
 /// A block that a reader waits for is asked of a second peer after this long at least.
 const HEDGE_AFTER: Duration = Duration::from_millis(200);
 
+/// Who has sent nothing for so long is taken to send nothing: what readers wait for is asked of others, however
+/// much was already asked for twice.
+const SILENT: Duration = Duration::from_millis(500);
+
 /// One byte in this many may be asked for twice for the sake of waiting readers.
 const HEDGE_SHARE: u64 = 25;
 
@@ -57,6 +61,18 @@ const FAR: Duration = Duration::from_millis(10);
 
 /// Blocks that may be asked for before anything is known of our downlink, and on a slow one.
 const MIN_QUEUE: usize = 64;
+
+/// When a block is late enough to be asked of a second peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    /// After so long.
+    After(Duration),
+    /// When whoever was asked sends nothing at all.
+    Silent,
+    /// In endgame: after twice what whoever was asked should need. When it is our downlink that is slow, a
+    /// second copy makes everything slower.
+    Endgame,
+}
 
 impl Torrent {
     /// Fills the request windows.
@@ -335,7 +351,7 @@ impl Torrent {
             Some(piece) => {
                 self.ask_any(key, piece, now)
                     || begun.is_some_and(|begun| self.ask_any(key, begun, now))
-                    || self.duplicate_any(key, SLOW, now)
+                    || self.duplicate_any(key, Late::After(SLOW), now)
             }
             None => self.endgame(key, now),
         }
@@ -343,13 +359,13 @@ impl Torrent {
 
     fn endgame(&mut self, key: PeerKey, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
-        active.picker.is_endgame() && self.duplicate_any(key, Duration::ZERO, now)
+        active.picker.is_endgame() && self.duplicate_any(key, Late::Endgame, now)
     }
 
-    fn duplicate_any(&mut self, key: PeerKey, patience: Duration, now: Timestamp) -> bool {
+    fn duplicate_any(&mut self, key: PeerKey, late: Late, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
         let pieces: Vec<_> = active.picker.partial_pieces().collect();
-        pieces.into_iter().any(|piece| self.duplicate(key, piece, &(0..u32::MAX), patience, now))
+        pieces.into_iter().any(|piece| self.duplicate(key, piece, &(0..u32::MAX), late, now))
     }
 
     /// Asks other peers for blocks that readers wait for and that whoever was asked is slow to
@@ -357,9 +373,12 @@ impl Torrent {
     pub(super) fn hedge(&mut self, now: Timestamp) {
         let Some(order) = self.ordered() else { return };
         for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
-            while let Some(active) = &self.active
-                && active.hedged_bytes <= HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE
-            {
+            while let Some(active) = &self.active {
+                let budget = HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE;
+                let late = match active.hedged_bytes <= budget {
+                    true => Late::After(HEDGE_AFTER),
+                    false => Late::Silent,
+                };
                 let (piece, blocks) = (wanted.piece, &wanted.blocks);
                 let able = self.peers.iter().filter(|(_, p)| {
                     p.window.has_room_for_readers(now) && !p.window.is_stalled() && p.serves(piece)
@@ -367,26 +386,26 @@ impl Torrent {
                 let mut keys: Vec<_> = able.map(|(k, p)| (p.window.expected_delay(), *k)).collect();
                 keys.sort_unstable();
                 let mut keys = keys.into_iter();
-                if !keys.any(|(_, key)| self.duplicate(key, piece, blocks, HEDGE_AFTER, now)) {
+                if !keys.any(|(_, key)| self.duplicate(key, piece, blocks, late, now)) {
                     break;
                 }
-                if let Some(active) = &mut self.active {
+                if late != Late::Silent
+                    && let Some(active) = &mut self.active
+                {
                     active.hedged_bytes += u64::from(BLOCK_LEN);
                 }
             }
         }
     }
 
-    /// Asks for one of some blocks of `piece` a second time, if whoever was asked first is stalled, or has had
-    /// it for longer than `patience` and twice what this peer would need. In endgame, without any
-    /// patience, also longer than twice what whoever was asked should need: when it is our downlink
-    /// that is slow, a second copy makes everything slower.
+    /// Asks for one of some blocks of `piece` a second time, if whoever was asked first is stalled or `late`, and
+    /// has had it for longer than twice what this peer would need.
     fn duplicate(
         &mut self,
         key: PeerKey,
         piece: PieceIndex,
         blocks: &Range<u32>,
-        patience: Duration,
+        late: Late,
         now: Timestamp,
     ) -> bool {
         let (Some(active), Some(peer)) = (&mut self.active, self.peers.get(&key)) else {
@@ -395,15 +414,17 @@ impl Torrent {
         if !active.picker.is_partial(piece) || !peer.serves(piece) {
             return false;
         }
-        let endgame = patience.is_zero();
-        let patience = patience.max(peer.window.expected_delay() * 2);
+        let ours = peer.window.expected_delay() * 2;
         let peers = &self.peers;
         let block = active.picker.take_duplicate(piece, blocks, key, |block, asked| {
             asked.iter().all(|k| {
                 let Some(window) = peers.get(k).map(|p| &p.window) else { return true };
-                let due = if endgame { window.expected_delay() * 2 } else { Duration::ZERO };
-                let late = |age| age > patience.max(due);
-                window.is_stalled() || window.age_of(block, now).is_none_or(late)
+                let is_late = |age| match late {
+                    Late::After(patience) => age > patience.max(ours),
+                    Late::Silent => age > SILENT.max(ours) && window.silence(now) > SILENT,
+                    Late::Endgame => age > ours.max(window.expected_delay() * 2),
+                };
+                window.is_stalled() || window.age_of(block, now).is_none_or(is_late)
             })
         });
         let Some(block) = block else { return false };
