@@ -4,6 +4,7 @@
 mod tests;
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,16 +114,19 @@ impl Torrent {
     /// trip later (Nagle), unless there is more to send. So whoever was just asked for what a reader
     /// waits for, and for nothing after that, is asked for the beginning of the same block once more.
     fn push_tails(&mut self, order: &[Wanted], now: Timestamp) {
-        let mut tails = Vec::new();
-        for wanted in order.iter().filter(|w| w.waiting_since.is_some() && !w.streamed) {
-            let last = |(key, p): (&PeerKey, &PeerSession)| {
-                let last = p.window.last_asked(now).filter(|b| b.piece == wanted.piece)?;
-                let far = p.window.rtt().is_none_or(|rtt| rtt > FAR);
-                let raw = RawBlock { length: TAIL, ..last.into() };
-                (far && !p.sends_at_once() && last.length > TAIL).then_some((*key, raw))
-            };
-            tails.extend(self.peers.iter().filter_map(last));
+        let waits = |w: &&Wanted| w.waiting_since.is_some() && !w.streamed;
+        let waiting: BTreeSet<_> = order.iter().filter(waits).map(|w| w.piece).collect();
+        if waiting.is_empty() {
+            return;
         }
+        let tail = |(key, p): (&PeerKey, &PeerSession)| {
+            let last = p.window.last_asked(now).filter(|last| last.length > TAIL)?;
+            let alone = p.window.outstanding().all(|block| waiting.contains(&block.piece));
+            let far = p.window.rtt().is_none_or(|rtt| rtt > FAR);
+            let raw = RawBlock { length: TAIL, ..last.into() };
+            (alone && far && !p.sends_at_once()).then_some((*key, raw))
+        };
+        let tails: Vec<_> = self.peers.iter().filter_map(tail).collect();
         for (key, raw) in tails {
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.note_cancelled();
