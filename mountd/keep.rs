@@ -9,13 +9,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use p2pfs::engine::{ReadHandle, Torrent};
 use p2pfs::proto::metainfo::layout::{Entry, EntryKind};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 /// Bytes copied at a time.
 const CHUNK: u64 = 1 << 20;
+/// How long a piece that was lost may take to come again: whoever unmounts waits for it.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// The handle of our reads; those of the filesystem count from 1.
 const HANDLE: ReadHandle = ReadHandle(u64::MAX);
 
@@ -142,13 +147,13 @@ impl<'a> Keeping<'a> {
         for (file, to) in &moves {
             let copied = self.part.join("copy");
             let copy = || {
-                if to.symlink_metadata().is_ok() {
-                    // It was moved before something went wrong.
+                // It was moved before something went wrong.
+                if self.torrent.is_given_to(*file, to) && to.symlink_metadata().is_ok() {
                     return Ok(());
                 }
                 let out = OpenOptions::new().write(true).create_new(true).open(&copied)?;
                 self.copy(*file, &out)?;
-                fs::rename(&copied, to)
+                give_name(&copied, to)
             };
             copy().with_context(|| format!("cannot keep {}", to.display()))?;
         }
@@ -189,11 +194,21 @@ fn publish(torrent: &Torrent, part: &Path, dir: &Path) -> Result<()> {
         let copy = part.join(&name);
         if copy.symlink_metadata().is_ok() {
             let target = dir.join(&name);
-            let renamed = fs::rename(copy, &target);
+            let renamed = give_name(&copy, &target);
             renamed.with_context(|| format!("cannot keep {}", target.display()))?;
         }
     }
     Ok(())
+}
+
+/// Renames, but never onto something that is there.
+fn give_name(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can promise it.
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
+        done => Ok(done?),
+    }
 }
 
 /// Makes a file executable that is to be, for whoever may read it, and has it outlast a power cut.
@@ -234,7 +249,7 @@ fn fetch(torrent: &Torrent, file: usize, offset: u64, length: usize) -> io::Resu
     let waiter = Box::new(move |read| {
         let _ = told.send(read);
     });
-    torrent.read_later(HANDLE, file, offset, length, None, waiter);
+    torrent.read_later(HANDLE, file, offset, length, Some(FETCH_TIMEOUT), waiter);
     done.recv().map_err(io::Error::other)?.map_err(io::Error::other)
 }
 

@@ -117,11 +117,13 @@ pub(super) async fn get(url: Url, max_len: usize, timeout: Duration) -> Result<R
     whole(response, max_len).await
 }
 
-/// Where an answer leads, if TLS is spoken there.
+/// Where an answer leads, if TLS is spoken there. [`redirect`] has let it pass.
 fn with_tls(response: &Response) -> Option<Url> {
     let to = response.headers().get(header::LOCATION)?.to_str().ok()?;
     let to = response.url().join(to).ok()?;
-    (response.status().is_redirection() && to.scheme() == "https").then_some(to)
+    let leads = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let here = is_local(&to) && !is_local(response.url());
+    (leads && !here && to.scheme() == "https").then_some(to)
 }
 
 async fn whole(mut response: Response, max_len: usize) -> Result<Reply, HttpError> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -98,9 +99,13 @@ impl Torrent {
         self.inner.store.read_file(file, offset, length, f)
     }
 
-    /// File number `file`, if it is complete and the kernel may read it itself.
-    pub fn whole_file(&self, file: usize) -> Option<WholeFile> {
-        self.inner.store.whole_file(file)
+    /// File number `file`, if it is complete and the kernel may read it itself; `open` is called with it.
+    pub fn whole_file(
+        &self,
+        file: usize,
+        open: &mut dyn FnMut(BorrowedFd<'_>),
+    ) -> Option<WholeFile> {
+        self.inner.store.whole_file(file, open)
     }
 
     /// Waits, without blocking the caller, until [`Self::read_now`] can serve this range or
@@ -206,6 +211,11 @@ impl Torrent {
     /// Of the kind `WouldBlock`, an error says that not all of them can be moved now.
     pub fn give_away(&self, files: &[(usize, PathBuf)]) -> io::Result<()> {
         self.inner.store.give_away(files)
+    }
+
+    /// Whether a file was moved out of the cache to `to`.
+    pub fn is_given_to(&self, file: usize, to: &Path) -> bool {
+        self.inner.store.is_given_to(file, to)
     }
 
     /// Whether a file is pinned.

@@ -1,5 +1,6 @@
 //! What the filesystem needs of a torrent.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +45,8 @@ pub trait Content: Send + Sync + 'static {
     /// Verified bytes of one file, or of the whole torrent.
     fn verified_bytes(&self, file: Option<usize>) -> u64;
 
-    /// A file that is complete, if the kernel may read it itself.
-    fn whole_file(&self, file: usize) -> Option<WholeFile>;
+    /// A file that is complete, if the kernel may read it itself; `open` is called with it.
+    fn whole_file(&self, file: usize, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile>;
 }
 
 impl Content for Torrent {
@@ -89,7 +90,7 @@ impl Content for Torrent {
         Torrent::verified_bytes(self, file)
     }
 
-    fn whole_file(&self, file: usize) -> Option<WholeFile> {
-        Torrent::whole_file(self, file)
+    fn whole_file(&self, file: usize, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile> {
+        Torrent::whole_file(self, file, open)
     }
 }

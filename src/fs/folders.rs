@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -251,9 +252,9 @@ impl Shown for Folders {
         fs.open(local, flags)
     }
 
-    fn whole_file(&self, inode: u64) -> Option<WholeFile> {
+    fn whole_file(&self, inode: u64, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile> {
         let (_, fs, local) = self.inside(inode).ok()?;
-        fs.whole_file(local)
+        fs.whole_file(local, open)
     }
 
     fn read(&self, inode: u64, request: ReadRequest, reply: Reply) {

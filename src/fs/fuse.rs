@@ -132,8 +132,10 @@ impl Adapter {
         if !self.passthrough || flags & libc::O_DIRECT != 0 {
             return None;
         }
-        let whole = self.shown.whole_file(inode.0)?;
-        match whole.with_file(|file| reply.open_backing(file))? {
+        let mut backing = None;
+        let whole =
+            self.shown.whole_file(inode.0, &mut |file| backing = Some(reply.open_backing(file)))?;
+        match backing? {
             Ok(backing) => Some((backing, whole)),
             Err(error) => {
                 tracing::debug!(%error, "the kernel does not read from this cache itself");
@@ -338,6 +340,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        // May look at the disk, which others shall not wait for.
+        let is_open = lock(&self.open).contains_key(&inode);
+        let mut backing = if is_open { None } else { self.backing(inode, flags.0, &reply) };
         // Held until the answer is out: the kernel refuses a mixture.
         let mut open = lock(&self.open);
         if open.get(&inode).is_some_and(OpenFile::is_damaged) {
@@ -349,7 +354,7 @@ impl Filesystem for Adapter {
         };
         let file = open.entry(inode).or_default();
         if file.handles == 0 {
-            file.backing = self.backing(inode, flags.0, &reply);
+            file.backing = backing.take();
         }
         file.handles += 1;
         match &file.backing {

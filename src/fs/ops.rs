@@ -1,6 +1,7 @@
 //! What each operation on metadata means. Nothing here waits. Reads are in [`super::reading`].
 
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -238,10 +239,14 @@ impl Fs {
         Ok(self.handles.open(file, size, budget).id.0)
     }
 
-    /// A file that is complete, if the kernel may read it itself.
-    pub fn whole_file(&self, inode: u64) -> Option<WholeFile> {
+    /// A file that is complete, if the kernel may read it itself; `open` is called with it.
+    pub fn whole_file(
+        &self,
+        inode: u64,
+        open: &mut dyn FnMut(BorrowedFd<'_>),
+    ) -> Option<WholeFile> {
         match self.tree.kind(inode)? {
-            Kind::File(file) => self.content.whole_file(file as usize),
+            Kind::File(file) => self.content.whole_file(file as usize, open),
             Kind::Directory { .. } | Kind::Symlink => None,
         }
     }

@@ -1,6 +1,7 @@
 //! What a mount shows: the files of one torrent ([`Fs`]), or a folder for each of several
 //! ([`super::folders::Folders`]).
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -36,8 +37,8 @@ pub trait Shown: Send + Sync + 'static {
     ) -> Result<(), Errno>;
     /// Opens a file; the handle's number.
     fn open(&self, inode: u64, flags: i32) -> Result<u64, Errno>;
-    /// A file that is complete, if the kernel may read it itself.
-    fn whole_file(&self, inode: u64) -> Option<WholeFile>;
+    /// A file that is complete, if the kernel may read it itself; `open` is called with it.
+    fn whole_file(&self, inode: u64, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile>;
     /// Reads; `reply` may be called later.
     fn read(&self, inode: u64, request: ReadRequest, reply: Reply);
     /// A descriptor of the handle was closed.
@@ -100,8 +101,8 @@ impl Shown for One {
         self.0.open(inode, flags)
     }
 
-    fn whole_file(&self, inode: u64) -> Option<WholeFile> {
-        self.0.whole_file(inode)
+    fn whole_file(&self, inode: u64, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile> {
+        self.0.whole_file(inode, open)
     }
 
     fn read(&self, _: u64, request: ReadRequest, reply: Reply) {

@@ -264,19 +264,32 @@ impl Files {
         if let Some(open) = self.pool.get(key) {
             return Ok(open);
         }
-        let opened = match self.open_anew(file, create) {
+        match self.open_anew(file, create) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 self.pool.close(|_| true);
-                self.open_anew(file, create)?
+                self.open_anew(file, create)
             }
-            opened => opened?,
-        };
-        let open = Arc::new(OpenFile::new(opened));
-        self.pool.insert(key, open.clone());
-        Ok(open)
+            opened => opened,
+        }
     }
 
-    fn open_anew(&self, file: usize, create: bool) -> io::Result<File> {
+    /// Whoever calls it holds what keeps the file from being moved: else one that was moved could be put
+    /// among the open ones after that.
+    fn pooled(&self, file: usize, opened: File) -> Arc<OpenFile> {
+        let open = Arc::new(OpenFile::new(opened));
+        self.pool.insert((self.number, file), open.clone());
+        open
+    }
+
+    /// Where a file of somebody else is.
+    pub(super) fn elsewhere(&self, file: usize) -> Option<PathBuf> {
+        match &self.place {
+            Place::Elsewhere(files) => lock(files).get(&file).map(|(path, _)| path.clone()),
+            Place::Cache(..) => None,
+        }
+    }
+
+    fn open_anew(&self, file: usize, create: bool) -> io::Result<Arc<OpenFile>> {
         match &self.place {
             Place::Elsewhere(files) => {
                 // Held while opening, so that it is not moved meanwhile.
@@ -284,7 +297,7 @@ impl Files {
                 let (path, stamp) = files.get(&file).ok_or_else(not_found)?;
                 let open = open_foreign(path)?;
                 compare(path, stamp, &open)?;
-                Ok(open)
+                Ok(self.pooled(file, open))
             }
             Place::Cache(dir, inodes) => {
                 let length = self.info.files.get(file).ok_or_else(not_found)?.length;
@@ -305,7 +318,7 @@ impl Files {
                     }
                     *known = found.ino();
                 }
-                Ok(open)
+                Ok(self.pooled(file, open))
             }
         }
     }

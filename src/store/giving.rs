@@ -45,6 +45,11 @@ impl TorrentStore {
         moved.is_ok()
     }
 
+    /// Whether a file was moved out of the cache to `to`.
+    pub fn is_given_to(&self, file: usize, to: &Path) -> bool {
+        self.lent.elsewhere(file).is_some_and(|path| path == to)
+    }
+
     /// Moves files that are verified out of the cache to paths where nothing is. From then on they are read
     /// there, unless they change. An error of the kind `WouldBlock` means that somebody reads them now, or
     /// not all of them is verified, and nothing has happened.
@@ -73,7 +78,9 @@ impl TorrentStore {
             self.files.to_map(*file)?.ok_or(io::ErrorKind::NotFound)?.file.sync_all()?;
         }
         let _disk = exclusive(&self.disk);
-        if !shared.iter().all(|piece| self.is_at_rest(*piece)) {
+        // The kernel may be reading a file by itself, and would read on where it is then.
+        let free = |piece: &PieceIndex| self.is_at_rest(*piece) && self.states.is_evictable(*piece);
+        if !shared.iter().all(free) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let rests = self.save_rests(&rests)?;

@@ -1,6 +1,7 @@
 //! A torrent without a network, and what the tests share.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -280,7 +281,7 @@ impl Content for StandIn {
         self.state().closed += 1;
     }
 
-    fn whole_file(&self, _: usize) -> Option<WholeFile> {
+    fn whole_file(&self, _: usize, _: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile> {
         None
     }
 

@@ -388,21 +388,22 @@ fn nothing_is_let_go_of_a_file_that_the_kernel_reads_and_such_files_take_half_at
     let dir = TempDir::new().unwrap();
     let sample = Sample::new(&[(MIB, false), (MIB, false), (8 * MIB, false)], 65_536);
     let torrent = limited(dir.path(), 4 * MIB).torrent(sample.info.clone()).unwrap();
-    assert!(torrent.whole_file(0).is_none());
+    assert!(torrent.whole_file(0, &mut |_| {}).is_none());
     (0..31).for_each(|piece| write(&torrent, &sample, piece).unwrap());
-    assert!(torrent.whole_file(1).is_none(), "its last piece is missing");
+    assert!(torrent.whole_file(1, &mut |_| {}).is_none(), "its last piece is missing");
     write(&torrent, &sample, 31).unwrap();
-    let whole = torrent.whole_file(0).unwrap();
-    assert!(torrent.whole_file(1).is_none(), "more than half of the cache");
+    let mut length = 0;
+    let mut open = |file: std::os::fd::BorrowedFd<'_>| {
+        length = fs::File::from(file.try_clone_to_owned().unwrap()).metadata().unwrap().len();
+    };
+    let whole = torrent.whole_file(0, &mut open).unwrap();
+    assert!(torrent.whole_file(1, &mut |_| {}).is_none(), "more than half of the cache");
     (32..160).for_each(|piece| write(&torrent, &sample, piece).unwrap());
     assert!((0..16).all(|piece| here(&torrent).contains(&piece)));
     assert!(!(16..32).all(|piece| here(&torrent).contains(&piece)), "others had to go");
-    let length = |file: std::os::fd::BorrowedFd<'_>| {
-        fs::File::from(file.try_clone_to_owned().unwrap()).metadata().unwrap().len()
-    };
-    assert_eq!(whole.with_file(length), Some(MIB));
+    assert_eq!(length, MIB);
     drop(whole);
-    assert!(torrent.whole_file(0).is_some(), "there is room for it again");
+    assert!(torrent.whole_file(0, &mut |_| {}).is_some(), "there is room for it again");
 }
 
 #[test]
@@ -412,10 +413,10 @@ fn a_file_that_a_check_finds_damaged_is_whole_no_more() {
     let store = Store::open(dir.path()).unwrap();
     let torrent = store.torrent(sample.info.clone()).unwrap();
     (0..16).for_each(|piece| store_piece(&torrent, &sample, piece));
-    let whole = torrent.whole_file(0).unwrap();
+    let whole = torrent.whole_file(0, &mut |_| {}).unwrap();
     let path = dir.path().join(sample.info.info_hash.to_string()).join("files/0");
     fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"?", 70_000).unwrap();
     assert!(whole.is_whole());
     store.check(&sample.info.info_hash, false, |_, _| std::ops::ControlFlow::Continue(())).unwrap();
-    assert!(!whole.is_whole() && torrent.whole_file(0).is_none());
+    assert!(!whole.is_whole() && torrent.whole_file(0, &mut |_| {}).is_none());
 }
