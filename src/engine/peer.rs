@@ -321,12 +321,7 @@ impl Reader {
             let receive = async {
                 let most = limits.at_once(Way::Down);
                 let read = self.read.read_buf(&mut (&mut buffer).limit(most)).await?;
-                // Many send the header of a block apart from its bytes, and the end of these only when
-                // all before is acknowledged (Nagle): what is acknowledged late comes late, unless more
-                // is on its way; then each acknowledgement costs more than it brings.
-                if lock(&self.pending).len() <= FEW_REQUESTS {
-                    let _ = SockRef::from(self.read.as_ref()).set_tcp_quickack(true);
-                }
+                hurry(&self.read, &self.pending);
                 limits.take(Way::Down, read).over().await;
                 io::Result::Ok(read)
             };
@@ -376,6 +371,8 @@ impl Reader {
                     Err(e) => return e.to_string(),
                 }
             }
+            // It may have been all but the end of the last block.
+            hurry(&self.read, &self.pending);
         }
     }
 
@@ -421,6 +418,15 @@ impl Reader {
             }
             None => Event::Unasked(length),
         }
+    }
+}
+
+/// Has what was received acknowledged at once, if little is missing. Many send the header of a block apart from
+/// its bytes, and the end of these only when all before is acknowledged (Nagle): what is acknowledged late
+/// comes late, unless more is on its way; then each acknowledgement costs more than it brings.
+fn hurry(read: &OwnedReadHalf, pending: &Pending) {
+    if lock(pending).len() <= FEW_REQUESTS {
+        let _ = SockRef::from(read.as_ref()).set_tcp_quickack(true);
     }
 }
 
