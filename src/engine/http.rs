@@ -15,9 +15,6 @@ const MAX_REDIRECTS: usize = 5;
 /// How long a connection may take to come about, its TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a redirect is not followed.
-const LED_HERE: &str = "a redirect to this machine, not followed";
-
 /// An answer that came whole.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -71,7 +68,7 @@ fn builder(follows: &'static [&'static str]) -> ClientBuilder {
 fn redirect(attempt: Attempt<'_>, follows: &[&str]) -> reqwest::redirect::Action {
     let to = attempt.url();
     if is_local(to) && !attempt.previous().iter().any(is_local) {
-        return attempt.error(LED_HERE);
+        return attempt.error("a redirect to this machine, not followed");
     }
     if attempt.previous().len() > MAX_REDIRECTS {
         return attempt.error("too many redirects");

@@ -72,7 +72,7 @@ impl Seen {
     }
 }
 
-/// Whether others may use an address. Those of links come and go with each container.
+/// Whether others may use an address. Those of links (IPv6) come and go with each container.
 fn is_reached_by_others(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !ip.is_loopback(),

@@ -399,8 +399,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.shown.release(inode.0, handle.0);
-        let closed = self.closed(inode);
-        drop(closed);
+        drop(self.closed(inode));
         reply.ok();
     }
 
