@@ -112,7 +112,7 @@ impl Torrent {
 
     /// Most peers send the end of what they were asked for only when all before it is acknowledged, a round
     /// trip later (Nagle), unless there is more to send. So whoever was just asked for what a reader
-    /// waits for, and for nothing after that, is asked for the beginning of the same block once more.
+    /// waits for, and owes nothing else, is asked for the beginning of the same block once more.
     fn push_tails(&mut self, order: &[Wanted], now: Timestamp) {
         let waits = |w: &&Wanted| w.waiting_since.is_some() && !w.streamed;
         let waiting: BTreeSet<_> = order.iter().filter(waits).map(|w| w.piece).collect();
