@@ -39,6 +39,13 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// A piece may be asked of one more peer each time that it is this much older.
 const HEDGE: Duration = Duration::from_millis(250);
 
+/// A dictionary of no more pieces is asked of several peers at once: it comes as soon as the fastest has
+/// sent it, and what carries data next, their connections, have been in use.
+const SHORT: u32 = 4;
+
+/// So many.
+const AT_ONCE: u32 = 4;
+
 /// How long a peer is left alone after it refused or timed out; doubles each time.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -139,9 +146,10 @@ struct Asked {
 }
 
 impl Asked {
-    /// When one more peer may be asked.
-    fn next_at(&self) -> Timestamp {
-        self.oldest + HEDGE * self.copies
+    /// When one more peer may be asked, for a piece of a dictionary of `size` bytes.
+    fn next_at(&self, size: u32) -> Timestamp {
+        let at_once = if piece_count(size) <= SHORT { AT_ONCE } else { 1 };
+        self.oldest + HEDGE * (self.copies + 1).saturating_sub(at_once)
     }
 }
 
@@ -281,8 +289,8 @@ impl MetadataFetch {
         }
         let deadlines = self.peers.values().filter_map(Peer::deadline);
         let retries = self.peers.values().map(|p| p.retry_at).filter(|at| *at > self.now);
-        let asked = self.idle().into_keys().flat_map(|key| self.asked(key).into_values());
-        let hedges = asked.map(|a| a.next_at()).filter(|at| *at > self.now);
+        let next = |key: Key| self.asked(key).into_values().map(move |a| a.next_at(key.0));
+        let hedges = self.idle().into_keys().flat_map(next).filter(|at| *at > self.now);
         deadlines.chain(retries).chain(hedges).min()
     }
 
@@ -373,7 +381,7 @@ impl MetadataFetch {
             if let Some(piece) = all.find(|p| !asked.contains_key(p) && !self.is_held(key, *p)) {
                 return peers.first().map(|(_, id)| (*id, piece));
             }
-            let due = asked.into_iter().filter(|(_, a)| a.next_at() <= self.now);
+            let due = asked.into_iter().filter(|(_, a)| a.next_at(key.0) <= self.now);
             let late: BTreeSet<_> = due.map(|(piece, a)| (a.copies, piece)).collect();
             peers.into_iter().find_map(|(_, id)| {
                 let peer = self.peers.get(&id)?;

@@ -233,7 +233,7 @@ fn several_peers_share_the_pieces() {
 
 #[test]
 fn an_idle_peer_is_asked_for_what_another_owes() {
-    let mut swarm = Swarm::new(3 * PIECE, &[Behaviour::Silent, Behaviour::Honest(100)]);
+    let mut swarm = Swarm::new(5 * PIECE, &[Behaviour::Silent, Behaviour::Honest(100)]);
     swarm.run(ms(10_000));
     assert!(swarm.done);
     assert_eq!(swarm.now, ms(0) + HEDGE + Duration::from_millis(100));
@@ -241,14 +241,28 @@ fn an_idle_peer_is_asked_for_what_another_owes() {
 
 #[test]
 fn copies_are_asked_for_one_by_one_while_a_piece_is_late() {
-    let mut swarm = Swarm::new(PIECE, &[Behaviour::Silent; 5]);
+    let mut swarm = Swarm::new(5 * PIECE, &[Behaviour::Silent; 5]);
     let mut copies = Vec::new();
     while swarm.now < ms(0) + HEDGE * 3 {
         swarm.settle();
         copies.push((swarm.now, swarm.requests.len()));
         assert!(swarm.step());
     }
-    assert_eq!(copies, (0..3).map(|n| (ms(0) + HEDGE * n, n as usize + 1)).collect::<Vec<_>>());
+    assert_eq!(
+        copies,
+        (0..3).map(|n| (ms(0) + HEDGE * n, 5 * (n as usize + 1))).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_short_dictionary_comes_from_the_fastest() {
+    let peers = [900, 700, 500, 300].map(Behaviour::Honest);
+    let mut swarm = Swarm::new(4 * PIECE, &peers);
+    swarm.run(ms(10_000));
+    assert_eq!((swarm.done, swarm.now, swarm.requests.len()), (true, ms(300), 16));
+    let mut swarm = Swarm::new(PIECE, &[Behaviour::Silent; 6]);
+    swarm.run(ms(0) + HEDGE);
+    assert_eq!(swarm.requests.len(), 5);
 }
 
 #[test]
