@@ -2,6 +2,7 @@
 
 mod allowance;
 mod exchange;
+mod pauses;
 mod session;
 mod window;
 

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::pauses::Pauses;
 use crate::proto::geometry::{BLOCK_LEN, Block};
 use crate::proto::time::Timestamp;
 
@@ -48,6 +49,10 @@ const RISE: f64 = 0.25;
 /// How much a lower one counts, of which there is at most one in half a round trip: all that comes
 /// in a burst after a pause tells of the same pause.
 const FALL: f64 = 0.2;
+
+/// What the window of a peer that is alone holds for the sake of pauses, in round trips: what is lost is sent
+/// again after one, and if it is lost again after more.
+const HELD_UP: f64 = 4.0;
 
 /// The round trip assumed before one was seen.
 const ASSUMED_RTT: Duration = Duration::from_millis(100);
@@ -90,6 +95,8 @@ struct Asked {
     filled: bool,
     /// It has hardly anything of ours in front of it.
     first: bool,
+    /// It had been asked for before and taken back: what comes may be the answer to that.
+    again: bool,
 }
 
 /// Requests outstanding at one peer and what is known of how it answers.
@@ -97,6 +104,8 @@ struct Asked {
 pub struct RequestWindow {
     outstanding: VecDeque<Asked>,
     outstanding_bytes: u64,
+    /// What was asked for and taken back last.
+    taken_back: VecDeque<Block>,
     limit: usize,
     /// Blocks that rate and round trip call for.
     target: usize,
@@ -112,6 +121,9 @@ pub struct RequestWindow {
     /// When the rate last fell.
     fell: Timestamp,
     last_progress: Timestamp,
+    pauses: Pauses,
+    /// Nobody else sends us anything.
+    alone: bool,
     /// Blocks that might be asked for at once, and when.
     credit: f64,
     credit_at: Timestamp,
@@ -125,6 +137,7 @@ impl Default for RequestWindow {
         Self {
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
+            taken_back: VecDeque::new(),
             limit: MAX,
             target: START,
             rate: 0.0,
@@ -134,6 +147,8 @@ impl Default for RequestWindow {
             delivered_asked: Timestamp::ZERO,
             fell: Timestamp::ZERO,
             last_progress: Timestamp::ZERO,
+            pauses: Pauses::default(),
+            alone: false,
             credit: START as f64,
             credit_at: Timestamp::ZERO,
             beaten: 0,
@@ -153,9 +168,18 @@ impl RequestWindow {
         if self.stalled { 1 } else { self.target.min(self.limit) }
     }
 
+    /// Whether nobody else sends us anything. Then the line stands idle while this peer waits for what was lost
+    /// to be sent again, unless it was asked for more; where there are others they go on, and
+    /// longer windows of all would make a queue that loses packets itself.
+    pub fn set_alone(&mut self, alone: bool) {
+        self.alone = alone;
+    }
+
     /// What the window holds at most, in time.
     fn span(&self) -> Duration {
-        self.rtt.unwrap_or(ASSUMED_RTT).mul_f64(1.25) + SLACK
+        let rtt = self.rtt.unwrap_or(ASSUMED_RTT);
+        let held_up = if self.alone { self.pauses.lasting() } else { Duration::ZERO };
+        rtt.mul_f64(1.25) + held_up.min(rtt.mul_f64(HELD_UP)).max(SLACK)
     }
 
     /// The window that rate and round trip call for.
@@ -257,6 +281,7 @@ impl RequestWindow {
     /// `block` was asked for.
     pub fn sent(&mut self, block: Block, now: Timestamp) {
         if self.outstanding.is_empty() {
+            self.pauses.skip(now.since(self.last_progress));
             self.last_progress = now;
             self.delivered_asked = now;
         }
@@ -269,7 +294,8 @@ impl RequestWindow {
             delivered: self.delivered,
             began: self.delivered_asked,
             filled: before + 1 >= self.size(),
-            first: before < MIN,
+            first: before <= MIN,
+            again: self.taken_back.contains(&block),
         });
         self.outstanding_bytes += u64::from(block.length);
     }
@@ -277,9 +303,13 @@ impl RequestWindow {
     /// `block` arrived; false when it was not outstanding.
     pub fn arrived(&mut self, block: Block, now: Timestamp) -> bool {
         let Some(asked) = self.remove(block) else { return false };
+        self.note_pause(asked.at, now);
         self.heard(now);
         self.delivered += u64::from(block.length);
         self.delivered_asked = self.delivered_asked.max(asked.at);
+        if asked.again {
+            return true;
+        }
         let response = now.since(asked.at).max(RESOLUTION);
         self.note_round_trip(response, asked.first, now);
         let came = (self.delivered - asked.delivered) as f64;
@@ -293,7 +323,25 @@ impl RequestWindow {
         } else if sample < self.rate && (asked.filled || response > self.span()) {
             self.fall(sample, now);
         }
+        self.keep_to_average(now);
         true
+    }
+
+    /// A block that was asked for at `asked` might have come a round trip later.
+    fn note_pause(&mut self, asked: Timestamp, now: Timestamp) {
+        let Some(rtt) = self.rtt else { return };
+        let pause = now.since(self.last_progress.max(asked + rtt));
+        self.pauses.end(now.since(self.last_progress), pause, self.delivered, rtt, now);
+    }
+
+    /// What comes in bursts has no higher rate than it has on average.
+    fn keep_to_average(&mut self, now: Timestamp) {
+        let Some(rtt) = self.rtt else { return };
+        let most = self.pauses.most(self.silence(now), self.delivered, rtt, now);
+        if let Some(most) = most.filter(|most| *most < self.rate) {
+            self.rate = most;
+            self.target = self.aim();
+        }
     }
 
     /// A longer round trip than before may be our own queue, unless there was none.
@@ -327,7 +375,7 @@ impl RequestWindow {
     /// times without a sign of life counts as stalled: it would never come to a long silence, since
     /// what it owes is taken from it.
     pub fn beaten(&mut self, block: Block, now: Timestamp) -> bool {
-        let Some(asked) = self.remove(block) else { return false };
+        let Some(asked) = self.take_back(block) else { return false };
         if self.last_progress <= asked.at && now.since(asked.at) > BEATEN_AFTER {
             self.beaten += 1;
             self.stalled |= self.beaten >= MAX_BEATEN;
@@ -337,13 +385,23 @@ impl RequestWindow {
 
     /// `block` will not come; false when it was not outstanding.
     pub fn withdrawn(&mut self, block: Block) -> bool {
-        self.remove(block).is_some()
+        self.take_back(block).is_some()
     }
 
     /// Nothing outstanding will come.
     pub fn clear(&mut self) -> Vec<Block> {
-        self.outstanding_bytes = 0;
-        self.outstanding.drain(..).map(|a| a.block).collect()
+        let blocks: Vec<_> = self.outstanding().collect();
+        for block in &blocks {
+            self.take_back(*block);
+        }
+        blocks
+    }
+
+    fn take_back(&mut self, block: Block) -> Option<Asked> {
+        let asked = self.remove(block)?;
+        self.taken_back.truncate(MAX - 1);
+        self.taken_back.push_front(block);
+        Some(asked)
     }
 
     fn remove(&mut self, block: Block) -> Option<Asked> {
@@ -379,13 +437,19 @@ impl RequestWindow {
     }
 
     /// Takes back what has been outstanding for so long that the peer must have forgotten it, or
-    /// keeps us waiting, though it may send other blocks all the while.
+    /// keeps us waiting, though it may send other blocks all the while. And in a long pause what was asked
+    /// for last, if that is far more than the peer's average calls for.
     pub fn take_overdue(&mut self, now: Timestamp) -> Vec<Block> {
+        self.keep_to_average(now);
         let patience = (self.expected_delay() * 4).clamp(MIN_OVERDUE, MAX_OVERDUE);
         let overdue = |asked: &&Asked| now.since(asked.at) > patience;
-        let blocks: Vec<_> = self.outstanding.iter().take_while(overdue).map(|a| a.block).collect();
+        let late = self.outstanding.iter().take_while(overdue);
+        let paused = self.rtt.is_some_and(|rtt| Pauses::is_long(self.silence(now), rtt));
+        let kept = if paused { 2 * self.size() } else { usize::MAX };
+        let excess = self.outstanding.iter().skip(kept.max(late.clone().count()));
+        let blocks: Vec<_> = late.chain(excess).map(|asked| asked.block).collect();
         for block in &blocks {
-            self.remove(*block);
+            self.take_back(*block);
         }
         blocks
     }
@@ -397,194 +461,4 @@ impl RequestWindow {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::geometry::Geometry;
-
-    /// Peers that answer in order, all behind the same downlink.
-    struct Link {
-        /// Bytes a second.
-        rate: f64,
-        rtt: Duration,
-        /// What has come is handed over so often only: in bursts.
-        bunch: Duration,
-        windows: Vec<RequestWindow>,
-        wire: VecDeque<(usize, Block, Timestamp)>,
-        blocks: u32,
-        free_at: Timestamp,
-        now: Timestamp,
-        arrived: u64,
-    }
-
-    impl Link {
-        fn new(peers: usize, mbit: f64, rtt: Duration) -> Self {
-            Self {
-                rate: mbit * 125_000.0,
-                rtt,
-                bunch: Duration::from_nanos(1),
-                windows: vec![RequestWindow::default(); peers],
-                wire: VecDeque::new(),
-                blocks: 0,
-                free_at: Timestamp::ZERO,
-                now: Timestamp::ZERO,
-                arrived: 0,
-            }
-        }
-
-        fn fill(&mut self) {
-            let geometry = Geometry::new(1 << 34, u64::from(BLOCK_LEN)).unwrap();
-            // In turn, as the answers of many share a line.
-            while let Some(peer) = (0..self.windows.len())
-                .filter(|i| self.windows[*i].room(self.now) > 0)
-                .max_by_key(|i| self.windows[*i].room(self.now) * 1000 / self.windows[*i].size())
-            {
-                let block = geometry.block_at(self.blocks, 0, BLOCK_LEN).unwrap();
-                self.blocks += 1;
-                self.windows[peer].sent(block, self.now);
-                let start = self.free_at.max(self.now + self.rtt);
-                self.free_at = start + Duration::from_secs_f64(f64::from(BLOCK_LEN) / self.rate);
-                let bunch = self.bunch.as_nanos() as u64;
-                let at = self.free_at.as_nanos().div_ceil(bunch) * bunch;
-                self.wire.push_back((peer, block, Timestamp::from_nanos(at)));
-            }
-        }
-
-        /// Bytes a second that came.
-        fn run(&mut self, time: Duration) -> f64 {
-            let (end, before) = (self.now + time, self.arrived);
-            while self.now < end {
-                self.fill();
-                let paced = self.windows.iter().filter_map(|w| w.paced_until(self.now)).min();
-                let next = self.wire.front().map(|block| block.2);
-                self.now = next.into_iter().chain(paced).min().unwrap();
-                while let Some(&(peer, block, at)) = self.wire.front()
-                    && at <= self.now
-                {
-                    self.wire.pop_front();
-                    self.arrived += u64::from(block.length);
-                    assert!(self.windows[peer].arrived(block, self.now));
-                }
-            }
-            (self.arrived - before) as f64 / time.as_secs_f64()
-        }
-
-        /// Blocks that all windows hold, by what the line holds in a round trip.
-        fn held(&self) -> f64 {
-            let held: usize = self.windows.iter().map(RequestWindow::size).sum();
-            held as f64 * f64::from(BLOCK_LEN) / (self.rate * self.rtt.as_secs_f64())
-        }
-    }
-
-    const FAR: Duration = Duration::from_millis(50);
-
-    #[test]
-    fn a_long_link_is_filled_without_a_long_queue() {
-        for (peers, bunch) in [(1, 0), (1, 10), (1, 30), (4, 0), (4, 10), (4, 30)] {
-            let mut link = Link::new(peers, 100.0, FAR);
-            link.bunch = Duration::from_millis(bunch).max(link.bunch);
-            let first = link.run(Duration::from_secs(1)) / link.rate;
-            // In a second of long bursts there is little to learn from.
-            assert!(
-                first > if bunch < 30 { 0.75 } else { 0.6 },
-                "{peers} peers, bursts of {bunch} ms: {first}"
-            );
-            let rate = link.run(Duration::from_secs(20)) / link.rate;
-            assert!(rate > 0.97, "{peers} peers, bursts of {bunch} ms: {rate}");
-            assert!(link.held() < 2.1, "{peers} peers, bursts of {bunch} ms: {}", link.held());
-        }
-    }
-
-    #[test]
-    fn a_window_opens_within_a_second_on_a_fast_long_link() {
-        for (peers, least) in [(1, 0.6), (4, 0.75)] {
-            let mut link = Link::new(peers, 1000.0, FAR);
-            let first = link.run(Duration::from_secs(1)) / link.rate;
-            assert!(first > least, "{peers} peers: {first}");
-            let rate = link.run(Duration::from_secs(2)) / link.rate;
-            assert!(rate > 0.97, "{peers} peers: {rate}");
-        }
-    }
-
-    #[test]
-    fn one_pause_does_not_close_a_window() {
-        let mut link = Link::new(1, 100.0, FAR);
-        link.run(Duration::from_secs(2));
-        let size = link.windows[0].size();
-        let pause = link.now + Duration::from_millis(300);
-        for (_, _, at) in &mut link.wire {
-            *at = (*at).max(pause);
-        }
-        link.free_at = pause;
-        link.run(Duration::from_millis(301));
-        assert!(link.windows[0].size() > size * 3 / 4, "{size}: {}", link.windows[0].size());
-    }
-
-    #[test]
-    fn what_comes_at_once_after_a_lost_packet_is_not_asked_for_at_once() {
-        let mut link = Link::new(1, 100.0, FAR);
-        link.run(Duration::from_secs(2));
-        // Nothing is handed over for two round trips, while the line goes on.
-        let hole = link.now + 2 * FAR;
-        for (_, _, at) in &mut link.wire {
-            *at = (*at).max(hole);
-        }
-        let mut asked = link.blocks;
-        while link.now < hole + 4 * FAR {
-            link.run(Duration::from_millis(1));
-            let at_once = link.blocks - asked;
-            asked = link.blocks;
-            let most = (link.windows[0].pace() * BURST.as_secs_f64() * 1.5) as u32;
-            assert!(at_once <= most, "{at_once} blocks at once");
-            assert!(link.windows[0].rate() < 1.1 * link.rate, "{}", link.windows[0].rate());
-        }
-    }
-
-    #[test]
-    fn few_requests_say_nothing_against_the_rate() {
-        let mut link = Link::new(1, 100.0, FAR);
-        link.run(Duration::from_secs(2));
-        let before = link.windows[0].rate();
-        let window = &mut link.windows[0];
-        for block in window.clear() {
-            assert!(!window.withdrawn(block));
-        }
-        let mut now = link.now + Duration::from_secs(1);
-        let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
-        for block in geometry.blocks(geometry.piece(0).unwrap()) {
-            window.sent(block, now);
-            now = now + FAR + Duration::from_millis(2);
-            assert!(window.arrived(block, now));
-        }
-        assert!(window.rate() == before, "{before}: {}", window.rate());
-    }
-
-    #[test]
-    fn a_short_fat_link_is_filled() {
-        let mut link = Link::new(1, 3200.0, Duration::from_micros(300));
-        let rate = link.run(Duration::from_secs(1));
-        assert!(rate > 0.95 * link.rate, "{rate}");
-    }
-
-    #[test]
-    fn a_window_follows_a_round_trip_that_grows() {
-        let mut link = Link::new(1, 100.0, FAR);
-        link.run(Duration::from_secs(2));
-        link.rtt = 4 * FAR;
-        link.run(Duration::from_secs(15));
-        let rate = link.run(Duration::from_secs(5)) / link.rate;
-        assert!(rate > 0.9, "{rate}");
-    }
-
-    #[test]
-    fn a_silent_peer_is_asked_for_one_block_at_a_time() {
-        let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
-        let mut window = RequestWindow::default();
-        let block = geometry.block_at(0, 0, BLOCK_LEN).unwrap();
-        window.sent(block, Timestamp::ZERO);
-        assert!(!window.check_stall(Timestamp::ZERO + Duration::from_secs(3)));
-        assert!(window.check_stall(Timestamp::ZERO + Duration::from_secs(31)));
-        assert_eq!(window.size(), 1);
-        assert!(window.arrived(block, Timestamp::ZERO + Duration::from_secs(32)));
-        assert!(window.size() > 1);
-    }
-}
+mod tests;

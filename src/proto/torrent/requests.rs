@@ -88,6 +88,11 @@ impl Torrent {
             return;
         }
         let askable = self.askable();
+        for key in &askable {
+            if let Some(peer) = self.peers.get_mut(key) {
+                peer.window.set_alone(askable.len() == 1);
+            }
+        }
         let mut keys: Vec<_> = askable
             .iter()
             .filter_map(|key| Some((*key, self.peers.get(key)?)))

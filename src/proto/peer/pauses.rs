@@ -1,0 +1,116 @@
+//! The pauses of a peer that owes us something.
+//!
+//! Whoever limits its own uploads often lets a bucket fill for half a second, and empties it at the speed
+//! of the line. What comes in such a burst says nothing of the rate; what comes from the end of one
+//! pause to the end of the next does. And on a line that loses packets all waits for a round trip behind
+//! each that was lost: these pauses are short, and a peer that is to go on sending meanwhile
+//! must have been asked for more.
+
+use std::time::Duration;
+
+use crate::proto::time::Timestamp;
+
+/// A pause of more round trips is not the line's but the peer's own: packets lost twice take less.
+const LONG: u32 = 4;
+
+/// And this much more, for scheduling hiccups on both sides.
+const HICCUP: Duration = Duration::from_millis(20);
+
+/// The longest pause is forgotten in this time.
+const FADE: Duration = Duration::from_secs(5);
+
+/// Pauses that take this share of the time are not the sender's search for its rate but losses.
+const FREQUENT: f64 = 0.25;
+
+/// Over about so long.
+const LATELY: Duration = Duration::from_secs(4);
+
+/// Without long pauses an average is over so long.
+const SPAN: Duration = Duration::from_secs(2);
+
+/// A rate may be so many times the average.
+const HEADROOM: f64 = 2.0;
+
+/// Where an average begins.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    at: Timestamp,
+    /// Bytes that had been delivered by then.
+    delivered: u64,
+}
+
+/// What is known of the pauses of one peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pauses {
+    longest: Duration,
+    /// The share of the time that they take.
+    share: f64,
+    /// The ends of the last two long pauses, or later moments if there was none for a while.
+    marks: [Mark; 2],
+    /// A long pause ended at the last mark.
+    bursts: bool,
+}
+
+impl Pauses {
+    /// The longest lately, less what has faded, if they come again and again.
+    pub(super) fn lasting(&self) -> Duration {
+        if self.share > FREQUENT { self.longest } else { Duration::ZERO }
+    }
+
+    /// Nothing was outstanding for so long, which is no pause.
+    pub(super) fn skip(&mut self, idle: Duration) {
+        for mark in &mut self.marks {
+            mark.at = mark.at + idle;
+        }
+    }
+
+    /// Something came, for the first time in `silence`, and it might have come `pause` earlier. Before it
+    /// `delivered` bytes had been.
+    pub(super) fn end(
+        &mut self,
+        silence: Duration,
+        pause: Duration,
+        delivered: u64,
+        rtt: Duration,
+        now: Timestamp,
+    ) {
+        let part = |of: Duration| (silence.as_secs_f64() / of.as_secs_f64()).min(1.0);
+        self.longest = pause.max(self.longest.mul_f64(1.0 - part(FADE)));
+        let paused = if pause > HICCUP { part(LATELY) } else { 0.0 };
+        self.share = self.share * (1.0 - part(LATELY)) + paused;
+        let long = Self::is_long(pause, rtt);
+        if long || now.since(self.marks[1].at) > SPAN {
+            let from = if long { self.cycle_began() } else { self.marks[1] };
+            self.marks = [from, Mark { at: now, delivered }];
+            self.bursts = long;
+        }
+    }
+
+    /// Where an average begins that ends with a pause: it must not be of that pause alone.
+    fn cycle_began(&self) -> Mark {
+        let [first, last] = self.marks;
+        if self.bursts { last } else { first }
+    }
+
+    /// Whether nothing has come for so long that it is a long pause.
+    pub(super) fn is_long(silence: Duration, rtt: Duration) -> bool {
+        silence > rtt * LONG + HICCUP
+    }
+
+    /// Bytes a second that the peer can have, if it sends in bursts. `delivered` were, and nothing for `silence`.
+    pub(super) fn most(
+        &self,
+        silence: Duration,
+        delivered: u64,
+        rtt: Duration,
+        now: Timestamp,
+    ) -> Option<f64> {
+        let (from, to) = match Self::is_long(silence, rtt) {
+            true => (self.cycle_began(), Mark { at: now, delivered }),
+            false if self.bursts => (self.marks[0], self.marks[1]),
+            false => return None,
+        };
+        let (bytes, time) = (to.delivered.saturating_sub(from.delivered), to.at.since(from.at));
+        (bytes > 0 && !time.is_zero()).then(|| bytes as f64 / time.as_secs_f64() * HEADROOM)
+    }
+}
