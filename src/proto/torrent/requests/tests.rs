@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 
 use super::*;
+use crate::proto::demand::HandleId;
 use crate::proto::torrent::hostile::Lone;
+use crate::proto::wire::extended::{self, ExtendedHandshake};
 
 #[test]
 fn what_is_asked_of_many_peers_together_is_what_our_downlink_brings_soon() {
@@ -49,5 +51,89 @@ fn a_torrent_that_was_just_mounted_is_left_to_its_first_reader_for_a_moment() {
             lone.step();
             assert_eq!(lone.asked.len(), 16);
         }
+    }
+}
+
+/// What `key` was asked for again so that what comes before leaves at once.
+fn tails(lone: &Lone, key: PeerKey) -> Vec<RawBlock> {
+    let tail = |(to, message): &(PeerKey, Message)| match message {
+        Message::Request(raw) if *to == key && raw.length == TAIL => Some(*raw),
+        _ => None,
+    };
+    lone.sent.iter().filter_map(tail).collect()
+}
+
+#[test]
+fn the_end_of_what_a_reader_waits_for_is_pushed_out_unless_more_comes_behind_it() {
+    let mut lone = Lone::on_demand(9, 4);
+    let seed = lone.seed();
+    lone.read(3);
+    lone.step();
+    let last = lone.asked_of(seed).into_iter().max().unwrap();
+    assert_eq!(tails(&lone, seed), [RawBlock { length: TAIL, ..last.into() }]);
+    // It is thrown away: it is not asked for in its own right.
+    assert_eq!(lone.asked.len(), 4);
+
+    // p2pfs sends without being pushed.
+    let mut lone = Lone::on_demand(9, 4);
+    let seed = lone.seed();
+    let ours =
+        ExtendedHandshake { client: Some("p2pfs 9.9".into()), ..ExtendedHandshake::ours(false) };
+    lone.say(seed, Message::Extended(extended::HANDSHAKE_ID, ours.encode()));
+    lone.read(3);
+    lone.step();
+    assert_eq!((tails(&lone, seed), lone.asked.len()), (vec![], 4));
+
+    // What was asked for in the background pushes it.
+    let mut lone = Lone::new(9, 4, |_| true);
+    let seed = lone.seed();
+    lone.now = lone.now + Duration::from_secs(1);
+    lone.step();
+    assert!(!lone.asked.is_empty());
+    let free = lone.info.geometry.pieces().find(|p| lone.asked.iter().all(|(_, b)| b.piece != *p));
+    lone.read(free.unwrap().get());
+    lone.step();
+    assert!(lone.asked.iter().any(|(_, b)| Some(b.piece) == free) && tails(&lone, seed).is_empty());
+}
+
+#[test]
+fn only_what_is_not_read_in_order_goes_in_front_of_a_full_window() {
+    for streams in [true, false] {
+        let mut lone = Lone::on_demand(20, 16);
+        lone.machine.set_buffer_budget(1 << 30);
+        let seed = lone.seed();
+        let window = lone.info.geometry.piece_range(lone.piece(0)).start..16 * 16 * 16 * 1024;
+        lone.machine.read_ahead(HandleId(2), window.clone());
+        if streams {
+            lone.machine.read_ahead(HandleId(1), window);
+        }
+        lone.step();
+        let full = lone.asked.len();
+        lone.read(18);
+        lone.step();
+        let more = lone.asked_of(seed).iter().filter(|b| b.piece.get() == 18).count();
+        assert_eq!((more > 0, lone.asked.len() > full), (!streams, !streams));
+    }
+}
+
+#[test]
+fn whoever_is_silent_is_replaced_however_much_was_asked_for_twice() {
+    for silent in [true, false] {
+        let mut lone = Lone::new(2_000, 4, |_| true);
+        let seed = lone.seed();
+        lone.read(3);
+        lone.step();
+        let mut owed = lone.asked_of(seed);
+        owed.retain(|block| block.piece.get() == 3);
+        assert_eq!(owed.len(), 4);
+        lone.machine.active.as_mut().unwrap().hedged_bytes = u64::MAX / 2;
+        let other = lone.seed();
+        let replaced = lone.within(Duration::from_secs(3), |l| {
+            if !silent && let Some(peer) = l.machine.peers.get_mut(&seed) {
+                peer.window.heard(l.now);
+            }
+            l.asked_of(other).iter().any(|block| owed.contains(block))
+        });
+        assert_eq!(replaced, silent);
     }
 }
