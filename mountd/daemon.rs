@@ -1,7 +1,6 @@
 //! What all mounts and seeds of the daemon share: the session, its settings, and who uses which
 //! torrent.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
@@ -76,7 +75,6 @@ impl Daemon {
         let activity = Activity::default();
         let leases = Leases {
             session,
-            users: Mutex::default(),
             activity: activity.clone(),
             runtime: tokio::runtime::Handle::current(),
         };
@@ -327,10 +325,9 @@ pub struct Adding {
     pub one_of_several: bool,
 }
 
-/// Which torrents are in use, how often.
+/// What a lease is of.
 struct Leases {
     session: Session,
-    users: Mutex<BTreeMap<InfoHash, usize>>,
     activity: Activity,
     runtime: tokio::runtime::Handle,
 }
@@ -343,7 +340,6 @@ pub struct Lease {
 
 impl Lease {
     fn new(torrent: Torrent, leases: Arc<Leases>) -> Self {
-        *locked(&leases.users).entry(torrent.info().info_hash).or_default() += 1;
         Self { torrent, leases }
     }
 
@@ -368,14 +364,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let hash = self.torrent.info().info_hash;
-        let mut users = locked(&self.leases.users);
-        let left = users.get(&hash).map_or(0, |n| n.saturating_sub(1));
-        if left > 0 {
-            users.insert(hash, left);
-            return;
-        }
-        users.remove(&hash);
         let (session, torrent) = (self.leases.session.clone(), self.torrent.clone());
         // The daemon stays until peers have got what was sent to them.
         let busy = self.leases.activity.request();
