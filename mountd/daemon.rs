@@ -15,8 +15,8 @@ use p2pfs::engine::{
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    CacheRequest, DhtNodes, DhtStatus, NO_PLACES, Outcome, Places, Progress, Response, RpcError,
-    Settings, ShareStatus, SourceRequest, care, size,
+    CacheRequest, DhtNodes, DhtStatus, ErrorKind, NO_PLACES, Outcome, Places, Progress, Response,
+    RpcError, Settings, ShareStatus, SourceRequest, care, size,
 };
 use p2pfs::store::Store;
 use tokio::sync::{Notify, mpsc, watch};
@@ -41,14 +41,14 @@ pub struct Daemon {
     pub mounts: Mounts,
     pub seeds: Seeds,
     pub activity: Activity,
-    foreground: bool,
+    linger: Linger,
     stop: Notify,
     problem: Mutex<Option<String>>,
 }
 
 impl Daemon {
     /// Opens the cache and the port.
-    pub async fn start(mut settings: Settings, foreground: bool) -> Result<Self> {
+    pub async fn start(mut settings: Settings, linger: Linger) -> Result<Self> {
         let cache = match settings.data_dir.take() {
             Some(dir) => dir.0,
             None => Places::of_this_user().context(NO_PLACES)?.cache,
@@ -84,7 +84,7 @@ impl Daemon {
             mounts: Mounts::default(),
             seeds: Seeds::default(),
             activity,
-            foreground,
+            linger,
             stop: Notify::new(),
             problem: Mutex::default(),
         })
@@ -182,10 +182,18 @@ impl Daemon {
         } else {
             return Ok(());
         };
-        Err(RpcError::failed(format_args!(
-            "the running daemon's {what} is {has}, not {wants}, and it has one for all mounts: \
-             unmount those first, or name another daemon with --socket"
-        )))
+        Err(RpcError::new(
+            ErrorKind::Settings,
+            format_args!(
+                "the running daemon's {what} is {has}, not {wants}, and it has one for all mounts: \
+                 unmount those first, or name another daemon with --socket"
+            ),
+        ))
+    }
+
+    /// Whether it stays only because a client may need it soon, and serves nobody but the one who asks.
+    pub fn is_spare(&self) -> bool {
+        self.linger == Linger::Minute && self.activity.is_alone()
     }
 
     /// Adds a torrent to the session, telling `events` how far it is. Dropping the future ends it.
@@ -273,8 +281,8 @@ impl Daemon {
     }
 
     /// Completes when nothing needs the daemon any more.
-    pub async fn idle(&self, linger: Linger) {
-        self.activity.idle(linger).await;
+    pub async fn idle(&self) {
+        self.activity.idle(self.linger).await;
     }
 
     /// Completes when a client wants the daemon to stop.
@@ -306,7 +314,7 @@ impl Daemon {
     /// Notes what went wrong after the request was answered; the end of a daemon in the foreground.
     pub fn note_problem(&self, problem: &str) {
         locked(&self.problem).get_or_insert_with(|| problem.to_owned());
-        if self.foreground {
+        if self.linger == Linger::Not {
             self.tell_to_stop();
         } else {
             tracing::error!("{problem}");

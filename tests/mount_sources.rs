@@ -89,6 +89,18 @@ fn a_torrent_file_by_a_relative_path() {
 }
 
 #[test]
+fn a_torrent_file_by_a_file_url() {
+    let scratch = Scratch::new();
+    let torrent = Torrent::new(&scratch, &Content::album());
+    let folder = scratch.dir("of downloads");
+    std::fs::copy(&torrent.file, folder.join("a b.torrent")).unwrap();
+    let p2pfs = P2pfs::new(&scratch);
+    let url = format!("file://{}/a%20b.torrent", folder.display().to_string().replace(' ', "%20"));
+    let mount = p2pfs.mount(url, &[]);
+    assert!(mount.path("notes.txt").exists());
+}
+
+#[test]
 fn the_same_torrent_may_be_mounted_twice() {
     let scratch = Scratch::new();
     let content = Content::album();

@@ -437,6 +437,10 @@ pub enum ErrorKind {
     NotHere,
     /// It is in use.
     Busy,
+    /// The daemon has other settings than are asked for.
+    Settings,
+    /// The daemon leaves: the next one can do it.
+    Leaving,
     /// Anything else.
     Failed,
 }

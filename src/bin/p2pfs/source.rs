@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use p2pfs::engine::{Source, resolve};
+use p2pfs::engine::{Source, local, resolve};
 use p2pfs::rpc::{ErrorKind, RpcError, Settings, SourceRequest};
 
 use super::places;
@@ -70,6 +70,7 @@ fn addresses(peer: &str) -> Result<Vec<SocketAddr>> {
 /// The source as the daemon understands it, refused now if it makes no sense, and what it is if
 /// that is known without asking the network.
 pub async fn check(source: &str) -> Result<(String, Option<Source>)> {
+    let source = &*local(source)?;
     let begins = |scheme: &str| {
         source.trim_start().get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme))
     };
