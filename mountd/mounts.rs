@@ -128,7 +128,8 @@ impl Daemon {
                 let message = format!("{}: is in the mount itself", keep.display());
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
-            keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
+            let checked = keep::check(lease.torrent(), keep);
+            checked.map_err(|error| RpcError::failed(format_args!("{error:#}")))?;
         }
         if request.until_done || request.seed_until.is_some() {
             self.check_room(lease.torrent(), request.keep.is_some()).await?;

@@ -90,6 +90,18 @@ fn files_to_be_kept_in_the_mount_itself() {
 }
 
 #[test]
+fn files_to_be_kept_where_nothing_can_be() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let torrent = Torrent::new(&scratch, &Content::album());
+    std::fs::write(scratch.path("file"), b"").unwrap();
+    let keep = scratch.path("file/there");
+    let keep = ["--until-done", "--keep", keep.to_str().unwrap()];
+    let refused = p2pfs.try_mount(&torrent.file, &p2pfs.mount_point(), &keep);
+    one_line(&scratch, refused, &["file/there", "Not a directory"]);
+}
+
+#[test]
 fn a_peer_without_a_port() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);
