@@ -181,6 +181,21 @@ fn a_magnet_without_any_way_to_peers() {
 }
 
 #[test]
+fn web_seeds_alone_are_said_to_be_of_no_use() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let torrent = Torrent::new(&scratch, &Content::album());
+    let said = |rest: &str| {
+        let link = format!("{}{rest}", torrent.magnet());
+        let dir = p2pfs.mount_point();
+        let tried = p2pfs.try_mount(link, &dir, &["--timeout", "1"]).failure();
+        tried.stderr.lines().any(|line| line.contains("web seeds"))
+    };
+    assert!(said("&ws=http://192.0.2.1/"));
+    assert!(!said("&ws=http://192.0.2.1/&x.pe=127.0.0.1:1") && !said(""));
+}
+
+#[test]
 fn a_running_daemon_with_other_settings() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);

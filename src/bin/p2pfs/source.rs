@@ -25,6 +25,17 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether web servers are named to fetch it from, but nobody who has or knows peers.
+    pub fn has_web_seeds_only(&self, source: &Source) -> bool {
+        let (others, web_seeds) = match source {
+            Source::Metainfo(torrent) => (!torrent.trackers.is_empty(), &torrent.web_seeds),
+            Source::Magnet(magnet) => {
+                (!magnet.trackers.is_empty() || !magnet.peers.is_empty(), &magnet.web_seeds)
+            }
+        };
+        !others && self.peers.is_empty() && self.trackers.is_empty() && !web_seeds.is_empty()
+    }
+
     /// The request for `source`, for the daemon, which has another folder than we have.
     pub fn request(&self, source: String, timeout: u64) -> Result<SourceRequest> {
         if let Some(message) = self.settings.contradiction() {
