@@ -115,6 +115,18 @@ fn the_same_torrent_may_be_mounted_twice() {
 }
 
 #[test]
+fn who_mounts_it_again_brings_the_peers_that_the_magnet_names() {
+    let scratch = Scratch::new();
+    let content = Content::album();
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = Libtorrent::seed(&scratch, &torrent);
+    let p2pfs = P2pfs::new(&scratch);
+    let alone = p2pfs.mount(&torrent.file, &[]);
+    let _again = p2pfs.mount(torrent.magnet_with_peers(&[seeder.address]), &[]);
+    assert_eq!(alone.tree(), content.tree());
+}
+
+#[test]
 fn several_torrents_are_mounted_by_one_daemon() {
     let scratch = Scratch::new();
     let (album, film) = (Content::album(), Content::single("film.bin", 3 * MIB));
