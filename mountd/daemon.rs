@@ -1,7 +1,6 @@
 //! What all mounts and seeds of the daemon share: the session, its settings, and who uses which
 //! torrent.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,8 +15,8 @@ use p2pfs::engine::{
 };
 use p2pfs::proto::ids::InfoHash;
 use p2pfs::rpc::{
-    CacheRequest, DhtNodes, DhtStatus, NO_PLACES, Outcome, Places, Progress, Response, RpcError,
-    Settings, ShareStatus, SourceRequest, care, size,
+    CacheRequest, DhtNodes, DhtStatus, ErrorKind, NO_PLACES, Outcome, Places, Progress, Response,
+    RpcError, Settings, ShareStatus, SourceRequest, care, size,
 };
 use p2pfs::store::Store;
 use tokio::sync::{Notify, mpsc, watch};
@@ -42,14 +41,14 @@ pub struct Daemon {
     pub mounts: Mounts,
     pub seeds: Seeds,
     pub activity: Activity,
-    foreground: bool,
+    linger: Linger,
     stop: Notify,
     problem: Mutex<Option<String>>,
 }
 
 impl Daemon {
     /// Opens the cache and the port.
-    pub async fn start(mut settings: Settings, foreground: bool) -> Result<Self> {
+    pub async fn start(mut settings: Settings, linger: Linger) -> Result<Self> {
         let cache = match settings.data_dir.take() {
             Some(dir) => dir.0,
             None => Places::of_this_user().context(NO_PLACES)?.cache,
@@ -76,7 +75,6 @@ impl Daemon {
         let activity = Activity::default();
         let leases = Leases {
             session,
-            users: Mutex::default(),
             activity: activity.clone(),
             runtime: tokio::runtime::Handle::current(),
         };
@@ -86,7 +84,7 @@ impl Daemon {
             mounts: Mounts::default(),
             seeds: Seeds::default(),
             activity,
-            foreground,
+            linger,
             stop: Notify::new(),
             problem: Mutex::default(),
         })
@@ -184,10 +182,18 @@ impl Daemon {
         } else {
             return Ok(());
         };
-        Err(RpcError::failed(format_args!(
-            "the running daemon's {what} is {has}, not {wants}, and it has one for all mounts: \
-             unmount those first, or name another daemon with --socket"
-        )))
+        Err(RpcError::new(
+            ErrorKind::Settings,
+            format_args!(
+                "the running daemon's {what} is {has}, not {wants}, and it has one for all mounts: \
+                 unmount those first, or name another daemon with --socket"
+            ),
+        ))
+    }
+
+    /// Whether it stays only because a client may need it soon, and serves nobody but the one who asks.
+    pub fn is_spare(&self) -> bool {
+        self.linger == Linger::Minute && self.activity.is_alone()
     }
 
     /// Adds a torrent to the session, telling `events` how far it is. Dropping the future ends it.
@@ -275,8 +281,8 @@ impl Daemon {
     }
 
     /// Completes when nothing needs the daemon any more.
-    pub async fn idle(&self, linger: Linger) {
-        self.activity.idle(linger).await;
+    pub async fn idle(&self) {
+        self.activity.idle(self.linger).await;
     }
 
     /// Completes when a client wants the daemon to stop.
@@ -308,7 +314,7 @@ impl Daemon {
     /// Notes what went wrong after the request was answered; the end of a daemon in the foreground.
     pub fn note_problem(&self, problem: &str) {
         locked(&self.problem).get_or_insert_with(|| problem.to_owned());
-        if self.foreground {
+        if self.linger == Linger::Not {
             self.tell_to_stop();
         } else {
             tracing::error!("{problem}");
@@ -327,10 +333,9 @@ pub struct Adding {
     pub one_of_several: bool,
 }
 
-/// Which torrents are in use, how often.
+/// What a lease is of.
 struct Leases {
     session: Session,
-    users: Mutex<BTreeMap<InfoHash, usize>>,
     activity: Activity,
     runtime: tokio::runtime::Handle,
 }
@@ -343,7 +348,6 @@ pub struct Lease {
 
 impl Lease {
     fn new(torrent: Torrent, leases: Arc<Leases>) -> Self {
-        *locked(&leases.users).entry(torrent.info().info_hash).or_default() += 1;
         Self { torrent, leases }
     }
 
@@ -368,14 +372,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let hash = self.torrent.info().info_hash;
-        let mut users = locked(&self.leases.users);
-        let left = users.get(&hash).map_or(0, |n| n.saturating_sub(1));
-        if left > 0 {
-            users.insert(hash, left);
-            return;
-        }
-        users.remove(&hash);
         let (session, torrent) = (self.leases.session.clone(), self.torrent.clone());
         // The daemon stays until peers have got what was sent to them.
         let busy = self.leases.activity.request();

@@ -62,6 +62,11 @@ impl Activity {
         self.request()
     }
 
+    /// Whether one request is all there is.
+    pub fn is_alone(&self) -> bool {
+        self.0.borrow().now == 1
+    }
+
     /// Completes when there is nothing to do and has not been for as long as `linger` says. A daemon
     /// whose requests have all failed leaves at once.
     pub async fn idle(&self, linger: Linger) {

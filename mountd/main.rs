@@ -14,6 +14,7 @@ mod seeds;
 mod server;
 mod telemetry;
 mod use_data;
+mod users;
 mod view;
 
 use std::io::Write;
@@ -83,7 +84,12 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
         Some(address) => Some(metrics::listen(address).await?),
         None => None,
     };
-    let daemon = Arc::new(Daemon::start(settings, flags.foreground).await?);
+    let linger = match (detached, flags.foreground) {
+        (true, _) => Linger::Minute,
+        (_, true) => Linger::Not,
+        _ => Linger::Forever,
+    };
+    let daemon = Arc::new(Daemon::start(settings, linger).await?);
     if let Some(listener) = metrics {
         tokio::spawn(metrics::serve(listener, Arc::clone(&daemon)));
     }
@@ -94,18 +100,13 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
         leave_stdout()?;
     }
 
-    let linger = match (detached, flags.foreground) {
-        (true, _) => Linger::Minute,
-        (_, true) => Linger::Not,
-        _ => Linger::Forever,
-    };
     let server = tokio::spawn(server::serve(listener, Arc::clone(&daemon)));
     let first = flags.request.as_deref().map(serde_json::from_str::<Request>).transpose()?;
     let mut code = ExitCode::SUCCESS;
     tokio::select! {
         () = stop.wait(flags.foreground, || daemon.reload(config, &flags.settings, &log)) => {}
         () = daemon.told_to_stop() => {}
-        failed = carry_out(&daemon, first, linger) => if let Some(error) = failed {
+        failed = carry_out(&daemon, first) => if let Some(error) = failed {
             eprintln!("p2pfs: {error}");
             code = ExitCode::from(error.exit_code());
         },
@@ -125,11 +126,7 @@ async fn run(flags: Flags, detached: bool) -> Result<ExitCode> {
 }
 
 /// Does what the command line asked for, then waits until nobody needs the daemon any more.
-async fn carry_out(
-    daemon: &Arc<Daemon>,
-    first: Option<Request>,
-    linger: Linger,
-) -> Option<RpcError> {
+async fn carry_out(daemon: &Arc<Daemon>, first: Option<Request>) -> Option<RpcError> {
     if let Some(request) = first {
         let (events, mut told) = mpsc::channel(16);
         let printer = tokio::spawn(async move {
@@ -159,7 +156,7 @@ async fn carry_out(
             Err(error) => return Some(error),
         }
     }
-    daemon.idle(linger).await;
+    daemon.idle().await;
     None
 }
 

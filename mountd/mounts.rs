@@ -26,6 +26,7 @@ use crate::idle::Busy;
 use crate::keep;
 use crate::room::Keeping;
 use crate::use_data::{check_data, covered};
+use crate::users::users_of;
 
 /// How long an unmount waits for the mount to be over. It is gone from its folder before; another
 /// mount namespace may hold on to it.
@@ -127,7 +128,8 @@ impl Daemon {
                 let message = format!("{}: is in the mount itself", keep.display());
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
-            keep::check(lease.torrent(), keep).map_err(RpcError::failed)?;
+            let checked = keep::check(lease.torrent(), keep);
+            checked.map_err(|error| RpcError::failed(format_args!("{error:#}")))?;
         }
         if request.until_done || request.seed_until.is_some() {
             self.check_room(lease.torrent(), request.keep.is_some()).await?;
@@ -545,9 +547,10 @@ fn mount_options(request: &MountRequest) -> MountOptions {
 }
 
 pub fn from_unmount(error: UnmountError) -> RpcError {
-    let kind = match error {
-        UnmountError::Busy { .. } => ErrorKind::Busy,
-        _ => ErrorKind::Failed,
-    };
-    RpcError::new(kind, error)
+    let UnmountError::Busy { dir, .. } = &error else { return RpcError::failed(error) };
+    let users = users_of(dir).join(", ");
+    match users.as_str() {
+        "" => RpcError::new(ErrorKind::Busy, error),
+        users => RpcError::new(ErrorKind::Busy, format_args!("{error} (used by {users})")),
+    }
 }

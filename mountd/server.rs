@@ -8,8 +8,8 @@ use p2pfs::engine::DataPlace;
 use p2pfs::proto::metainfo::layout::EntryKind;
 use p2pfs::rpc::frame::{self, FrameError};
 use p2pfs::rpc::{
-    Call, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError, ShareStatus,
-    SourceRequest, VERSION, WirePath,
+    Call, ErrorKind, Hello, ListedFile, Listener, Outcome, Request, Response, RpcError,
+    ShareStatus, SourceRequest, VERSION, WirePath,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -62,7 +62,7 @@ async fn connection(mut stream: UnixStream, daemon: &Arc<Daemon>) -> Result<(), 
         Ok(request) => request,
         Err(error) => return frame::write(&mut stream, &Response::Error(error)).await,
     };
-    let stops = matches!(request, Request::Shutdown);
+    let mut stops = matches!(request, Request::Shutdown);
     let (events, mut told) = mpsc::channel(EVENTS);
     let (mut from, mut to) = stream.split();
     let work = handle(daemon, request, events);
@@ -81,6 +81,10 @@ async fn connection(mut stream: UnixStream, daemon: &Arc<Daemon>) -> Result<(), 
     }
     let last = match done {
         Ok(outcome) => Response::Done(outcome),
+        Err(error) if error.kind == ErrorKind::Settings && daemon.is_spare() => {
+            stops = true;
+            Response::Error(RpcError { kind: ErrorKind::Leaving, ..error })
+        }
         Err(error) => Response::Error(error),
     };
     let written = frame::write(&mut to, &last).await;

@@ -66,6 +66,21 @@ fn usage_errors_are_one_line_and_exit_with_2() {
 }
 
 #[test]
+fn what_was_mistyped_is_named_with_what_was_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    for (wrong, meant) in [
+        (&["mount", MAGNET, "mnt", "--no-dth"][..], "--no-dht"),
+        (&["mount", MAGNET, "mnt", "--reed-timeout", "5"], "--read-timeout"),
+        (&["mont", MAGNET, "mnt"], "mount"),
+        (&["unmount", "mnt"], "umount"),
+        (&["mount", MAGNET, "mnt", "--uid", "nobody"], "a number is needed"),
+    ] {
+        let said = line(dir.path(), wrong, 2);
+        assert!(said.contains(meant), "{said}");
+    }
+}
+
+#[test]
 fn a_source_that_makes_no_sense_is_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("mnt")).unwrap();

@@ -90,6 +90,18 @@ fn files_to_be_kept_in_the_mount_itself() {
 }
 
 #[test]
+fn files_to_be_kept_where_nothing_can_be() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let torrent = Torrent::new(&scratch, &Content::album());
+    std::fs::write(scratch.path("file"), b"").unwrap();
+    let keep = scratch.path("file/there");
+    let keep = ["--until-done", "--keep", keep.to_str().unwrap()];
+    let refused = p2pfs.try_mount(&torrent.file, &p2pfs.mount_point(), &keep);
+    one_line(&scratch, refused, &["file/there", "Not a directory"]);
+}
+
+#[test]
 fn a_peer_without_a_port() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);
@@ -169,6 +181,21 @@ fn a_magnet_without_any_way_to_peers() {
 }
 
 #[test]
+fn web_seeds_alone_are_said_to_be_of_no_use() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let torrent = Torrent::new(&scratch, &Content::album());
+    let said = |rest: &str| {
+        let link = format!("{}{rest}", torrent.magnet());
+        let dir = p2pfs.mount_point();
+        let tried = p2pfs.try_mount(link, &dir, &["--timeout", "1"]).failure();
+        tried.stderr.lines().any(|line| line.contains("web seeds"))
+    };
+    assert!(said("&ws=http://192.0.2.1/"));
+    assert!(!said("&ws=http://192.0.2.1/&x.pe=127.0.0.1:1") && !said(""));
+}
+
+#[test]
 fn a_running_daemon_with_other_settings() {
     let scratch = Scratch::new();
     let p2pfs = P2pfs::new(&scratch);
@@ -178,6 +205,21 @@ fn a_running_daemon_with_other_settings() {
     let refused = other.try_mount(&torrent.file, &other.mount_point(), &[]).failure();
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
     assert_eq!(mounts_below(scratch.root()).len(), 1);
+}
+
+#[test]
+fn a_daemon_that_nobody_uses_gives_way_to_one_with_other_settings() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let torrent = Torrent::new(&scratch, &Content::album());
+    let mount = p2pfs.mount(&torrent.file, &[]);
+    let first = p2pfs.daemon();
+    mount.umount();
+    let other = P2pfs::new(&scratch).with_data_dir(&scratch.path("elsewhere"));
+    let mount = other.mount(&torrent.file, &[]);
+    assert_ne!(other.daemon(), first);
+    assert!(mount.is_mounted());
+    assert!(scratch.path("elsewhere").exists());
 }
 
 #[test]
@@ -243,6 +285,30 @@ fn umount_of_what_is_no_mount() {
     let dir = p2pfs.mount_point();
     let finished = p2pfs.run("umount", &[dir.to_str().unwrap()]);
     one_line(&scratch, finished, &[dir.to_str().unwrap()]);
+}
+
+#[test]
+fn umount_of_what_is_in_use_names_the_users() {
+    let scratch = Scratch::new();
+    let p2pfs = P2pfs::new(&scratch);
+    let mount = p2pfs.mount(&Torrent::new(&scratch, &Content::album()).file, &[]);
+    let file = mount.path("notes.txt");
+    for (command, arguments) in [
+        ("cd \"$0\" && exec sleep 1000", [mount.dir()]),
+        ("exec sleep 1000 3< \"$0\"", [file.as_path()]),
+    ] {
+        let mut user = std::process::Command::new("sh");
+        let mut user = user.arg("-c").arg(command).args(arguments).spawn().unwrap();
+        let id = format!("sleep {}", user.id());
+        let comm = format!("/proc/{}/comm", user.id());
+        let sleeps = || std::fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n");
+        wait_until("it uses the mount", PATIENCE, sleeps);
+        let refused = mount.run("umount", &[]).failure();
+        user.kill().unwrap();
+        user.wait().unwrap();
+        assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+        assert!(refused.stderr.contains(&id), "{}, not {id}", refused.stderr);
+    }
 }
 
 #[test]

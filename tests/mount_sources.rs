@@ -89,6 +89,18 @@ fn a_torrent_file_by_a_relative_path() {
 }
 
 #[test]
+fn a_torrent_file_by_a_file_url() {
+    let scratch = Scratch::new();
+    let torrent = Torrent::new(&scratch, &Content::album());
+    let folder = scratch.dir("of downloads");
+    std::fs::copy(&torrent.file, folder.join("a b.torrent")).unwrap();
+    let p2pfs = P2pfs::new(&scratch);
+    let url = format!("file://{}/a%20b.torrent", folder.display().to_string().replace(' ', "%20"));
+    let mount = p2pfs.mount(url, &[]);
+    assert!(mount.path("notes.txt").exists());
+}
+
+#[test]
 fn the_same_torrent_may_be_mounted_twice() {
     let scratch = Scratch::new();
     let content = Content::album();
@@ -100,6 +112,18 @@ fn the_same_torrent_may_be_mounted_twice() {
     assert_eq!(one.tree(), content.tree());
     one.umount();
     assert_eq!(two.tree(), content.tree());
+}
+
+#[test]
+fn who_mounts_it_again_brings_the_peers_that_the_magnet_names() {
+    let scratch = Scratch::new();
+    let content = Content::album();
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = Libtorrent::seed(&scratch, &torrent);
+    let p2pfs = P2pfs::new(&scratch);
+    let alone = p2pfs.mount(&torrent.file, &[]);
+    let _again = p2pfs.mount(torrent.magnet_with_peers(&[seeder.address]), &[]);
+    assert_eq!(alone.tree(), content.tree());
 }
 
 #[test]

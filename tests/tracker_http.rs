@@ -80,6 +80,24 @@ async fn peers_come_out_of_the_answer() {
     assert_eq!(server.requests(), 2, "started and stopped");
 }
 
+/// The answer of a server that packs what it sends, whether asked to or not.
+fn packed(bytes: &str) -> Behaviour {
+    let command = format!("{bytes} | gzip -c");
+    let packed = std::process::Command::new("sh").args(["-c", &command]).output().unwrap().stdout;
+    let head = format!("Content-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", packed.len());
+    Behaviour::Sends([b"HTTP/1.1 200 OK\r\n", head.as_bytes(), &packed].concat())
+}
+
+#[tokio::test]
+async fn a_packed_answer_is_read_and_bounded() {
+    let body = packed(r"printf 'd8:intervali1800e5:peers6:\300\000\002\001\032\341e'");
+    let server = Server::start(body).await;
+    let mut client = announce_to(vec![vec![server.url("/announce")]]);
+    assert_eq!(client.peers.recv().await.unwrap(), ["192.0.2.1:6881".parse().unwrap()]);
+    let error = error_of(packed("head -c 200M /dev/zero"), SOON).await;
+    assert!(error.contains("too long"), "{error}");
+}
+
 #[tokio::test]
 async fn a_dead_tier_does_not_delay_the_peers() {
     let silent = Server::start(Behaviour::Silent).await;

@@ -67,6 +67,28 @@ fn what_libtorrent_seeds_as_hybrid_is_mounted() {
     libtorrent_seeds("--hybrid");
 }
 
+#[test]
+fn a_torrent_mounted_by_each_of_its_hashes_is_over_when_both_mounts_are() {
+    let scratch = Scratch::new();
+    let (torrent, data) = created(&scratch, &content(), "--hybrid");
+    let seeder =
+        Libtorrent::start(&scratch, torrent.to_str().unwrap(), data.parent().unwrap(), &[]);
+    let peer = seeder.address.to_string();
+    for sources in [
+        vec![v2_magnet(&torrent)],
+        vec![magnet(&torrent), v2_magnet(&torrent)],
+        vec![torrent.to_str().unwrap().to_owned(); 3],
+    ] {
+        let p2pfs = P2pfs::named(&scratch, &format!("reader {}", sources.len()));
+        let mount = |source| p2pfs.mount(source, &["--peer", &peer, "--on-demand"]);
+        let mounts: Vec<_> = sources.iter().map(mount).collect();
+        mounts.into_iter().for_each(Mount::umount);
+        // Of a torrent that goes on, other data would be refused.
+        let options = ["--use-data", data.to_str().unwrap()];
+        assert_eq!(p2pfs.mount(&torrent, &options).tree(), content().tree());
+    }
+}
+
 fn p2pfs_seeds(flag: &str) {
     let scratch = Scratch::new();
     let content = content();

@@ -487,7 +487,7 @@ fn hand_over(
 }
 
 /// Looks up the peers a magnet names (`x.pe`); those that have no address are left out.
-fn resolve_peers(names: Vec<String>, commands: mpsc::UnboundedSender<Command>) {
+pub(super) fn resolve_peers(names: Vec<String>, commands: mpsc::UnboundedSender<Command>) {
     for name in names {
         let commands = commands.clone();
         tokio::spawn(async move {

@@ -28,6 +28,6 @@ pub use add::{AddError, AddProgress, AddTorrent};
 pub use data::DataPlace;
 pub use rates::RateLimits;
 pub use session::{DhtConfig, Session, SessionConfig, SessionError};
-pub use source::{Source, SourceError, resolve};
+pub use source::{Source, SourceError, local, resolve};
 pub use status::TorrentStatus;
 pub use torrent::{ReadError, ReadHandle, Torrent, Waiter};

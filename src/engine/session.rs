@@ -16,11 +16,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::add::{AddError, AddTorrent, Starting, info_hashes, wanted};
+use super::add::{AddError, AddTorrent, Starting, both_hashes, info_hashes, resolve_peers, wanted};
 use super::clock::Clock;
 use super::data::DataPlace;
 use super::dht::{Node, NodeConfig, public_routers};
 use super::rates::{RateLimits, Rates, Throttle};
+use super::source::Source;
 use super::task::{Command, Progress, Task};
 use super::torrent::Torrent;
 use super::tracker::AnnounceStats;
@@ -327,9 +328,12 @@ impl Session {
             }
             let wanted = wanted(&add, torrent.info(), torrent.layout())?;
             // Unless its last user has given it back meanwhile.
-            if self.join(&hash) {
+            if let Some(commands) = self.join(&hash) {
                 torrent.tell(Command::Want(wanted));
                 torrent.tell(Command::Peers(add.peers, PeerSource::Manual));
+                if let Source::Magnet(magnet) = add.source {
+                    resolve_peers(magnet.peers, commands);
+                }
                 return Ok(torrent);
             }
         }
@@ -410,18 +414,20 @@ impl Session {
         self.shared.torrents().get(hash)?.torrent.clone()
     }
 
-    /// Counts one more user of a torrent that runs.
-    fn join(&self, hash: &InfoHash) -> bool {
+    /// Counts one more user of a torrent that runs, and says where it takes commands.
+    fn join(&self, hash: &InfoHash) -> Option<mpsc::UnboundedSender<Command>> {
         let mut torrents = self.shared.torrents();
-        let entry = torrents.get_mut(hash);
-        entry.map(|e| e.users += 1).is_some()
+        let entry = torrents.get_mut(hash)?;
+        entry.users += 1;
+        Some(entry.commands.clone())
     }
 
     /// Gives a torrent back; the last user's doing so ends it. Reads that wait end with an error.
     /// Returns when its connections have delivered what they had to, 30 s later at most, and its
     /// trackers have been told, within 3 s.
     pub async fn remove(&self, torrent: &Torrent) {
-        let hash = torrent.info().info_hash;
+        let mut hashes = both_hashes(torrent.info());
+        let hash = self.key_of(torrent.info().info_hash, hashes.nth(1));
         let entry = {
             let mut torrents = self.shared.torrents();
             let Some(entry) = torrents.get_mut(&hash) else { return };

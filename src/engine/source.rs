@@ -1,5 +1,6 @@
 //! What the user named as the source of a torrent, resolved.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -80,8 +81,20 @@ pub enum SourceError {
     },
 }
 
-/// Resolves a magnet link, a bare info hash, the http(s) URL of a .torrent file, or the path of one.
+/// The path that a `file:` URL names; any other text as it is.
+pub fn local(text: &str) -> Result<Cow<'_, str>, SourceError> {
+    if !starts_with(text.trim_start(), "file:/") {
+        return Ok(text.into());
+    }
+    let path = Url::parse(text.trim()).ok().and_then(|url| url.to_file_path().ok());
+    let path = path.and_then(|path| path.into_os_string().into_string().ok());
+    path.map(Cow::Owned).ok_or_else(|| SourceError::Url(text.to_owned()))
+}
+
+/// Resolves a magnet link, a bare info hash, the http(s) URL of a .torrent file, or the path or `file:`
+/// URL of one.
 pub async fn resolve(text: &str) -> Result<Source, SourceError> {
+    let text = &*local(text)?;
     let trimmed = text.trim();
     if starts_with(trimmed, "magnet:") {
         return Ok(Source::Magnet(trimmed.parse()?));

@@ -437,6 +437,10 @@ pub enum ErrorKind {
     NotHere,
     /// It is in use.
     Busy,
+    /// The daemon has other settings than are asked for.
+    Settings,
+    /// The daemon leaves: the next one can do it.
+    Leaving,
     /// Anything else.
     Failed,
 }
@@ -454,7 +458,7 @@ pub struct RpcError {
 impl RpcError {
     /// A failure of this kind, [`visible`]; what is more than one line becomes one.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> Self {
-        let message = message.to_string();
+        let message = without_numbers(&message.to_string());
         let lines: Vec<_> = message.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
         Self { kind, message: visible(&lines.join(" ")) }
     }
@@ -473,6 +477,19 @@ impl RpcError {
     pub fn exit_code(&self) -> u8 {
         if self.kind == ErrorKind::Usage { 2 } else { 1 }
     }
+}
+
+/// A message without the system's numbers for the errors in it, which say nothing more.
+fn without_numbers(message: &str) -> String {
+    let mut parts = message.split(" (os error ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.parse::<u32>().is_ok() => text.push_str(rest),
+            _ => text.extend([" (os error ", part]),
+        }
+    }
+    text
 }
 
 /// `text` with its control characters escaped: in names, and in what a tracker says, a terminal would
@@ -501,6 +518,17 @@ mod tests {
     #[test]
     fn an_error_is_one_line() {
         assert_eq!(RpcError::failed("a\n  b\n\nc\n").message, "a b c");
+    }
+
+    #[test]
+    fn an_error_has_no_numbers_of_the_system() {
+        let denied = std::io::Error::from_raw_os_error(13);
+        let message = RpcError::failed(format_args!("x: {denied}; try {denied}")).message;
+        assert_eq!(message, "x: Permission denied; try Permission denied");
+        assert_eq!(
+            RpcError::failed("a (os error x) b (os error").message,
+            "a (os error x) b (os error"
+        );
     }
 
     #[test]

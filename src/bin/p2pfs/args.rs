@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use p2pfs::proto::ids::{InfoHash, InfoHashV2};
@@ -130,11 +130,25 @@ pub fn explain(error: &clap::Error) -> ExitCode {
     let lines = text.lines().take_while(|line| !line.trim().is_empty());
     let line = lines.map(str::trim).collect::<Vec<_>>().join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let line = line.replace("invalid digit found in string", "a number is needed");
+    let meant = meant(error).map(|meant| format!("; did you mean `{meant}`?"));
     let verb =
         std::env::args().nth(1).filter(|first| Cli::command().find_subcommand(first).is_some());
     let help = verb.map_or("p2pfs --help".into(), |verb| format!("p2pfs {verb} --help"));
-    eprintln!("p2pfs: {line}; see {help}");
+    eprintln!("p2pfs: {line}{}; see {help}", meant.unwrap_or_default());
     ExitCode::from(2)
+}
+
+/// What a mistyped verb or option is most like.
+fn meant(error: &clap::Error) -> Option<String> {
+    let kinds = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand];
+    let hidden = |verb: &str| Cli::command().find_subcommand(verb).is_some_and(|v| v.is_hide_set());
+    match kinds.into_iter().find_map(|kind| error.get(kind))? {
+        ContextValue::String(meant) => Some(meant.clone()),
+        // The best is the last.
+        ContextValue::Strings(meant) => meant.iter().rev().find(|verb| !hidden(verb)).cloned(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use p2pfs::rpc::{
@@ -98,16 +99,26 @@ pub async fn ask_started(
     request: Request,
     mut on_event: impl FnMut(Response),
 ) -> Result<Outcome> {
-    let client = connect_or_start(&own_socket(at.socket)?, at.config, settings).await?;
+    let socket = own_socket(at.socket)?;
     let mut shown = Shown::default();
-    let outcome = client
-        .call(request, |event| match event {
-            Response::Progress(progress) => shown.show(&progress),
-            event => on_event(event),
-        })
-        .await;
-    shown.clear();
-    Ok(outcome?)
+    let mut show = |event| match event {
+        Response::Progress(progress) => shown.show(&progress),
+        event => on_event(event),
+    };
+    let mut left = None;
+    for _ in 0..TRIES {
+        let client = connect_or_start(&socket, at.config, settings).await?;
+        match client.call(request.clone(), &mut show).await {
+            Err(error) if error.kind == ErrorKind::Leaving => left = Some(error),
+            done => {
+                shown.clear();
+                return Ok(done?);
+            }
+        }
+        // Its socket goes next.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(left.unwrap_or_else(|| RpcError::failed("the daemon leaves; try again")).into())
 }
 
 /// Becomes a daemon of its own that does `request` in the foreground. Returns only if that fails.

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // One line, whatever the error is made of.
             let line = RpcError::failed(format_args!("{error:#}"));
-            eprintln!("p2pfs: {}", without_number(&line.message));
+            eprintln!("p2pfs: {line}");
             ExitCode::from(error.downcast_ref::<RpcError>().map_or(1, RpcError::exit_code))
         }
     }
@@ -99,14 +99,6 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "p2pfs", &mut script);
     Ok(std::io::stdout().write_all(&script)?)
-}
-
-/// The message without the system's number for the error at its end, which says nothing more.
-fn without_number(message: &str) -> &str {
-    message.rsplit_once(" (os error ").map_or(message, |(text, number)| match number {
-        number if number.ends_with(')') && number.len() < 6 => text,
-        _ => message,
-    })
 }
 
 /// Whether whoever read our output has had enough.

@@ -134,7 +134,14 @@ impl Mount {
         }
         let mut sources = Vec::new();
         for source in &self.sources {
-            sources.push(source::check(source).await?.0);
+            let (text, known) = source::check(source).await?;
+            if known.is_some_and(|known| self.network.has_web_seeds_only(&known)) {
+                eprintln!(
+                    "p2pfs: the source names web seeds, which are not used, and no tracker: peers have \
+                     to come from the DHT, --tracker or --peer"
+                );
+            }
+            sources.push(text);
         }
         let dir = check_dir(&self.mount_options()).map_err(|error| match error {
             MountError::Option(error) => RpcError::new(ErrorKind::Usage, error),

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use p2pfs::engine::{Source, resolve};
+use p2pfs::engine::{Source, local, resolve};
 use p2pfs::rpc::{ErrorKind, RpcError, Settings, SourceRequest};
 
 use super::places;
@@ -25,6 +25,17 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether web servers are named to fetch it from, but nobody who has or knows peers.
+    pub fn has_web_seeds_only(&self, source: &Source) -> bool {
+        let (others, web_seeds) = match source {
+            Source::Metainfo(torrent) => (!torrent.trackers.is_empty(), &torrent.web_seeds),
+            Source::Magnet(magnet) => {
+                (!magnet.trackers.is_empty() || !magnet.peers.is_empty(), &magnet.web_seeds)
+            }
+        };
+        !others && self.peers.is_empty() && self.trackers.is_empty() && !web_seeds.is_empty()
+    }
+
     /// The request for `source`, for the daemon, which has another folder than we have.
     pub fn request(&self, source: String, timeout: u64) -> Result<SourceRequest> {
         if let Some(message) = self.settings.contradiction() {
@@ -70,6 +81,7 @@ fn addresses(peer: &str) -> Result<Vec<SocketAddr>> {
 /// The source as the daemon understands it, refused now if it makes no sense, and what it is if
 /// that is known without asking the network.
 pub async fn check(source: &str) -> Result<(String, Option<Source>)> {
+    let source = &*local(source)?;
     let begins = |scheme: &str| {
         source.trim_start().get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme))
     };

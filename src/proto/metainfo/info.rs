@@ -99,9 +99,11 @@ pub enum InfoError {
     #[error("the torrent cannot be used: {0}")]
     Geometry(#[from] GeometryError),
     /// Not one hash a piece.
-    #[error("the torrent has {found} piece hashes where its files need {needed}; get it again")]
+    #[error(
+        "the torrent has {found} bytes of hashes where its {needed} pieces need 20 each; get it again"
+    )]
     PieceHashes {
-        /// How many there are (a last broken one counts).
+        /// Bytes of them.
         found: usize,
         /// How many pieces there are.
         needed: u32,
@@ -263,7 +265,7 @@ fn piece_hashes(dict: Dict<'_>, geometry: &Geometry) -> Result<Vec<[u8; 20]>, In
     let (hashes, broken) = bytes.as_chunks::<20>();
     let needed = geometry.piece_count();
     if !broken.is_empty() || hashes.len() != needed as usize {
-        return Err(InfoError::PieceHashes { found: bytes.len().div_ceil(20), needed });
+        return Err(InfoError::PieceHashes { found: bytes.len(), needed });
     }
     Ok(hashes.to_vec())
 }

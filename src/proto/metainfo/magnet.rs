@@ -205,8 +205,10 @@ fn strip_prefix_of_any_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> 
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// A key in lower case without the number that may follow it (`tr.1`).
+/// A key in lower case without the number that may follow it (`tr.1`), nor what is left before it of an
+/// `&amp;` in the text of a web page.
 fn plain_key(key: &str) -> String {
+    let key = key.strip_prefix("amp;").unwrap_or(key);
     let plain = match key.rsplit_once('.') {
         Some((plain, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => plain,
         _ => key,

@@ -120,11 +120,11 @@ fn files_without_path_or_length_are_refused() {
 fn there_must_be_one_hash_a_piece() {
     assert_eq!(
         error(single(40_000).bytes(b"pieces", &[0; 40])),
-        InfoError::PieceHashes { found: 2, needed: 3 }
+        InfoError::PieceHashes { found: 40, needed: 3 }
     );
     assert_eq!(
         error(single(40_000).bytes(b"pieces", &[0; 59])),
-        InfoError::PieceHashes { found: 3, needed: 3 }
+        InfoError::PieceHashes { found: 59, needed: 3 }
     );
 }
 

@@ -55,6 +55,14 @@ const USELESS_AFTER: Duration = Duration::from_secs(120);
 /// ... one connection each time that this has passed.
 const TURNOVER: Duration = Duration::from_secs(30);
 
+/// While readers wait and nobody has sent a block for this long, a connection through which nothing came
+/// or went for as long may have to make room, ...
+const STARVED_AFTER: Duration = Duration::from_secs(30);
+
+/// ... one connection each time that this has passed: a crowd of peers that only take up places must
+/// not keep us from the one that gives.
+const STARVED_TURNOVER: Duration = Duration::from_secs(2);
+
 /// Attempts to connect that are made in a second, after ...
 const ATTEMPTS_PER_SECOND: f64 = 30.0;
 
@@ -364,7 +372,11 @@ impl Torrent {
     /// When all connections are taken and others wait, or there are enough and more peers known, the
     /// oldest one that has been of no use for long makes room for another.
     pub(super) fn turn_over(&mut self, now: Timestamp) {
-        if now.since(self.last_turnover) < TURNOVER {
+        let (useless_after, turnover) = match self.is_starved(now) {
+            true => (STARVED_AFTER, STARVED_TURNOVER),
+            false => (USELESS_AFTER, TURNOVER),
+        };
+        if now.since(self.last_turnover) < turnover {
             return;
         }
         let shut_out = std::mem::take(&mut self.refused) && !self.has_room_for_incoming();
@@ -373,7 +385,7 @@ impl Torrent {
             !search.seeding && self.may_open() == 0 && self.list.has_candidate(&search, now);
         if shut_out || wanted {
             self.last_turnover = now;
-            let useless = self.idle_for(USELESS_AFTER, now);
+            let useless = self.idle_for(useless_after, now);
             let oldest = useless.into_iter().min_by_key(|key| self.peers.get(key).map(|p| p.since));
             if let Some(key) = oldest.filter(|key| !self.is_only_holder(*key)) {
                 self.disconnect(key, Disconnect::TooMany, now);
@@ -381,6 +393,15 @@ impl Torrent {
                 self.outputs.extend(other.map(Output::Connect));
             }
         }
+    }
+
+    /// Whether readers wait, and none of those who are connected has given anything lately.
+    fn is_starved(&self, now: Timestamp) -> bool {
+        let gives = |peer: &PeerSession| {
+            peer.down.total() > 0 && now.since(peer.last_block) <= STARVED_AFTER
+        };
+        let waits = self.active.as_ref().is_some_and(|active| active.demand.waiting() > 0);
+        waits && !self.peers.values().any(gives)
     }
 
     /// Whether there is anything to get from more peers.

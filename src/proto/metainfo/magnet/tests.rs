@@ -56,6 +56,12 @@ fn every_parameter_is_read() {
 }
 
 #[test]
+fn a_link_from_the_text_of_a_web_page_is_read() {
+    let magnet = with("&amp;dn=x&amp;tr=udp://u.example:6969&amp;x.pe=192.0.2.1:6881");
+    assert_eq!(magnet, with("&dn=x&tr=udp://u.example:6969&x.pe=192.0.2.1:6881"));
+}
+
+#[test]
 fn bad_peers_and_ranges_are_ignored() {
     let bad =
         "&x.pe=1.2.3:5&x.pe=nope&x.pe=:1&x.pe=a:0&x.pe=a:65536&x.pe=a:+1&x.pe=a%20b:1&x.pe=[::1]";

@@ -352,6 +352,28 @@ fn when_enough_are_connected_but_of_no_use_others_are_looked_for() {
 }
 
 #[test]
+fn while_readers_wait_those_who_only_take_up_places_make_room_soon() {
+    for reads in [false, true] {
+        let mut lone = lone();
+        lone.machine.peers_found(&others(200), PeerSource::Tracker);
+        assert_eq!(oblige(&mut lone), 30);
+        if reads {
+            lone.read(0);
+        }
+        let mut made_room = 0;
+        let end = lone.now + STARVED_AFTER + 11 * STARVED_TURNOVER;
+        while lone.now < end {
+            lone.pass(Duration::from_secs(1));
+            lone.step();
+            made_room += lone.closed().len();
+            oblige(&mut lone);
+        }
+        assert!(if reads { made_room >= 10 } else { made_room == 0 }, "{made_room} made room");
+        assert!((28..=30).contains(&lone.machine.peers.len()));
+    }
+}
+
+#[test]
 fn of_two_connections_that_crossed_the_greater_id_decides() {
     let mut lone = lone();
     let ours = lone.meet(stranger(1), true).unwrap();
