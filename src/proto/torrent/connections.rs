@@ -63,6 +63,13 @@ const STARVED_AFTER: Duration = Duration::from_secs(30);
 /// not keep us from the one that gives.
 const STARVED_TURNOVER: Duration = Duration::from_secs(2);
 
+/// Without the metadata the same goes for whoever has been connected for this long while none came: nobody is
+/// choked there, ...
+const IGNORANT_AFTER: Duration = Duration::from_secs(10);
+
+/// ... one connection each time that this has passed.
+const IGNORANT_TURNOVER: Duration = Duration::from_secs(1);
+
 /// Attempts to connect that are made in a second, after ...
 const ATTEMPTS_PER_SECOND: f64 = 30.0;
 
@@ -190,7 +197,7 @@ impl Torrent {
         }
         let ours = self.ourselves();
         let bar = ours.priority(newcomer);
-        let idle = self.idle_for(IDLE_AFTER, now);
+        let idle = self.idle_for(IDLE_AFTER, false, now);
         let lower = idle.into_iter().filter_map(|key| {
             let priority = ours.priority(self.peers.get(&key)?.known_addr());
             (priority < bar).then_some((priority, key))
@@ -372,9 +379,13 @@ impl Torrent {
     /// When all connections are taken and others wait, or there are enough and more peers known, the
     /// oldest one that has been of no use for long makes room for another.
     pub(super) fn turn_over(&mut self, now: Timestamp) {
-        let (useless_after, turnover) = match self.is_starved(now) {
-            true => (STARVED_AFTER, STARVED_TURNOVER),
-            false => (USELESS_AFTER, TURNOVER),
+        let ignorant =
+            self.fetch.as_ref().is_some_and(|fetch| now.since(fetch.gave()) > IGNORANT_AFTER);
+        let starved = ignorant || self.is_starved(now);
+        let (useless_after, turnover) = match () {
+            () if ignorant => (IGNORANT_AFTER, IGNORANT_TURNOVER),
+            () if starved => (STARVED_AFTER, STARVED_TURNOVER),
+            () => (USELESS_AFTER, TURNOVER),
         };
         if now.since(self.last_turnover) < turnover {
             return;
@@ -385,7 +396,7 @@ impl Torrent {
             !search.seeding && self.may_open() == 0 && self.list.has_candidate(&search, now);
         if shut_out || wanted {
             self.last_turnover = now;
-            let useless = self.idle_for(useless_after, now);
+            let useless = self.idle_for(useless_after, starved, now);
             let oldest = useless.into_iter().min_by_key(|key| self.peers.get(key).map(|p| p.since));
             if let Some(key) = oldest.filter(|key| !self.is_only_holder(*key)) {
                 self.disconnect(key, Disconnect::TooMany, now);
@@ -411,15 +422,15 @@ impl Torrent {
 
     // ---- what a connection is worth
 
-    /// Connections through which nothing came or went for `time`, and nothing is about to; never
-    /// those to peers that a person named.
-    fn idle_for(&mut self, time: Duration, now: Timestamp) -> Vec<PeerKey> {
+    /// Connections through which nothing came or went for `time`, and nothing is about to; those to peers that a
+    /// person named only if `named` ones are meant too.
+    fn idle_for(&mut self, time: Duration, named: bool, now: Timestamp) -> Vec<PeerKey> {
         let list = &self.list;
         let idle = self.peers.iter_mut().filter_map(|(key, peer)| {
             let asked = !peer.window.is_empty() && !peer.window.is_stalled();
             let idle =
                 now.since(peer.since.max(peer.last_block)) > time && peer.up.per_second(now) < 1.0;
-            (idle && !asked && !list.is_manual(peer.known_addr())).then_some(*key)
+            (idle && !asked && (named || !list.is_manual(peer.known_addr()))).then_some(*key)
         });
         idle.collect()
     }

@@ -88,6 +88,8 @@ pub struct MetadataFetch {
     rng: ChaCha8Rng,
     /// The latest moment heard of.
     now: Timestamp,
+    /// When a piece came last.
+    gave: Timestamp,
     peers: BTreeMap<u64, Peer>,
     /// Only those that hold a piece.
     assemblies: BTreeMap<Key, Assembly>,
@@ -198,6 +200,7 @@ impl MetadataFetch {
             info_hash,
             rng: ChaCha8Rng::seed_from_u64(seed),
             now: Timestamp::ZERO,
+            gave: Timestamp::ZERO,
             peers: BTreeMap::new(),
             assemblies: BTreeMap::new(),
             contested: BTreeSet::new(),
@@ -261,6 +264,11 @@ impl MetadataFetch {
         self.assemblies.iter().map(here).chain(claimed).max().unwrap_or((0, 0))
     }
 
+    /// When any peer sent a piece last, right or wrong; [`Timestamp::ZERO`] if none has.
+    pub fn gave(&self) -> Timestamp {
+        self.gave
+    }
+
     /// Time has passed: [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.advance(now);
@@ -315,6 +323,7 @@ impl MetadataFetch {
         if !p.answered(piece) || data.len() != piece_len(size, piece) {
             return self.misbehaved(peer);
         }
+        self.gave = self.now;
         p.active = self.now;
         p.strikes = 0;
         p.retry_at = self.now;

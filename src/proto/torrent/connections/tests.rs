@@ -374,6 +374,26 @@ fn while_readers_wait_those_who_only_take_up_places_make_room_soon() {
 }
 
 #[test]
+fn who_does_not_give_the_metadata_makes_room_soon_though_a_person_named_it() {
+    for source in [PeerSource::Tracker, PeerSource::Manual] {
+        let mut lone = lone();
+        lone.machine = Torrent::new(lone.info.info_hash, lone.machine.options.clone(), 1);
+        lone.machine.peers_found(&others(200), source);
+        oblige(&mut lone);
+        let before = lone.machine.peers.len();
+        let mut made_room = 0;
+        let end = lone.now + IGNORANT_AFTER + 12 * IGNORANT_TURNOVER;
+        while lone.now < end {
+            lone.pass(Duration::from_millis(100));
+            lone.step();
+            made_room += lone.closed().len();
+            oblige(&mut lone);
+        }
+        assert!((10..=12).contains(&made_room), "{made_room} of {before} made room");
+    }
+}
+
+#[test]
 fn of_two_connections_that_crossed_the_greater_id_decides() {
     let mut lone = lone();
     let ours = lone.meet(stranger(1), true).unwrap();
