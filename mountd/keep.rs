@@ -164,7 +164,7 @@ impl<'a> Keeping<'a> {
         let (torrent, mut offset) = (self.torrent, 0);
         while offset < self.length(file) {
             let length = CHUNK.min(self.length(file) - offset);
-            match torrent.read_now(file, offset, length as usize, |bytes| out.write_all(bytes)) {
+            match torrent.read_anywhere(file, offset, length as usize, |b| out.write_all(b)) {
                 Some(written) => written?,
                 None => {
                     fetch(torrent, file, offset, length as usize)?;
@@ -235,7 +235,7 @@ fn fetch_all(torrent: &Torrent, file: usize) -> io::Result<()> {
     let mut offset = 0;
     while offset < length {
         let step = step.min(length - offset);
-        while torrent.read_now(file, offset, step as usize, |_| ()).is_none() {
+        while torrent.read_anywhere(file, offset, step as usize, |_| ()).is_none() {
             fetch(torrent, file, offset, step as usize)?;
         }
         offset += step;

@@ -25,6 +25,7 @@ mod gate;
 mod giving;
 mod in_place;
 mod index;
+mod lenders;
 mod lent;
 mod mapping;
 mod order;
@@ -122,6 +123,12 @@ pub enum StoreError {
         path: PathBuf,
         /// The torrent.
         name: String,
+    },
+    /// A file of a torrent that would be read from a mount of one.
+    #[error("{}: lies in a mounted torrent; --use-data is for the download of another client", path.display())]
+    InMount {
+        /// The file.
+        path: PathBuf,
     },
     /// A file to be seeded is not the torrent's.
     #[error("{} has {found} bytes, the torrent says {expected}", path.display())]

@@ -99,7 +99,7 @@ fn a_file_that_changes_loses_its_verified_pieces_and_no_others() {
         let file = File::options().write(true).open(s.dir.path().join("file 0")).unwrap();
         change(&file);
         file.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
-        assert_eq!(s.torrent.read_file(0, 200, 10, |_| ()), None);
+        assert_eq!(s.torrent.read_anywhere(0, 200, 10, |_| ()), None);
         assert_eq!(*lost.lock().unwrap(), [0, 1]);
         assert!(!s.torrent.read_block(s.sample.piece(1), 0, &mut [0; 10]).unwrap());
         assert!(!wait(|done| s.torrent.verify_at_rest(s.sample.piece(0), None, done)));
@@ -165,7 +165,7 @@ impl Borrower {
 
     /// The pieces that are good of those that may be there.
     fn borrow(&self) -> Vec<u32> {
-        let there = self.torrent.borrow(&layout(&self.sample), self.dir.path()).unwrap();
+        let there = self.torrent.borrow(&layout(&self.sample), self.dir.path(), &[]).unwrap();
         let good = |p: &PieceIndex| wait(|done| self.torrent.verify_lent(*p, None, done));
         there.into_iter().filter(good).map(PieceIndex::get).collect()
     }
@@ -186,7 +186,8 @@ fn what_is_good_elsewhere_is_read_there_and_the_rest_comes_into_the_cache() {
     let before = fs::metadata(b.path("file 3")).unwrap().modified().unwrap();
     assert_eq!(b.borrow(), [0, 1, 2, 3]);
     assert_eq!(read_all(&b.torrent, 0).unwrap(), b.sample.file(0));
-    assert_eq!(b.torrent.read_file(3, 60_000, 1, |_| ()), None);
+    assert_eq!(b.torrent.read_file(0, 0, 1, |_| ()), None, "it might have to be waited for");
+    assert_eq!(b.torrent.read_anywhere(3, 60_000, 1, |_| ()), None);
     (4..7).for_each(|piece| b.fetch(piece));
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3), "from both");
     assert_eq!(fs::metadata(b.path("file 3")).unwrap().modified().unwrap(), before);
@@ -208,7 +209,7 @@ fn a_file_elsewhere_that_changes_loses_its_pieces_which_are_fetched_into_the_cac
     assert_eq!(b.borrow().len(), 7);
     let lost = lost_pieces(&b.torrent);
     File::options().write(true).open(b.path("file 0")).unwrap().write_all_at(b"new", 0).unwrap();
-    assert_eq!(b.torrent.read_file(0, 17_000, 10, |_| ()), None);
+    assert_eq!(b.torrent.read_anywhere(0, 17_000, 10, |_| ()), None);
     assert_eq!(*lost.lock().unwrap(), [0, 1]);
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
     b.fetch(0);
@@ -224,7 +225,7 @@ fn other_data_is_borrowed_after_it_was_checked_only() {
     // A file with verified pieces is not taken for another one of the same name.
     let other = TempDir::new().unwrap();
     fs::write(other.path().join("file 3"), vec![7; 80_000]).unwrap();
-    assert_eq!(b.torrent.borrow(&layout(&b.sample), other.path()).unwrap(), []);
+    assert_eq!(b.torrent.borrow(&layout(&b.sample), other.path(), &[]).unwrap(), []);
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
 }
 
@@ -245,7 +246,7 @@ fn unfinished_files_have_other_names() {
 fn a_folder_without_any_file_of_the_torrent_is_refused() {
     let b = borrower();
     let empty = TempDir::new().unwrap();
-    let refused = |path: &Path| match b.torrent.borrow(&layout(&b.sample), path) {
+    let refused = |path: &Path| match b.torrent.borrow(&layout(&b.sample), path, &[]) {
         Ok(_) => panic!("accepted"),
         Err(error) => error.to_string(),
     };
@@ -273,7 +274,7 @@ fn whole_files_are_moved_out_of_the_cache_and_read_where_they_are() {
     assert_eq!(b.torrent.lent_bytes(), b.sample.data.len() as u64);
     // They are the user's now.
     File::options().write(true).open(to(3)).unwrap().write_all_at(b"mine", 0).unwrap();
-    assert_eq!(b.torrent.read_file(3, 70_000, 10, |_| ()), None);
+    assert_eq!(b.torrent.read_anywhere(3, 70_000, 10, |_| ()), None);
     (2..7).for_each(|piece| store_piece(&b.torrent, &b.sample, piece));
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
     assert_eq!(&fs::read(to(3)).unwrap()[..4], b"mine");
