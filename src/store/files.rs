@@ -352,6 +352,13 @@ impl Files {
         }
     }
 
+    /// Forgets the files of somebody else that `which` names.
+    pub(super) fn remove_known(&self, which: impl Fn(usize) -> bool) {
+        let Place::Elsewhere(files) = &self.place else { return };
+        lock(files).retain(|file, _| !which(*file));
+        self.pool.close(|(number, file)| number == self.number && which(file));
+    }
+
     /// Whether files of somebody else are below `dir`.
     pub(super) fn is_any_below(&self, dir: &Path) -> bool {
         let Place::Elsewhere(files) = &self.place else { return false };

@@ -1,12 +1,12 @@
 //! Seeding what is somebody else's.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use super::super::StoreError;
+use super::super::{Limits, StoreError};
 use super::*;
 use crate::proto::metainfo::layout::{Entry, EntryKind, Layout};
 
@@ -320,4 +320,55 @@ fn what_is_read_or_not_all_there_is_not_moved() {
     assert_eq!(refused(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&to).unwrap(), b"something else");
     assert_eq!(read_all(&torrent, 0).unwrap(), sample.file(0));
+}
+
+#[test]
+fn a_move_that_fails_half_way_leaves_all_as_it_was() {
+    let cache = TempDir::new().unwrap();
+    let files = [(20_000, false), (50_000, false), (49_152, false), (9_000, false)];
+    let sample = Sample::new(&files, 16_384);
+    let limits = Limits { size: Some(1 << 20), free: None };
+    let store = Store::open_limited(cache.path(), limits).unwrap();
+    let torrent = store.torrent(sample.info.clone()).unwrap();
+    let pieces = sample.info.geometry.piece_count();
+    (0..pieces).for_each(|piece| store_piece(&torrent, &sample, piece));
+    let own = cache.path().join(sample.info.info_hash.to_string()).join("files");
+    let names = || {
+        let entries = fs::read_dir(&own).unwrap().map(|entry| entry.unwrap());
+        let mut names: Vec<_> =
+            entries.map(|e| (e.file_name(), e.metadata().unwrap().ino())).collect();
+        names.sort();
+        names
+    };
+    let kept = TempDir::new_in(cache.path()).unwrap();
+    let (first, second) = (kept.path().join("first"), kept.path().join("second"));
+    let (before, taken) = (names(), store.ledger.taken());
+    // Something is there; its folder is not there; and a rest cannot be written.
+    fs::write(&second, b"something else").unwrap();
+    let missing = kept.path().join("no folder/second");
+    let way = own.join("1.new");
+    for to in [&second, &missing, &first] {
+        if *to == first {
+            fs::create_dir_all(way.join("full")).unwrap();
+        }
+        torrent.give_away(&[(1, first.clone()), (2, to.clone())]).unwrap_err();
+        let _ = fs::remove_dir_all(&way);
+        assert!(!first.exists() && fs::read(&second).unwrap() == b"something else");
+        assert_eq!((names(), store.ledger.taken()), (before.clone(), taken));
+        assert_eq!((torrent.lent_bytes(), torrent.lends_from(Path::new("/"))), (0, false));
+        (0..4).for_each(|file| {
+            assert_eq!(
+                torrent.read_file(file, 0, 9000, |b| b == &sample.file(file)[..9000]),
+                Some(true)
+            );
+        });
+    }
+    // It works when nothing is in the way, and after a restart all of the rest is listed.
+    torrent.give_away(&[(1, first.clone())]).unwrap();
+    assert_eq!(fs::read(&first).unwrap(), sample.file(1));
+    let lent: Vec<_> = (0..pieces).filter(|p| torrent.is_lent(sample.piece(*p))).collect();
+    drop((torrent, store));
+    let hinted = open(cache.path(), &sample).hinted();
+    let listed = |p: &u32| hinted.contains(sample.piece(*p));
+    assert!((0..pieces).all(|p| listed(&p) != lent.contains(&p)), "{lent:?}");
 }
