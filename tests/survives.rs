@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use harness::*;
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +27,7 @@ fn is_read_though(happens: impl FnOnce(&Network, &Mount) + Send) {
         seeder.seed(&torrent, &["--upload-limit", "2M"]);
         let peer = SocketAddr::new(network.second().v4.into(), seeder.address.port());
         network.first().enter();
+        network.first().has_way_out();
         let p2pfs = P2pfs::new(&scratch).listening_on(ANY);
         let mount = p2pfs.mount(&torrent.file, &["--peer", &peer.to_string()]);
         let mut cat = Process::spawn(&scratch, Command::new("cat").arg(mount.path("film.bin")));
@@ -43,12 +45,16 @@ fn a_network_that_is_gone_for_a_while() {
         network.first().link(false);
         wait_until("nothing comes", PATIENCE, || mount.status().number("download_rate") == 0);
         network.first().link(true);
+        network.first().has_way_out();
     });
 }
 
 #[test]
 fn an_address_that_changes() {
-    is_read_though(|network, _| network.first().moves_to(Ipv4Addr::new(10, 77, 0, 3)));
+    is_read_though(|network, _| {
+        network.first().moves_to(Ipv4Addr::new(10, 77, 0, 3));
+        network.first().has_way_out();
+    });
 }
 
 /// A machine that was suspended finds its connections gone.
@@ -100,12 +106,17 @@ fn trackers_are_told_of_an_address_that_has_changed() {
         network.second().enter();
         let asked = tracker(8080);
         network.first().enter();
+        network.first().has_way_out();
         let p2pfs = P2pfs::new(&scratch).listening_on(ANY);
         let url = format!("http://{}:8080/announce", network.second().v4);
         // It has everything and wants nobody, so it would say nothing for half an hour.
         p2pfs.seed(&torrent, &["--tracker", &url]);
         assert_eq!(asked.recv_timeout(PATIENCE).unwrap(), network.first().v4);
+        // Containers come and go, and the network is what it was. It is looked at each ten seconds.
+        network.first().bridge(true);
+        assert!(asked.recv_timeout(Duration::from_secs(25)).is_err(), "told of a bridge");
         network.first().moves_to(other);
+        network.first().has_way_out();
         assert_eq!(asked.recv_timeout(PATIENCE).unwrap(), other);
     });
 }
