@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
@@ -371,4 +373,40 @@ fn a_move_that_fails_half_way_leaves_all_as_it_was() {
     let hinted = open(cache.path(), &sample).hinted();
     let listed = |p: &u32| hinted.contains(sample.piece(*p));
     assert!((0..pieces).all(|p| listed(&p) != lent.contains(&p)), "{lent:?}");
+}
+
+#[test]
+fn a_file_is_either_moved_or_read_by_the_kernel() {
+    const FILES: usize = 200;
+    let (cache, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let sample = Sample::new(&[(16_384, false); FILES], 16_384);
+    let torrent = open(cache.path(), &sample);
+    (0..FILES as u32).for_each(|piece| store_piece(&torrent, &sample, piece));
+    let own = cache.path().join(sample.info.info_hash.to_string()).join("files");
+    for file in 0..FILES {
+        let to = kept.path().join(file.to_string());
+        let inode = fs::metadata(own.join(file.to_string())).unwrap().ino();
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            let moving = scope.spawn(|| {
+                both.wait();
+                let moved = torrent.give_away(&[(file, to.clone())]);
+                moved.map_err(|error| assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock))
+            });
+            both.wait();
+            // A move begins with a sync: sometimes earlier, sometimes later.
+            (0..file * 50).for_each(|_| std::hint::spin_loop());
+            let mut opened = None;
+            let whole = torrent.whole_file(file, &mut |fd| opened = Some(fd.try_clone_to_owned()));
+            // Held until the move has ended.
+            let moved = moving.join().unwrap().is_ok();
+            assert_ne!(whole.is_some(), moved, "file {file}: whole, and moved");
+            assert_eq!((opened.is_some(), to.exists()), (!moved, moved));
+            if let Some(whole) = whole {
+                let read = File::from(opened.unwrap().unwrap());
+                assert!(whole.is_whole() && read.metadata().unwrap().ino() == inode);
+            }
+        });
+        assert_eq!(read_all(&torrent, file).unwrap(), sample.file(file));
+    }
 }
