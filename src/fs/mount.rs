@@ -372,9 +372,11 @@ impl Place {
         Ok(table.iter().any(|mount| self.is(mount)))
     }
 
-    /// Whether it is this one; its parent changes when what it covers is unmounted.
+    /// Whether it is this one; its parent changes when what it covers is unmounted, its options when it is
+    /// mounted anew.
     fn is(&self, mount: &MountEntry) -> bool {
-        *mount == MountEntry { parent: mount.parent, ..self.entry.clone() }
+        let (parent, options) = (mount.parent, mount.options.clone());
+        *mount == MountEntry { parent, options, ..self.entry.clone() }
     }
 
     /// Has the kernel read further ahead. Only root may; it is faster, not needed.
