@@ -21,6 +21,8 @@ use rustix::io::Errno;
 const CHUNK: u64 = 1 << 20;
 /// How long a piece that was lost may take to come again: whoever unmounts waits for it.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a folder is tried to be locked that others remove.
+const TRIES: usize = 100;
 /// The handle of our reads; those of the filesystem count from 1.
 const HANDLE: ReadHandle = ReadHandle(u64::MAX);
 
@@ -40,7 +42,7 @@ impl Place {
         fs::create_dir_all(dir).with_context(failed)?;
         check(torrent, dir)?;
         let part = dir.join(format!(".p2pfs-{}.part", torrent.info().info_hash));
-        loop {
+        for _ in 0..TRIES {
             fs::create_dir_all(&part).with_context(failed)?;
             let lock = File::open(&part).with_context(failed)?;
             // Not every file system can lock a folder.
@@ -57,6 +59,7 @@ impl Place {
                 return Ok(Self { dir: dir.to_owned(), part, _lock: lock });
             }
         }
+        bail!("{}: cannot be locked, so no files can be kept there", part.display())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Notices that this machine may be somewhere else: what it sends leaves from another address, its network
-//! came back, or it was asleep. Then connections may be dead, trackers know an address that is no longer ours, and who
-//! could not be reached may be reached again.
+//! came back, or it was asleep. Then connections may be dead, trackers know an address that is no longer
+//! ours, and who could not be reached may be reached again.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -67,7 +67,7 @@ use budget::Ledger;
 use buffer::BufferPool;
 use files::{Files, Place, create_dir, open_own};
 use index::Index;
-use pool::FilePool;
+use pool::{FilePool, OPEN_FILES};
 use sync::Syncer;
 use workers::Workers;
 
@@ -223,7 +223,7 @@ impl Store {
             dir: dir.to_owned(),
             workers,
             buffers: Arc::default(),
-            files: Arc::new(FilePool::new()),
+            files: Arc::new(FilePool::new(OPEN_FILES)),
             torrents: Mutex::default(),
             ledger: Arc::new(Ledger::open(dir, limits)),
             evicting: Mutex::default(),

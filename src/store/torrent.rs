@@ -21,7 +21,7 @@ use super::gate::{self, Judged, Verdict, VerifiedRange};
 use super::index::Index;
 use super::lenders::Lenders;
 use super::order;
-use super::pool::FilePool;
+use super::pool::{FilePool, LENT_FILES};
 use super::states::{Pin, State, States};
 use super::workers::Class;
 use super::{Store, lock, shared};
@@ -83,7 +83,8 @@ impl TorrentStore {
         let protection = Protection::of(&files);
         let nothing = Place::Elsewhere(Mutex::default());
         // Not among the others: closing a file of somebody else may take long.
-        let lent = Files::new(info.clone(), nothing, Arc::new(FilePool::new()), store.number());
+        let pool = Arc::new(FilePool::new(LENT_FILES));
+        let lent = Files::new(info.clone(), nothing, pool, store.number());
         if files.in_cache() {
             store.ledger.set_open(info.info_hash, true);
         }
