@@ -78,6 +78,47 @@ fn a_daemon_that_was_stopped_while_its_peers_went_away() {
     assert!(cat.stdout() == content.bytes_of("film.bin"));
 }
 
+#[test]
+fn a_clock_that_jumps_an_hour_forth_and_back() {
+    let scratch = Scratch::new();
+    let content = Content::single("film.bin", 6 * MIB);
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = P2pfs::named(&scratch, "seeder");
+    seeder.seed(&torrent, &["--upload-limit", "2M"]);
+    let (library, moved) = (scratch.path("other_clock.so"), scratch.file("moved", b"0"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/other_clock.c");
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-fPIC", "-o"]).arg(&library).args([source, "-ldl"]);
+    run(&scratch, &mut compile, PATIENCE).success();
+    let p2pfs = P2pfs::new(&scratch);
+    let dir = p2pfs.mount_point();
+    let mount = || {
+        let mut mount = p2pfs.starting_command("mount");
+        mount.env("LD_PRELOAD", &library).env("CLOCK_MOVED", &moved);
+        mount.args(["--peer", &seeder.address.to_string()]).arg(&torrent.file).arg(&dir);
+        run(&scratch, &mut mount, PATIENCE).success();
+        let loaded = std::fs::read_to_string(format!("/proc/{}/maps", p2pfs.daemon())).unwrap();
+        assert!(loaded.contains("other_clock.so"), "the daemon has a clock of its own");
+    };
+    mount();
+    let file = dir.join("film.bin");
+    let mut cat = Process::spawn(&scratch, Command::new("cat").arg(&file));
+    let downloaded = || p2pfs.status()[0].number("downloaded");
+    for seconds in ["3600", "-3600"] {
+        let before = downloaded();
+        std::fs::write(&moved, seconds).unwrap();
+        wait_until("more comes", PATIENCE, || downloaded() > before);
+    }
+    assert!(cat.wait(PATIENCE).expect("cat ends").success(), "{}", cat.stderr());
+    assert!(cat.stdout() == content.bytes_of("film.bin"));
+    // What was kept in an hour that is still to come is used.
+    p2pfs.stop_daemon();
+    std::fs::write(&moved, "-7200").unwrap();
+    mount();
+    assert_eq!(std::fs::read(&file).unwrap(), content.bytes_of("film.bin"));
+    assert_eq!(downloaded(), 0);
+}
+
 /// A tracker on the host that this thread is on, which notes whence it was asked.
 fn tracker(port: u16) -> mpsc::Receiver<IpAddr> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
