@@ -41,7 +41,7 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long data of somebody else may take to come before it is not sent.
-const LENT_TIMEOUT: Duration = Duration::from_secs(5);
+const LENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a peer that is probed may take to acknowledge what was sent to it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -539,28 +539,33 @@ async fn over(held: &mut Option<Hold>) {
 }
 
 /// Reads blocks, each `None` if it is not here. Data of somebody else has its own threads, and a time by which it
-/// has to come: whoever asked is refused then, and his connection goes on.
+/// has to come: whoever asked is refused then, and his connection goes on with what is in other files.
 async fn read_blocks(
     store: Arc<TorrentStore>,
     uploads: Vec<RawBlock>,
 ) -> Vec<(RawBlock, Option<Vec<u8>>)> {
     let piece = |raw: &RawBlock| store.info().geometry.contains(raw.piece, raw.begin, raw.length);
-    let elsewhere = uploads.iter().filter_map(piece).find(|piece| store.is_elsewhere(*piece));
-    let (reading, asked) = (store.clone(), uploads.clone());
-    let read = move || asked.into_iter().map(|raw| (raw, read_block(&reading, raw))).collect();
-    let blocks = match elsewhere {
-        None => tokio::task::spawn_blocking(read).await.ok(),
-        Some(piece) => {
-            let (answer, answered) = oneshot::channel();
-            store.wait_for_piece(piece, move || {
-                if !answer.is_closed() {
-                    let _ = answer.send(read());
-                }
-            });
-            tokio::time::timeout(LENT_TIMEOUT, answered).await.ok().and_then(Result::ok)
-        }
-    };
-    blocks.unwrap_or_else(|| uploads.into_iter().map(|raw| (raw, None)).collect())
+    let lender = |raw: &RawBlock| piece(raw).and_then(|piece| store.lender_of(piece));
+    let mut blocks = Vec::new();
+    for together in uploads.chunk_by(|a, b| lender(a) == lender(b)) {
+        let (reading, asked) = (store.clone(), together.to_vec());
+        let read = move || asked.into_iter().map(|raw| (raw, read_block(&reading, raw))).collect();
+        let read: Option<Vec<_>> = match together.first().and_then(lender) {
+            None => tokio::task::spawn_blocking(read).await.ok(),
+            Some(file) if store.is_stuck(file) => None,
+            Some(file) => {
+                let (answer, answered) = oneshot::channel();
+                store.wait_elsewhere(file, move || {
+                    if !answer.is_closed() {
+                        let _ = answer.send(read());
+                    }
+                });
+                tokio::time::timeout(LENT_TIMEOUT, answered).await.ok().and_then(Result::ok)
+            }
+        };
+        blocks.extend(read.unwrap_or_else(|| together.iter().map(|raw| (*raw, None)).collect()));
+    }
+    blocks
 }
 
 fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {

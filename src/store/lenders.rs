@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lock;
 
@@ -15,6 +15,9 @@ const STUCK_FILES: usize = 4;
 
 /// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest is given up for another.
 const MAX_QUEUED: usize = 16 << 10;
+
+/// A file of which nothing comes for so long is stuck.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// How long a thread without a job stays.
 const IDLE: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ struct Queue {
 struct File {
     waiting: VecDeque<Job>,
     running: usize,
+    /// When a job last ended while others were being done, or the first of these began.
+    moved: Option<Instant>,
 }
 
 impl File {
@@ -61,6 +66,7 @@ impl Queue {
         self.turn = file;
         let queue = self.files.get_mut(&file)?;
         let job = queue.waiting.pop_front()?;
+        queue.moved = queue.moved.filter(|_| queue.running > 0).or_else(|| Some(Instant::now()));
         queue.running += 1;
         Some((file, job))
     }
@@ -72,6 +78,7 @@ impl Queue {
     fn done(&mut self, file: usize) {
         let Some(queue) = self.files.get_mut(&file) else { return };
         queue.running -= 1;
+        queue.moved = Some(Instant::now());
         if queue.running == 0 && queue.waiting.is_empty() {
             self.files.remove(&file);
         }
@@ -93,6 +100,13 @@ impl Lenders {
         own.push_back(Box::new(job));
         call_one(&self.0, queue);
         drop(given_up);
+    }
+
+    /// Whether jobs about a file are being done and none has ended for a while.
+    pub(super) fn is_stuck(&self, file: usize) -> bool {
+        let queue = lock(&self.0.queue);
+        let of_file = queue.files.get(&file).filter(|file| file.running > 0);
+        of_file.and_then(|file| file.moved).is_some_and(|moved| moved.elapsed() > STUCK)
     }
 }
 

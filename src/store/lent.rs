@@ -62,7 +62,7 @@ impl TorrentStore {
         done: impl FnOnce(bool) + Send + 'static,
     ) {
         let this = self.clone();
-        self.wait_for_piece(piece, move || {
+        self.wait_elsewhere(self.first_file(piece), move || {
             let good = this.check_lent(piece, root);
             drop(this);
             done(good);
@@ -98,17 +98,26 @@ impl TorrentStore {
         self.lenders.submit(file, job);
     }
 
-    /// The same for the files that hold a piece.
-    pub fn wait_for_piece(&self, piece: PieceIndex, job: impl FnOnce() + Send + 'static) {
-        let first = super::files::spans(&self.info, self.info.geometry.piece_range(piece)).next();
-        self.wait_elsewhere(first.map_or(0, |span| span.file), job);
+    /// The file by which a piece that is elsewhere is waited for.
+    pub fn lender_of(&self, piece: PieceIndex) -> Option<usize> {
+        self.is_elsewhere(piece).then(|| self.first_file(piece))
+    }
+
+    /// Whether such a file has not answered for a while.
+    pub fn is_stuck(&self, file: usize) -> bool {
+        self.lenders.is_stuck(file)
+    }
+
+    fn first_file(&self, piece: PieceIndex) -> usize {
+        let mut spans = super::files::spans(&self.info, self.info.geometry.piece_range(piece));
+        spans.next().map_or(0, |span| span.file)
     }
 
     /// Has `job` hash a verified or hinted piece where it is.
     pub(super) fn submit_check(&self, piece: PieceIndex, job: impl FnOnce() + Send + 'static) {
-        match self.is_elsewhere(piece) {
-            true => self.wait_for_piece(piece, job),
-            false => self.store.workers.submit(Class::Check, job),
+        match self.lender_of(piece) {
+            Some(file) => self.wait_elsewhere(file, job),
+            None => self.store.workers.submit(Class::Check, job),
         }
     }
 
