@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use crate::idle::{Activity, Linger};
 use crate::mounts::Mounts;
 use crate::seeds::Seeds;
+use crate::use_data::mounted_torrents;
 
 /// How long the mounts may take to end when the daemon stops, and then the session. Together they
 /// stay below the 3 seconds in which the daemon promises to be gone.
@@ -205,7 +206,11 @@ impl Daemon {
     ) -> Result<Lease, RpcError> {
         self.check_settings(&request.settings)?;
         let data = match &request.use_data {
-            Some(path) => DataPlace::Beside { path: path.0.clone(), needed: !how.one_of_several },
+            Some(path) => DataPlace::Beside {
+                path: path.0.clone(),
+                needed: !how.one_of_several,
+                refused: mounted_torrents().map_err(RpcError::failed)?,
+            },
             None => how.data,
         };
         let checking = matches!(data, DataPlace::InPlace(_));

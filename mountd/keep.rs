@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -14,20 +14,63 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use p2pfs::engine::{ReadHandle, Torrent};
 use p2pfs::proto::metainfo::layout::{Entry, EntryKind};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 /// Bytes copied at a time.
 const CHUNK: u64 = 1 << 20;
 /// How long a piece that was lost may take to come again: whoever unmounts waits for it.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a folder is tried to be locked that others remove.
+const TRIES: usize = 100;
 /// The handle of our reads; those of the filesystem count from 1.
 const HANDLE: ReadHandle = ReadHandle(u64::MAX);
 
-/// Refuses a folder in which a copy would overwrite something; creates it if it is missing.
-pub fn check(torrent: &Torrent, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir)
-        .with_context(|| format!("{}: cannot keep files there", dir.display()))?;
+/// The right to keep a torrent's files in a folder, until it is dropped. It is a folder in there, locked, which
+/// takes what is not whole.
+pub struct Place {
+    dir: PathBuf,
+    part: PathBuf,
+    _lock: File,
+}
+
+impl Place {
+    /// Refuses a folder in which a copy would overwrite something, or another mount of the torrent keeps
+    /// its files; creates it if it is missing.
+    pub fn hold(torrent: &Torrent, dir: &Path) -> Result<Self> {
+        let failed = || format!("{}: cannot keep files there", dir.display());
+        fs::create_dir_all(dir).with_context(failed)?;
+        check(torrent, dir)?;
+        let part = dir.join(format!(".p2pfs-{}.part", torrent.info().info_hash));
+        for _ in 0..TRIES {
+            fs::create_dir_all(&part).with_context(failed)?;
+            let lock = File::open(&part).with_context(failed)?;
+            // Not every file system can lock a folder.
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+                bail!(
+                    "{}: another mount keeps the files of this torrent there; keep them in another folder",
+                    dir.display()
+                );
+            }
+            let inode = |m: fs::Metadata| (m.dev(), m.ino());
+            let locked = inode(lock.metadata().with_context(failed)?);
+            // Whoever had it before may have removed it meanwhile.
+            if fs::symlink_metadata(&part).is_ok_and(|there| inode(there) == locked) {
+                return Ok(Self { dir: dir.to_owned(), part, _lock: lock });
+            }
+        }
+        bail!("{}: cannot be locked, so no files can be kept there", part.display())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.part);
+    }
+}
+
+/// Refuses a folder in which a copy would overwrite something.
+fn check(torrent: &Torrent, dir: &Path) -> Result<()> {
     for name in top_names(&torrent.layout().entries) {
         let target = dir.join(name);
         if target.symlink_metadata().is_ok() {
@@ -37,18 +80,16 @@ pub fn check(torrent: &Torrent, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the files that are whole in `dir`, named as in the mount. Calls `tell` with how many bytes are
+/// Leaves the files that are whole in a folder, named as in the mount. Calls `tell` with how many bytes are
 /// there, and of how many.
-pub fn keep(torrent: &Torrent, dir: &Path, tell: impl Fn(u64, u64)) -> Result<()> {
-    let part = dir.join(format!(".p2pfs-{}.part", torrent.info().info_hash));
+pub fn keep(torrent: &Torrent, place: Place, tell: impl Fn(u64, u64)) -> Result<()> {
+    // Somebody else may have left something in there.
+    let part = place.part.join("files");
     if part.symlink_metadata().is_ok() {
         fs::remove_dir_all(&part).with_context(|| format!("{}: is in the way", part.display()))?;
     }
-    fs::create_dir(&part).with_context(|| format!("{}: cannot be made", part.display()))?;
-    let keeping = Keeping::new(torrent, dir, &part, &tell);
-    let kept = keeping.all();
-    let _ = fs::remove_dir_all(&part);
-    kept
+    fs::create_dir_all(&part).with_context(|| format!("{}: cannot be made", part.display()))?;
+    Keeping::new(torrent, &place.dir, &part, &tell).all()
 }
 
 /// How the files of one torrent are kept.
@@ -164,7 +205,7 @@ impl<'a> Keeping<'a> {
         let (torrent, mut offset) = (self.torrent, 0);
         while offset < self.length(file) {
             let length = CHUNK.min(self.length(file) - offset);
-            match torrent.read_now(file, offset, length as usize, |bytes| out.write_all(bytes)) {
+            match torrent.read_anywhere(file, offset, length as usize, |b| out.write_all(b)) {
                 Some(written) => written?,
                 None => {
                     fetch(torrent, file, offset, length as usize)?;
@@ -235,7 +276,7 @@ fn fetch_all(torrent: &Torrent, file: usize) -> io::Result<()> {
     let mut offset = 0;
     while offset < length {
         let step = step.min(length - offset);
-        while torrent.read_now(file, offset, step as usize, |_| ()).is_none() {
+        while torrent.read_anywhere(file, offset, step as usize, |_| ()).is_none() {
             fetch(torrent, file, offset, step as usize)?;
         }
         offset += step;

@@ -122,21 +122,22 @@ impl Daemon {
         }
         options.source = String::from_utf8_lossy(&lease.torrent().info().name).into_owned();
         options.time = self.known_since(lease.torrent().info().info_hash);
+        let mut keep_at = None;
         if let Some(keep) = &request.keep {
             let folder = keep.canonicalize().unwrap_or_else(|_| keep.0.clone());
             if folder.starts_with(&options.dir) {
                 let message = format!("{}: is in the mount itself", keep.display());
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
-            let checked = keep::check(lease.torrent(), keep);
-            checked.map_err(|error| RpcError::failed(format_args!("{error:#}")))?;
+            let held = keep::Place::hold(lease.torrent(), keep);
+            keep_at = Some(held.map_err(|error| RpcError::failed(format_args!("{error:#}")))?);
         }
         if request.until_done || request.seed_until.is_some() {
-            self.check_room(lease.torrent(), request.keep.is_some()).await?;
+            self.check_room(lease.torrent(), keep_at.is_some()).await?;
         }
         let (daemon, outcome) = (Arc::clone(self), lease.outcome());
         let finished = async move {
-            let kept = request.keep.is_some().then(|| lease.torrent().keep());
+            let kept = keep_at.is_some().then(|| lease.torrent().keep());
             let torrent = lease.torrent().clone();
             let shown = torrent.clone();
             let mount = spawn_blocking(move || Mount::new(shown, options));
@@ -145,7 +146,7 @@ impl Daemon {
             if events.is_closed() {
                 live.unmount(Unmount::Force).await.map_err(from_unmount)?;
             } else if request.until_done || request.seed_until.is_some() {
-                tokio::spawn(daemon.until_done(live, torrent, request.keep.map(|keep| keep.0)));
+                tokio::spawn(daemon.until_done(live, torrent, keep_at));
             }
             Ok(outcome)
         };

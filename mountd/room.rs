@@ -1,6 +1,5 @@
 //! Waiting for all of a torrent to be here, and for its files to be where they are to be kept.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use p2pfs::engine::{ReadError, Torrent};
@@ -58,7 +57,7 @@ impl Daemon {
         self: Arc<Self>,
         live: Arc<Live>,
         torrent: Torrent,
-        keep: Option<PathBuf>,
+        keep: Option<keep::Place>,
     ) {
         if !self.waits_for(&live, torrent.wait_complete()).await {
             return;
@@ -67,7 +66,7 @@ impl Daemon {
             let (whole, tell) = (torrent.clone(), live.keeping.clone());
             tell.send_replace(Keeping::Now(0, 0));
             let kept = spawn_blocking(move || {
-                keep::keep(&whole, &keep, |done, of| {
+                keep::keep(&whole, keep, |done, of| {
                     tell.send_replace(Keeping::Now(done, of));
                 })
             });

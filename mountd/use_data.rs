@@ -1,9 +1,11 @@
 //! Which data of other clients cannot be used.
 
+use std::io;
 use std::path::Path;
 
-use p2pfs::fs::mountinfo::{FS_TYPE, mounts};
+use p2pfs::fs::mountinfo::{FS_TYPE, MountEntry, mounts};
 use p2pfs::rpc::{RpcError, SourceRequest};
+use rustix::fs::makedev;
 
 /// Refuses data that would be read from a mount of ours, or be hidden by the one that is asked for.
 pub fn check_data(source: &SourceRequest, dir: &Path) -> Result<(), RpcError> {
@@ -19,6 +21,16 @@ pub fn check_data(source: &SourceRequest, dir: &Path) -> Result<(), RpcError> {
         )));
     }
     if data.starts_with(dir) { Err(covered(dir)) } else { Ok(()) }
+}
+
+/// The devices of all torrents that are mounted: data must not lead there by links either.
+pub fn mounted_torrents() -> io::Result<Vec<u64>> {
+    let device = |mount: MountEntry| {
+        let (major, minor) = mount.device.split_once(':')?;
+        Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+    };
+    let ours = mounts()?.into_iter().filter(|mount| mount.fs_type == FS_TYPE);
+    Ok(ours.filter_map(device).collect())
 }
 
 /// What is said of data that a mount would hide.

@@ -76,7 +76,8 @@ fn each_source_has_a_folder_and_a_dead_one_delays_nobody() {
     assert!(refused.stderr.contains("several torrents"), "{}", refused.stderr);
     p2pfs.run("umount", &[text(&dir)]).success();
     assert_eq!(mounts_below(&dir), Vec::<PathBuf>::new());
-    assert!(p2pfs.status().is_empty());
+    // Another mount namespace, begun by somebody meanwhile, has a copy of it until that ends.
+    assert!(p2pfs.status().iter().all(Status::is_detached));
 }
 
 #[test]

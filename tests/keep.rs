@@ -155,3 +155,35 @@ fn who_waits_for_more_than_the_cache_may_have_is_told_so() {
     let said = mount.run("umount", &["--when-done"]).failure().stderr;
     assert!(said.contains("--cache-size") && mount.is_mounted(), "{said}");
 }
+
+#[test]
+fn two_mounts_of_a_torrent_do_not_keep_its_files_in_one_folder() {
+    let scratch = Scratch::new();
+    let content = content();
+    let torrent = Torrent::new(&scratch, &content);
+    let seeder = P2pfs::named(&scratch, "seeder");
+    let p2pfs = P2pfs::new(&scratch);
+    let (peer, kept) = (seeder.address.to_string(), scratch.dir("kept"));
+    let keep = ["--keep", kept.to_str().unwrap(), "--until-done"];
+    let options = [&keep[..], &["--peer", &peer]].concat();
+    let mount = p2pfs.mount(&torrent.file, &options);
+    let refused = |by: &P2pfs<'_>| {
+        let dir = by.mount_point();
+        let said = by.try_mount(&torrent.file, &dir, &keep).failure().stderr;
+        assert!(said.contains("another mount keeps the files of this torrent there"), "{said}");
+        assert!(said.lines().count() == 1 && !is_mounted(&dir), "{said}");
+    };
+    refused(&p2pfs);
+    let other = P2pfs::named(&scratch, "other");
+    refused(&other);
+    // Another torrent may, and this one when the first mount has ended.
+    let film = Torrent::new(&scratch, &Content::single("film.bin", MIB));
+    p2pfs.mount(&film.file, &keep).umount();
+    mount.umount();
+    let is_empty = || fs::read_dir(&kept).unwrap().count() == 0;
+    wait_until("nothing is left", PATIENCE, is_empty);
+    seeder.seed(&torrent, &[]);
+    let again = p2pfs.mount(&torrent.file, &options);
+    again.wait_until_unmounted();
+    assert_eq!(Tree::read(&kept), content.tree());
+}

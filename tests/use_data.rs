@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use harness::*;
+use nix::sys::signal::Signal;
 
 /// What is read of the first file before the other client is stopped.
 const PART: usize = 2 * MIB;
@@ -212,4 +213,96 @@ fn data_that_cannot_be_used_is_refused_with_one_line() {
     let options = ["--use-data", locked.to_str().unwrap()];
     let said = user.try_mount(&torrent.file, &user.mount_point(), &options).failure().stderr;
     assert!(said.contains("one.bin") && said.contains("Permission denied"), "{said}");
+}
+
+#[test]
+fn data_on_a_disk_that_does_not_answer_holds_up_only_those_who_read_it() {
+    const READERS: usize = 12;
+    let scratch = Scratch::new();
+    let content = content();
+    let torrent = Torrent::new(&scratch, &content);
+    let film = Content::single("film.bin", MIB);
+    let other = Torrent::new(&scratch, &film);
+    // The first file is behind a link, on a disk of its own.
+    let data = content.write_to(&scratch.dir("downloads"));
+    let away = scratch.dir("away");
+    let one = content.bytes_of("one.bin");
+    let disk = StallingDisk::mount(&away, "one.bin", one.clone());
+    fs::remove_file(data.join("one.bin")).unwrap();
+    std::os::unix::fs::symlink(away.join("one.bin"), data.join("one.bin")).unwrap();
+
+    let p2pfs = P2pfs::new(&scratch);
+    let options = ["--use-data", data.to_str().unwrap(), "--read-timeout", "8"];
+    let mount = p2pfs.mount(&torrent.file, &options);
+    assert_eq!(mount.status().number("lent"), torrent.length);
+    let options = ["--use-data", other.data.to_str().unwrap()];
+    let second = p2pfs.mount(&other.file, &options);
+    let leecher = P2pfs::named(&scratch, "leecher");
+
+    disk.stall();
+    let program = |name: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new("timeout");
+        command.args(["60", name]).args(arguments);
+        command
+    };
+    let path = mount.path("one.bin").to_str().unwrap().to_owned();
+    // Each reads its own part past the page cache; one reads as everybody does.
+    let readers: Vec<_> = (0..READERS)
+        .map(|i| {
+            let input = format!("if={path}");
+            let skip = format!("skip={i}");
+            let dd = ["iflag=direct", "bs=4k", "count=1", "of=/dev/null", &input, &skip];
+            Process::spawn(&scratch, &mut program("dd", &dd))
+        })
+        .collect();
+    let mut cat = Process::spawn(&scratch, &mut program("cat", &[&path]));
+    // And a peer asks for all of it.
+    let peer = p2pfs.address.to_string();
+    let taken = leecher.mount(&torrent.file, &["--peer", &peer]);
+    wait_until("the disk is read", PATIENCE, || disk.held() >= 2);
+
+    // Others go on: another file there, another mount, the daemon.
+    let same = |path: &Path, bytes: &[u8]| {
+        let read = run(&scratch, &mut program("cat", &[path.to_str().unwrap()]), PATIENCE);
+        assert!(read.success().stdout == bytes, "{}", path.display());
+    };
+    same(&mount.path("sub/two.bin"), &content.bytes_of("sub/two.bin"));
+    same(&second.path("film.bin"), &film.bytes_of("film.bin"));
+    same(&taken.path("x.txt"), &content.bytes_of("x.txt"));
+    p2pfs.status();
+    assert!(disk.held() <= 8, "{} threads wait for the disk", disk.held());
+    // A reader that is told to end does so, and one whose time is over gets an error.
+    let mut third = Process::spawn(&scratch, std::process::Command::new("cat").arg(&path));
+    third.wait_until_blocked_in_read();
+    third.dies_of(Signal::SIGTERM, PATIENCE);
+    let ended = cat.wait(PATIENCE).expect("the time of a read comes to its end");
+    assert!(!ended.success() && cat.stderr().contains("Input/output error"), "{}", cat.stderr());
+
+    disk.go_on();
+    drop(readers);
+    // What has failed stays so for a moment.
+    wait_until("it is read as ever", PATIENCE, || {
+        run(&scratch, &mut program("cat", &[&path]), PATIENCE).stdout == one
+    });
+    taken.wait();
+    assert_eq!(mount.status().number("lent"), torrent.length);
+}
+
+#[test]
+fn links_in_data_do_not_lead_into_a_mounted_torrent() {
+    let scratch = Scratch::new();
+    let content = content();
+    let torrent = Torrent::new(&scratch, &content);
+    let p2pfs = P2pfs::new(&scratch);
+    let mut options = vec!["--use-data", torrent.data.to_str().unwrap()];
+    let mount = p2pfs.mount(&torrent.file, &options);
+    let links = scratch.dir("links");
+    std::os::unix::fs::symlink(mount.path("one.bin"), links.join("one.bin")).unwrap();
+    let another = P2pfs::named(&scratch, "another");
+    options[1] = links.to_str().unwrap();
+    let dir = another.mount_point();
+    let said = another.try_mount(&torrent.file, &dir, &options).failure().stderr;
+    let said = said.lines().last().unwrap_or_default();
+    assert!(said.contains("links/one.bin: lies in a mounted torrent"), "{said}");
+    assert!(!is_mounted(&dir));
 }

@@ -29,6 +29,8 @@ pub enum DataPlace {
         path: PathBuf,
         /// Whether it is an error if no file of the torrent is there.
         needed: bool,
+        /// The devices whose files are refused, wherever links lead: our own mounts.
+        refused: Vec<u64>,
     },
     /// With the user: only ever read.
     InPlace(PathBuf),
@@ -56,9 +58,9 @@ pub(super) async fn open(
         let layers = named.unwrap_or_else(|| store.layers(&info));
         let torrent = match data {
             DataPlace::Cache => store.torrent(info)?,
-            DataPlace::Beside { path, needed } => {
+            DataPlace::Beside { path, needed, refused } => {
                 let torrent = store.torrent(info)?;
-                let pieces = match torrent.borrow(&layout, &path) {
+                let pieces = match torrent.borrow(&layout, &path, &refused) {
                     Err(StoreError::NothingFits { .. }) if !needed => Vec::new(),
                     pieces => pieces?,
                 };

@@ -1,14 +1,13 @@
-//! Notices that this machine may be somewhere else: it has other addresses, its network came back, or it
-//! was asleep. Then connections may be dead, trackers know an address that is no longer ours, and who
-//! could not be reached may be reached again.
+//! Notices that this machine may be somewhere else: what it sends leaves from another address, its network
+//! came back, or it was asleep. Then connections may be dead, trackers know an address that is no longer
+//! ours, and who could not be reached may be reached again.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep;
 
@@ -23,9 +22,16 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// A machine that slept for less has lost nothing.
 const NAP: Duration = Duration::from_secs(5);
 
+/// Addresses that stand for all others: they are nobody's.
+const WORLD: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
 /// What is looked at.
 struct Seen {
-    /// The addresses by which others could reach us.
+    /// Whence what goes out into the world goes, one of each family. What else there is (containers, other
+    /// links) comes and goes.
     addresses: BTreeSet<IpAddr>,
     /// How long the machine has slept since it was started.
     asleep: Duration,
@@ -54,14 +60,7 @@ async fn look_forever(shared: Arc<Shared>) {
 
 impl Seen {
     fn now() -> Self {
-        let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-        let all = getifaddrs().into_iter().flatten().filter(|at| at.flags.contains(up));
-        let address = |at: nix::ifaddrs::InterfaceAddress| {
-            let address = at.address?;
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
-        };
-        let addresses = all.filter_map(address).filter(is_reached_by_others).collect();
+        let addresses = WORLD.iter().filter_map(|to| way_out(*to).ok()).collect();
         let time = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
         let asleep = time(ClockId::Boottime).saturating_sub(time(ClockId::Monotonic));
         Self { addresses, asleep }
@@ -72,12 +71,15 @@ impl Seen {
     }
 }
 
-/// Whether others may use an address. Those of links (IPv6) come and go with each container.
-fn is_reached_by_others(ip: &IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !ip.is_loopback(),
-        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-    }
+/// The address from which a datagram to another one would be sent; none is.
+fn way_out(to: IpAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect((to, 9))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]
@@ -99,10 +101,8 @@ mod tests {
     }
 
     #[test]
-    fn loopback_and_links_are_not_looked_at() {
-        let reached = |ip: &str| is_reached_by_others(&ip.parse().unwrap());
-        assert!(reached("192.0.2.1") && reached("2001:db8::1"));
-        assert!(!reached("127.0.0.1") && !reached("::1") && !reached("fe80::1"));
-        assert!(Seen::now().addresses.iter().all(is_reached_by_others));
+    fn the_address_of_a_datagram_is_that_of_its_way() {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(way_out(loopback).unwrap(), loopback);
     }
 }

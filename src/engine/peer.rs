@@ -16,7 +16,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +39,9 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one write may take before the peer counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long data of somebody else may take to come before it is not sent.
+const LENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a peer that is probed may take to acknowledge what was sent to it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -516,11 +519,8 @@ impl Writer {
     async fn append_uploads(&self, uploads: Vec<RawBlock>, out: &mut BytesMut) -> Vec<Event> {
         let store = self.store.borrow().clone();
         let (false, Some(store)) = (uploads.is_empty(), store) else { return Vec::new() };
-        let blocks = tokio::task::spawn_blocking(move || {
-            uploads.into_iter().map(|raw| (raw, read_block(&store, raw))).collect::<Vec<_>>()
-        });
         let mut events = Vec::new();
-        for (raw, data) in blocks.await.unwrap_or_default() {
+        for (raw, data) in read_blocks(store, uploads).await {
             if let Some(data) = &data {
                 codec::encode_piece_header(raw.piece, raw.begin, raw.length, out);
                 out.extend_from_slice(data);
@@ -536,6 +536,36 @@ async fn over(held: &mut Option<Hold>) {
     if let Some(held) = held {
         held.over().await;
     }
+}
+
+/// Reads blocks, each `None` if it is not here. Data of somebody else has its own threads, and a time by which it
+/// has to come: whoever asked is refused then, and his connection goes on with what is in other files.
+async fn read_blocks(
+    store: Arc<TorrentStore>,
+    uploads: Vec<RawBlock>,
+) -> Vec<(RawBlock, Option<Vec<u8>>)> {
+    let piece = |raw: &RawBlock| store.info().geometry.contains(raw.piece, raw.begin, raw.length);
+    let lender = |raw: &RawBlock| piece(raw).and_then(|piece| store.lender_of(piece));
+    let mut blocks = Vec::new();
+    for together in uploads.chunk_by(|a, b| lender(a) == lender(b)) {
+        let (reading, asked) = (store.clone(), together.to_vec());
+        let read = move || asked.into_iter().map(|raw| (raw, read_block(&reading, raw))).collect();
+        let read: Option<Vec<_>> = match together.first().and_then(lender) {
+            None => tokio::task::spawn_blocking(read).await.ok(),
+            Some(file) if store.is_stuck(file) => None,
+            Some(file) => {
+                let (answer, answered) = oneshot::channel();
+                store.wait_elsewhere(file, move || {
+                    if !answer.is_closed() {
+                        let _ = answer.send(read());
+                    }
+                });
+                tokio::time::timeout(LENT_TIMEOUT, answered).await.ok().and_then(Result::ok)
+            }
+        };
+        blocks.extend(read.unwrap_or_else(|| together.iter().map(|raw| (*raw, None)).collect()));
+    }
+    blocks
 }
 
 fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {

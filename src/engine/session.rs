@@ -320,7 +320,7 @@ impl Session {
         let hash = self.key_of(hash, also);
         let _adding = self.shared.adding(hash).await;
         if let Some(torrent) = self.running(&hash) {
-            if let DataPlace::Beside { path, needed: true } = &add.data
+            if let DataPlace::Beside { path, needed: true, .. } = &add.data
                 && torrent.lent_at().as_ref() != Some(path)
             {
                 let name = String::from_utf8_lossy(&torrent.info().name).into_owned();

@@ -86,7 +86,7 @@ impl Torrent {
     }
 
     /// Calls `f` with `length` bytes of file number `file` (its index in `info().files`) from
-    /// `offset`, if all of them are verified and here now. Never waits for the network. The slice
+    /// `offset`, if all of them are verified and in the cache now. Never waits for the network. The slice
     /// may be a mapping: hand it to a system call, do not look into it. The range must lie in the
     /// file.
     pub fn read_now<R>(
@@ -97,6 +97,28 @@ impl Torrent {
         f: impl FnOnce(&[u8]) -> R,
     ) -> Option<R> {
         self.inner.store.read_file(file, offset, length, f)
+    }
+
+    /// As [`Self::read_now`], of data of somebody else too, for which it may wait without end.
+    pub fn read_anywhere<R>(
+        &self,
+        file: usize,
+        offset: u64,
+        length: usize,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        self.inner.store.read_anywhere(file, offset, length, f)
+    }
+
+    /// Whether all of a range is verified and some of it is with somebody else.
+    pub fn has_elsewhere(&self, file: usize, offset: u64, length: usize) -> bool {
+        self.inner.store.has_elsewhere(file, offset, length)
+    }
+
+    /// Has `job` done on a thread that may call [`Self::read_anywhere`] for that file. It may be dropped instead,
+    /// if nothing is heard from there.
+    pub fn wait_elsewhere(&self, file: usize, job: impl FnOnce() + Send + 'static) {
+        self.inner.store.wait_elsewhere(file, job);
     }
 
     /// File number `file`, if it is complete and the kernel may read it itself; `open` is called with it.

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::statfs::{AUTOFS_SUPER_MAGIC, fstatfs, statfs};
+use nix::unistd::getpgrp;
 
-use super::mountinfo::mount_at;
+use super::mountinfo::{MountEntry, mount_at};
 
 /// The filesystem type of such directories, as the table of mounts has it.
 const FS_TYPE: &str = "autofs";
@@ -21,8 +22,20 @@ const FS_TYPE: &str = "autofs";
 /// Whether a directory (an absolute path without links) waits to be mounted on, by the table of mounts
 /// alone.
 pub(super) fn waits(dir: &Path) -> bool {
+    at(dir).is_some()
+}
+
+/// Whether this process is of the group that is to make the mount.
+pub(super) fn waits_for_us(dir: &Path) -> bool {
+    let on = at(dir);
+    let mut options = on.iter().flat_map(|on| on.options.split(','));
+    let group = options.find_map(|option| option.strip_prefix("pgrp=")?.parse().ok());
+    group == Some(getpgrp().as_raw())
+}
+
+fn at(dir: &Path) -> Option<MountEntry> {
     let on = dir.ancestors().find_map(|dir| mount_at(dir).ok().flatten());
-    on.is_some_and(|on| on.fs_type == FS_TYPE)
+    on.filter(|on| on.fs_type == FS_TYPE)
 }
 
 /// Whether a path leads to such a directory.

@@ -22,6 +22,27 @@ pub trait Content: Send + Sync + 'static {
     /// are verified and here now. Returns false, without calling `f`, otherwise.
     fn read_now(&self, file: usize, offset: u64, length: usize, f: &mut dyn FnMut(&[u8])) -> bool;
 
+    /// As [`Self::read_now`], of data of somebody else too; this one may block for long.
+    fn read_anywhere(
+        &self,
+        file: usize,
+        offset: u64,
+        length: usize,
+        f: &mut dyn FnMut(&[u8]),
+    ) -> bool {
+        self.read_now(file, offset, length, f)
+    }
+
+    /// Whether nothing of a range is missing, and some of it is with somebody else.
+    fn has_elsewhere(&self, _file: usize, _offset: u64, _length: usize) -> bool {
+        false
+    }
+
+    /// Has `job` done on a thread that may call [`Self::read_anywhere`] for the file, or drops it.
+    fn wait_elsewhere(&self, _file: usize, job: Box<dyn FnOnce() + Send>) {
+        job();
+    }
+
     /// Calls `waiter` once [`Self::read_now`] can serve the range, or the read has ended.
     fn read_later(
         &self,
@@ -60,6 +81,24 @@ impl Content for Torrent {
 
     fn read_now(&self, file: usize, offset: u64, length: usize, f: &mut dyn FnMut(&[u8])) -> bool {
         Torrent::read_now(self, file, offset, length, f).is_some()
+    }
+
+    fn read_anywhere(
+        &self,
+        file: usize,
+        offset: u64,
+        length: usize,
+        f: &mut dyn FnMut(&[u8]),
+    ) -> bool {
+        Torrent::read_anywhere(self, file, offset, length, f).is_some()
+    }
+
+    fn has_elsewhere(&self, file: usize, offset: u64, length: usize) -> bool {
+        Torrent::has_elsewhere(self, file, offset, length)
+    }
+
+    fn wait_elsewhere(&self, file: usize, job: Box<dyn FnOnce() + Send>) {
+        Torrent::wait_elsewhere(self, file, job);
     }
 
     fn read_later(

@@ -201,7 +201,7 @@ impl Mount {
         options: MountOptions,
     ) -> Result<(Self, Arc<S>), MountError> {
         let resolved = options.resolve()?;
-        let dir = usable_dir(&options.dir, resolved.nonempty)?;
+        let dir = usable_dir(&options.dir, options.automount.as_deref(), resolved.nonempty)?;
         let view = View {
             uid: resolved.uid.unwrap_or(geteuid().as_raw()),
             gid: resolved.gid.unwrap_or(getegid().as_raw()),
@@ -372,9 +372,11 @@ impl Place {
         Ok(table.iter().any(|mount| self.is(mount)))
     }
 
-    /// Whether it is this one; its parent changes when what it covers is unmounted.
+    /// Whether it is this one; its parent changes when what it covers is unmounted, its options when it is
+    /// mounted anew.
     fn is(&self, mount: &MountEntry) -> bool {
-        *mount == MountEntry { parent: mount.parent, ..self.entry.clone() }
+        let (parent, options) = (mount.parent, mount.options.clone());
+        *mount == MountEntry { parent, options, ..self.entry.clone() }
     }
 
     /// Has the kernel read further ahead. Only root may; it is faster, not needed.
@@ -415,7 +417,7 @@ pub fn is_dead(dir: &Path) -> bool {
 /// links. Says early, before any metadata is fetched, what [`Mount::new`] would say late.
 pub fn check(options: &MountOptions) -> Result<PathBuf, MountError> {
     let resolved = options.resolve()?;
-    let dir = usable_dir(&options.dir, resolved.nonempty)?;
+    let dir = usable_dir(&options.dir, options.automount.as_deref(), resolved.nonempty)?;
     if Path::new("/dev/fuse").exists() { Ok(dir) } else { Err(MountError::NoFuse) }
 }
 
@@ -426,10 +428,19 @@ pub fn hold(dir: &Path) -> Result<Option<Automount>, MountError> {
 
 /// The directory without links, if a filesystem can be mounted there. A dead mount that a p2pfs left
 /// behind is cleared.
-fn usable_dir(dir: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
-    // It is empty, and whoever looks into it waits for us.
-    if geteuid().is_root() && automount::waits(dir) {
-        return Ok(dir.to_owned());
+fn usable_dir(dir: &Path, automount: Option<&Path>, nonempty: bool) -> Result<PathBuf, MountError> {
+    if automount::waits(dir) {
+        // It is empty, and whoever looks into it waits, for us if we may.
+        let may = automount.is_some() || automount::waits_for_us(dir);
+        return match geteuid().is_root() && may {
+            true => Ok(dir.to_owned()),
+            false => Err(MountError::System {
+                dir: dir.to_owned(),
+                action: "mount there",
+                cause: "it is an automount that another program is to mount on; end it first, or look into it"
+                    .to_owned(),
+            }),
+        };
     }
     if is_dead(dir) {
         clear_dead(dir)?;

@@ -23,6 +23,8 @@ pub struct MountEntry {
     pub fs_type: String,
     /// What is mounted.
     pub source: OsString,
+    /// The filesystem's own options.
+    pub options: String,
 }
 
 /// All mounts of this process's namespace.
@@ -49,7 +51,8 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
     let fs_type = text(rest.next()?)?;
     let source = unescape(rest.next()?);
-    Some(MountEntry { id, parent, device, dir: dir.into(), fs_type, source })
+    let options = text(rest.next().unwrap_or_default()).unwrap_or_default();
+    Some(MountEntry { id, parent, device, dir: dir.into(), fs_type, source, options })
 }
 
 /// Undoes the table's `\ooo` for spaces, tabs, newlines and backslashes.
@@ -83,6 +86,7 @@ mod tests {
             dir: r"/mnt/a b\c".into(),
             fs_type: "fuse.p2pfs".into(),
             source: "a\tb".into(),
+            options: "ro,user_id=0".into(),
         };
         assert_eq!(parse(line), Some(expected));
     }

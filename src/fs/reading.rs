@@ -86,7 +86,7 @@ impl Fs {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             reply: Mutex::new(Some(reply)),
         });
-        if ticket.serve() {
+        if ticket.serve() && ticket.is_waiting() {
             self.watch.add(self, ticket);
             // The end may have come while the wait began.
             if self.ending.load(Ordering::SeqCst) {
@@ -143,8 +143,12 @@ impl Ticket {
             self.answer(Err(errno));
             return false;
         }
-        let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let wait = Wait(Some(Arc::clone(self)));
+        if fs.content.has_elsewhere(file, start, length) {
+            fs.content.wait_elsewhere(file, Box::new(move || wait.read_elsewhere()));
+            return true;
+        }
+        let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let waiter = Box::new(move |result| wait.over(result));
         fs.content.read_later(self.handle.id, file, start, length, timeout, waiter);
         true
@@ -192,6 +196,13 @@ impl Ticket {
         }
     }
 
+    /// Its time may be over; data of somebody else is waited for by nobody who looks at the time.
+    pub(super) fn look_at_time(self: &Arc<Self>, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.woken(Err(ReadError::TimedOut));
+        }
+    }
+
     fn fail(&self, errno: Errno, only: Option<u32>) {
         let (file, range) = (self.handle.file, self.range.clone());
         self.fs.failures.add(Failure { file, range, errno, only, at: Instant::now() });
@@ -215,6 +226,18 @@ impl Ticket {
 struct Wait(Option<Arc<Ticket>>);
 
 impl Wait {
+    /// Reads data of somebody else, which may take long.
+    fn read_elsewhere(mut self) {
+        let Some(ticket) = self.0.take().filter(|ticket| ticket.is_waiting()) else { return };
+        let (file, range) = (ticket.handle.file, &ticket.range);
+        let length = (range.end - range.start) as usize;
+        let mut answer = |bytes: &[u8]| ticket.answer(Ok(bytes));
+        if !ticket.fs.content.read_anywhere(file, range.start, length, &mut answer) {
+            // It has changed, and is fetched.
+            ticket.serve();
+        }
+    }
+
     fn over(mut self, result: Result<(), ReadError>) {
         if let Some(ticket) = self.0.take() {
             ticket.woken(result);

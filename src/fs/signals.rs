@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -76,7 +76,9 @@ impl Watch {
         let tickets = watched.tickets.clone();
         drop(watched);
         let mut readers = HashMap::new();
+        let now = Instant::now();
         for ticket in &tickets {
+            ticket.look_at_time(now);
             match readers.entry(ticket.pid).or_insert_with(|| reader(ticket.pid)) {
                 Reader::Waiting => ticket.renew(),
                 // The pages of a read whose reader has gone stay locked until it is answered, and

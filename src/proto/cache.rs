@@ -34,17 +34,27 @@ pub struct Candidate<T> {
     pub bytes: u64,
 }
 
-/// Which of the candidates to let go so that `need` bytes become free, in order: what was least
-/// recently read, and among equals what most peers have. All of them if they are too few.
-pub fn choose<T>(mut candidates: Vec<Candidate<T>>, need: u64) -> Vec<T> {
-    candidates.sort_by_key(|c| (c.used, Reverse(c.copies)));
+/// Which of the candidates of several torrents to let go so that `need` bytes become free, in order, each
+/// with the number of its torrent: what was least recently read, and among equals what most peers have.
+/// Of what is equal in that too each torrent loses the same share. All of them if they are too few.
+pub fn choose<T>(of_each: Vec<Vec<Candidate<T>>>, need: u64) -> Vec<(usize, T)> {
+    let order = |c: &Candidate<T>| (c.used, Reverse(c.copies));
+    let mut all = Vec::new();
+    for (number, mut own) in of_each.into_iter().enumerate() {
+        own.sort_by_key(order);
+        let equals = own.chunk_by(|a, b| order(a) == order(b)).map(<[_]>::len);
+        let share = |length: usize| (1..=length).map(move |i| ((i as u64) << 32) / length as u64);
+        let shares: Vec<_> = equals.flat_map(share).collect();
+        all.extend(own.into_iter().zip(shares).map(|(c, share)| (order(&c), share, number, c)));
+    }
+    all.sort_by_key(|(order, share, ..)| (*order, *share));
     let mut free = 0u64;
-    let enough = |c: &Candidate<T>| {
+    let enough = |(.., c): &(_, _, _, Candidate<T>)| {
         let more = free < need;
         free = free.saturating_add(c.bytes);
         more
     };
-    candidates.into_iter().take_while(enough).map(|c| c.what).collect()
+    all.into_iter().take_while(enough).map(|(.., number, c)| (number, c.what)).collect()
 }
 
 /// Bytes that may be fetched in the background, of a budget of `limit` of which `taken` are taken,
@@ -85,15 +95,33 @@ mod tests {
     fn what_was_never_read_goes_first_and_of_that_what_most_have() {
         let piece = |what, used, copies| Candidate { what, used, copies, bytes: 10 };
         let all = vec![piece('a', 7, 9), piece('b', 0, 1), piece('c', 0, 5), piece('d', 3, 0)];
-        assert_eq!(choose(all.clone(), 25), ['c', 'b', 'd']);
-        assert!(choose(all.clone(), 0).is_empty());
-        assert_eq!(choose(all, 1000).len(), 4);
+        let chosen = |need| choose(vec![all.clone()], need);
+        assert_eq!(chosen(25), [(0, 'c'), (0, 'b'), (0, 'd')]);
+        assert!(chosen(0).is_empty());
+        assert_eq!(chosen(1000).len(), 4);
+    }
+
+    #[test]
+    fn among_equals_each_torrent_loses_the_same_share() {
+        let piece = |what| Candidate { what, used: 0, copies: 0, bytes: 10 };
+        let (small, large) = (vec![piece(0); 10], vec![piece(0); 40]);
+        let chosen = choose(vec![small, large], 250);
+        let of_small = chosen.iter().filter(|(number, _)| *number == 0).count();
+        assert_eq!((of_small, chosen.len()), (5, 25));
     }
 
     proptest! {
         #[test]
-        fn enough_is_chosen_no_more_and_nothing_better(all in candidates(), need in 0u64..2000) {
-            let chosen = choose(all.clone(), need);
+        fn enough_is_chosen_no_more_and_nothing_better(
+            all in candidates(),
+            need in 0u64..2000,
+            torrents in 1usize..4,
+        ) {
+            let mut of_each = vec![Vec::new(); torrents];
+            all.iter().for_each(|c| of_each[c.what % torrents].push(*c));
+            let chosen = choose(of_each, need);
+            prop_assert!(chosen.iter().all(|(number, what)| what % torrents == *number));
+            let chosen: Vec<_> = chosen.into_iter().map(|(_, what)| what).collect();
             let bytes = |of: &[usize]| of.iter().map(|&i| all[i].bytes).sum::<u64>();
             prop_assert!(bytes(&chosen) >= need || chosen.len() == all.len());
             if let Some((_, but_last)) = chosen.split_last() {

@@ -66,6 +66,8 @@ pub struct Rate {
     per_second: f64,
     pending: u64,
     since: Timestamp,
+    /// When something was last counted.
+    last: Timestamp,
     total: u64,
 }
 
@@ -76,6 +78,10 @@ const RATE_TAU: f64 = 4.0;
 /// How often [`Rate`] folds what it counted into the average.
 const RATE_STEP: Duration = Duration::from_millis(250);
 
+/// When nothing was counted for so long, there is no rate any more: less than a hundredth is left, and whoever
+/// watches it until it is nothing would do so for a minute.
+const RATE_OVER: Duration = Duration::from_secs(20);
+
 /// Less than this, in bytes a second, is nothing.
 const NOTHING: f64 = 1.0;
 
@@ -85,6 +91,9 @@ impl Rate {
         self.total += bytes;
         self.fold(now);
         self.pending += bytes;
+        if bytes > 0 {
+            self.last = now;
+        }
     }
 
     /// Bytes a second at `now`.
@@ -104,7 +113,8 @@ impl Rate {
             return;
         }
         self.since = now;
-        if self.pending == 0 && self.per_second < NOTHING {
+        let is_over = self.per_second < NOTHING || now.since(self.last) >= RATE_OVER;
+        if self.pending == 0 && is_over {
             self.per_second = 0.0;
             return;
         }
@@ -143,6 +153,7 @@ mod tests {
         }
         let measured = rate.per_second(at(30_000));
         assert!((95_000.0..105_000.0).contains(&measured), "{measured}");
-        assert!(rate.per_second(at(60_000)) < 100.0);
+        assert!(rate.per_second(at(45_000)) > 0.0);
+        assert_eq!(rate.per_second(at(50_250)), 0.0);
     }
 }

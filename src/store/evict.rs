@@ -479,16 +479,7 @@ impl Store {
             return true;
         }
         let open: Vec<_> = lock(&self.torrents).open.values().filter_map(|t| t.upgrade()).collect();
-        let of = |(number, torrent): (usize, &Arc<TorrentStore>)| {
-            let candidates = torrent.candidates().into_iter();
-            candidates.map(move |Candidate { what, used, copies, bytes }| Candidate {
-                what: (number, what),
-                used,
-                copies,
-                bytes,
-            })
-        };
-        let chosen = choose(open.iter().enumerate().flat_map(of).collect(), need);
+        let chosen = choose(open.iter().map(|torrent| torrent.candidates()).collect(), need);
         let go = |(number, pieces): &(usize, Range<usize>)| {
             open.get(*number).is_some_and(|torrent| torrent.let_all_go_of(pieces.clone()))
         };

@@ -59,6 +59,10 @@ impl Stamp {
         Self { inode: (m.dev(), m.ino()), length: m.len(), modified: (m.mtime(), m.mtime_nsec()) }
     }
 
+    pub(super) fn device(&self) -> u64 {
+        self.inode.0
+    }
+
     /// When it was last changed; `None` for a time that makes no sense.
     pub(super) fn modified(&self) -> Option<SystemTime> {
         let (seconds, nanos) = self.modified;
@@ -269,6 +273,8 @@ impl Files {
                 self.pool.close(|_| true);
                 self.open_anew(file, create)
             }
+            // It has been moved meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.open_anew(file, create),
             opened => opened,
         }
     }
@@ -292,12 +298,16 @@ impl Files {
     fn open_anew(&self, file: usize, create: bool) -> io::Result<Arc<OpenFile>> {
         match &self.place {
             Place::Elsewhere(files) => {
-                // Held while opening, so that it is not moved meanwhile.
+                let known = |files: &Found| files.get(&file).cloned().ok_or_else(not_found);
+                let (path, stamp) = known(&lock(files))?;
+                // Nothing is held meanwhile: it may take long.
+                let open = open_foreign(&path)?;
+                compare(&path, &stamp, &open)?;
                 let files = lock(files);
-                let (path, stamp) = files.get(&file).ok_or_else(not_found)?;
-                let open = open_foreign(path)?;
-                compare(path, stamp, &open)?;
-                Ok(self.pooled(file, open))
+                match known(&files)? == (path, stamp) {
+                    true => Ok(self.pooled(file, open)),
+                    false => Err(io::ErrorKind::Interrupted.into()),
+                }
             }
             Place::Cache(dir, inodes) => {
                 let length = self.info.files.get(file).ok_or_else(not_found)?.length;
@@ -325,9 +335,9 @@ impl Files {
 
     fn check_stamp(&self, file: usize, open: &File) -> io::Result<()> {
         let Place::Elsewhere(files) = &self.place else { return Ok(()) };
-        let files = lock(files);
-        let (path, stamp) = files.get(&file).ok_or_else(not_found)?;
-        compare(path, stamp, open)
+        let known = lock(files).get(&file).cloned();
+        let (path, stamp) = known.ok_or_else(not_found)?;
+        compare(&path, &stamp, open)
     }
 
     /// Adds files of somebody else. One that is known already is replaced if `may` says so of it.
@@ -340,6 +350,13 @@ impl Files {
                 files.insert(*file, place.clone());
             }
         }
+    }
+
+    /// Forgets the files of somebody else that `which` names.
+    pub(super) fn remove_known(&self, which: impl Fn(usize) -> bool) {
+        let Place::Elsewhere(files) = &self.place else { return };
+        lock(files).retain(|file, _| !which(*file));
+        self.pool.close(|(number, file)| number == self.number && which(file));
     }
 
     /// Whether files of somebody else are below `dir`.

@@ -51,8 +51,8 @@ impl TorrentStore {
     }
 
     /// Moves files that are verified out of the cache to paths where nothing is. From then on they are read
-    /// there, unless they change. An error of the kind `WouldBlock` means that somebody reads them now, or
-    /// not all of them is verified, and nothing has happened.
+    /// there, unless they change. After an error all is as before, unless one could not be moved back. One of
+    /// the kind `WouldBlock` means that somebody reads them now, or not all of them is verified.
     pub fn give_away(&self, files: &[(usize, PathBuf)]) -> io::Result<()> {
         let given: HashSet<_> = files.iter().map(|(file, _)| *file).collect();
         let leaves = |piece: PieceIndex| {
@@ -84,19 +84,35 @@ impl TorrentStore {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let rests = self.save_rests(&rests)?;
-        self.lend_out(&given, &leaving).inspect_err(|_| {
-            for path in rests.values() {
-                let _ = fs::remove_file(path);
-            }
-        })?;
-        for (file, to) in files {
-            let moved = self.files.replace(*file, rests.get(file).map(PathBuf::as_path), |from| {
-                self.lent.relocate(*file, to, || rename(from, to))
+        let moved = self.lend_out(&given, &leaving).and_then(|()| {
+            let moved = files.iter().try_for_each(|(file, to)| {
+                self.files.replace(*file, rests.get(file).map(PathBuf::as_path), |from| {
+                    self.lent.relocate(*file, to, || rename(from, to))
+                })
             });
-            self.measure(*file);
-            moved?;
+            moved.inspect_err(|_| self.take_back(files, &leaving))
+        });
+        rests.values().for_each(|rest| drop(fs::remove_file(rest)));
+        given.iter().for_each(|file| self.measure(*file));
+        moved
+    }
+
+    /// Undoes a move that went wrong. What cannot be moved back stays where it is, with all pieces that it has.
+    fn take_back(&self, files: &[(usize, PathBuf)], pieces: &[PieceIndex]) {
+        let back = |(file, to): &(usize, PathBuf)| {
+            let back = |own: &Path| self.lent.relocate(*file, own, || fs::rename(to, own));
+            !self.is_given_to(*file, to) || self.files.replace(*file, None, back).is_ok()
+        };
+        let gone: Vec<_> = files.iter().filter(|moved| !back(moved)).map(|(f, _)| *f).collect();
+        let is_back = |piece: &PieceIndex| {
+            let mut spans = spans(&self.info, self.info.geometry.piece_range(*piece));
+            spans.all(|span| !gone.contains(&span.file))
+        };
+        for piece in pieces.iter().copied().filter(is_back) {
+            self.states.take_back(piece);
+            self.list(piece, true);
         }
-        Ok(())
+        self.lent.remove_known(|file| !self.lends(file));
     }
 
     /// Writes the parts of files that stay, each into a new file; the paths of these.
@@ -104,18 +120,26 @@ impl TorrentStore {
         let mut saved = HashMap::new();
         for (file, parts) in rests {
             let own = self.files.path(*file).ok_or(io::ErrorKind::NotFound)?;
-            let from = self.files.to_map(*file)?.ok_or(io::ErrorKind::NotFound)?;
             let path = own.with_extension("new");
-            let rest = create_own(&path)?;
-            rest.set_len(from.file.metadata()?.len())?;
-            for part in parts {
-                let mut bytes = self.store.buffers.take(part.at.len());
-                from.file.read_exact_at(bytes.bytes_mut(), part.offset)?;
-                rest.write_all_at(bytes.bytes(), part.offset)?;
+            saved.insert(*file, path.clone());
+            if let Err(error) = self.save_rest(*file, parts, &path) {
+                saved.values().for_each(|rest| drop(fs::remove_file(rest)));
+                return Err(error);
             }
-            saved.insert(*file, path);
         }
         Ok(saved)
+    }
+
+    fn save_rest(&self, file: usize, parts: &[Span], path: &Path) -> io::Result<()> {
+        let from = self.files.to_map(file)?.ok_or(io::ErrorKind::NotFound)?;
+        let rest = create_own(path)?;
+        rest.set_len(from.file.metadata()?.len())?;
+        for part in parts {
+            let mut bytes = self.store.buffers.take(part.at.len());
+            from.file.read_exact_at(bytes.bytes_mut(), part.offset)?;
+            rest.write_all_at(bytes.bytes(), part.offset)?;
+        }
+        Ok(())
     }
 
     /// From now on these pieces are read as those of somebody else, though their files are in the cache
@@ -136,6 +160,7 @@ impl TorrentStore {
                 for piece in pieces.iter().take(at) {
                     self.states.take_back(*piece);
                 }
+                self.lent.remove_known(|file| !self.lends(file));
                 return Err(io::ErrorKind::WouldBlock.into());
             }
         }

@@ -5,6 +5,7 @@
 //! cache as ever. The files are only read, and nothing of them is in the budget. When one of them changes,
 //! its pieces are lost.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,9 +22,19 @@ use crate::proto::metainfo::layout::Layout;
 impl TorrentStore {
     /// Finds the torrent's files at `path`: the file or the directory itself, or the directory that has it
     /// under the torrent's name. Returns the pieces that may be there and are not here: they can be used
-    /// after [`Self::verify_lent`]. The error is one if no file is there, or one cannot be read.
-    pub fn borrow(&self, layout: &Layout, path: &Path) -> Result<Vec<PieceIndex>, StoreError> {
+    /// after [`Self::verify_lent`]. The error is one if no file is there, one cannot be read, or one is on a
+    /// device that is `refused`.
+    pub fn borrow(
+        &self,
+        layout: &Layout,
+        path: &Path,
+        refused: &[u64],
+    ) -> Result<Vec<PieceIndex>, StoreError> {
         let found = in_place::search(&self.info, layout, path)?;
+        if let Some((path, _)) = found.values().find(|(_, stamp)| refused.contains(&stamp.device()))
+        {
+            return Err(StoreError::InMount { path: path.clone() });
+        }
         *lock(&self.lent_at) = Some(path.to_owned());
         let has = |piece: PieceIndex| {
             let range = self.info.geometry.piece_range(piece);
@@ -51,7 +62,7 @@ impl TorrentStore {
         done: impl FnOnce(bool) + Send + 'static,
     ) {
         let this = self.clone();
-        self.store.workers.submit(Class::Check, move || {
+        self.wait_elsewhere(self.first_file(piece), move || {
             let good = this.check_lent(piece, root);
             drop(this);
             done(good);
@@ -71,6 +82,52 @@ impl TorrentStore {
             }
             _ => false,
         }
+    }
+
+    /// Whether a range of a file is verified, and some of it is in files of somebody else.
+    pub fn has_elsewhere(&self, file: usize, offset: u64, length: usize) -> bool {
+        let Some(entry) = self.info.files.get(file) else { return false };
+        let start = entry.offset.saturating_add(offset);
+        let range = start..start.saturating_add(length as u64);
+        self.is_any_elsewhere(range.clone()) && self.has_all(&range)
+    }
+
+    /// Has `job` done on a thread that may wait for such a file. If those do not answer, it may be dropped
+    /// instead.
+    pub fn wait_elsewhere(&self, file: usize, job: impl FnOnce() + Send + 'static) {
+        self.lenders.submit(file, job);
+    }
+
+    /// The file by which a piece that is elsewhere is waited for.
+    pub fn lender_of(&self, piece: PieceIndex) -> Option<usize> {
+        self.is_elsewhere(piece).then(|| self.first_file(piece))
+    }
+
+    /// Whether such a file has not answered for a while.
+    pub fn is_stuck(&self, file: usize) -> bool {
+        self.lenders.is_stuck(file)
+    }
+
+    fn first_file(&self, piece: PieceIndex) -> usize {
+        let mut spans = super::files::spans(&self.info, self.info.geometry.piece_range(piece));
+        spans.next().map_or(0, |span| span.file)
+    }
+
+    /// Has `job` hash a verified or hinted piece where it is.
+    pub(super) fn submit_check(&self, piece: PieceIndex, job: impl FnOnce() + Send + 'static) {
+        match self.lender_of(piece) {
+            Some(file) => self.wait_elsewhere(file, job),
+            None => self.store.workers.submit(Class::Check, job),
+        }
+    }
+
+    /// Whether what is here of a piece is in files of somebody else.
+    pub fn is_elsewhere(&self, piece: PieceIndex) -> bool {
+        self.is_in_place() || self.is_lent(piece)
+    }
+
+    pub(super) fn is_any_elsewhere(&self, range: Range<u64>) -> bool {
+        self.info.geometry.pieces_of(range).any(|piece| self.is_elsewhere(piece))
     }
 
     /// Whether the piece is verified, and in files of somebody else.

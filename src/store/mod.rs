@@ -25,6 +25,7 @@ mod gate;
 mod giving;
 mod in_place;
 mod index;
+mod lenders;
 mod lent;
 mod mapping;
 mod order;
@@ -66,7 +67,7 @@ use budget::Ledger;
 use buffer::BufferPool;
 use files::{Files, Place, create_dir, open_own};
 use index::Index;
-use pool::FilePool;
+use pool::{FilePool, OPEN_FILES};
 use sync::Syncer;
 use workers::Workers;
 
@@ -122,6 +123,12 @@ pub enum StoreError {
         path: PathBuf,
         /// The torrent.
         name: String,
+    },
+    /// A file of a torrent that would be read from a mount of one.
+    #[error("{}: lies in a mounted torrent; --use-data is for the download of another client", path.display())]
+    InMount {
+        /// The file.
+        path: PathBuf,
     },
     /// A file to be seeded is not the torrent's.
     #[error("{} has {found} bytes, the torrent says {expected}", path.display())]
@@ -216,7 +223,7 @@ impl Store {
             dir: dir.to_owned(),
             workers,
             buffers: Arc::default(),
-            files: Arc::new(FilePool::new()),
+            files: Arc::new(FilePool::new(OPEN_FILES)),
             torrents: Mutex::default(),
             ledger: Arc::new(Ledger::open(dir, limits)),
             evicting: Mutex::default(),

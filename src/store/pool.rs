@@ -12,7 +12,10 @@ use super::mapping::Mapping;
 
 /// Open files kept, each with at most one mapping. Those in use beyond that stay open for as long
 /// as the use lasts.
-const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+pub(super) const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// Open files of somebody else that are kept for one torrent.
+pub(super) const LENT_FILES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// Files shorter than this are read with `pread`: a mapping would not pay.
 const MIN_MAPPED: u64 = 1 << 20;
@@ -48,8 +51,8 @@ impl OpenFile {
 pub(super) struct FilePool(Mutex<LruCache<FileKey, Arc<OpenFile>>>);
 
 impl FilePool {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(OPEN_FILES)))
+    pub(super) fn new(most: NonZeroUsize) -> Self {
+        Self(Mutex::new(LruCache::new(most)))
     }
 
     pub(super) fn get(&self, key: FileKey) -> Option<Arc<OpenFile>> {

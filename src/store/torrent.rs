@@ -19,7 +19,9 @@ use super::evict::Protection;
 use super::files::{FileError, Files, Place};
 use super::gate::{self, Judged, Verdict, VerifiedRange};
 use super::index::Index;
+use super::lenders::Lenders;
 use super::order;
+use super::pool::{FilePool, LENT_FILES};
 use super::states::{Pin, State, States};
 use super::workers::Class;
 use super::{Store, lock, shared};
@@ -51,6 +53,8 @@ pub struct TorrentStore {
     pub(super) files: Files,
     /// Files of somebody else, of which some pieces are used.
     pub(super) lent: Files,
+    /// Who reads those.
+    pub(super) lenders: Lenders,
     /// Where those were looked for.
     pub(super) lent_at: Mutex<Option<PathBuf>>,
     /// None for the data of somebody else.
@@ -78,7 +82,9 @@ impl TorrentStore {
         let (blocks, disk) = (Blocks::default(), RwLock::default());
         let protection = Protection::of(&files);
         let nothing = Place::Elsewhere(Mutex::default());
-        let lent = Files::new(info.clone(), nothing, store.files.clone(), store.number());
+        // Not among the others: closing a file of somebody else may take long.
+        let pool = Arc::new(FilePool::new(LENT_FILES));
+        let lent = Files::new(info.clone(), nothing, pool, store.number());
         if files.in_cache() {
             store.ledger.set_open(info.info_hash, true);
         }
@@ -93,6 +99,7 @@ impl TorrentStore {
             hashed,
             files,
             lent,
+            lenders: Lenders::default(),
             lent_at: Mutex::default(),
             index,
             on_lost,
@@ -240,7 +247,7 @@ impl TorrentStore {
         done: impl FnOnce(bool) + Send + 'static,
     ) {
         let this = self.clone();
-        self.store.workers.submit(Class::Check, move || {
+        self.submit_check(piece, move || {
             let pin = this.states.pin_one(piece).or_else(|| this.check_at_rest(piece, root));
             drop(this);
             // It cannot be evicted before whoever asked has been told.
@@ -270,14 +277,36 @@ impl TorrentStore {
     }
 
     /// Calls `f` with `length` bytes of file number `file` from `offset`, if every piece of the
-    /// range is verified (`None`: it is not, or the range is not in the file). Never waits for the
-    /// network; may wait for the disk. The slice may be a mapping: hand it to a system call, do not
-    /// look into it.
+    /// range is verified and none is with somebody else (`None`: that is not so, or the range is not in
+    /// the file). Never waits for the network; may wait for the cache's disk. The slice may be a mapping:
+    /// hand it to a system call, do not look into it.
     pub fn read_file<R>(
         &self,
         file: usize,
         offset: u64,
         length: usize,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        self.read(file, offset, length, false, f)
+    }
+
+    /// As [`Self::read_file`], from files of somebody else too: it may wait for those as long as they let it.
+    pub fn read_anywhere<R>(
+        &self,
+        file: usize,
+        offset: u64,
+        length: usize,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        self.read(file, offset, length, true, f)
+    }
+
+    fn read<R>(
+        &self,
+        file: usize,
+        offset: u64,
+        length: usize,
+        anywhere: bool,
         f: impl FnOnce(&[u8]) -> R,
     ) -> Option<R> {
         let entry = self.info.files.get(file)?;
@@ -290,9 +319,11 @@ impl TorrentStore {
         let start = entry.offset + offset;
         let range = start..start + length as u64;
         let pieces = self.pieces_of(range.clone());
-        let Some(_pins) = self.states.pin(pieces.clone()) else {
-            return self.read_blocks(range, f);
-        };
+        let pins = self.states.pin(pieces.clone());
+        if !anywhere && self.is_any_elsewhere(range.clone()) {
+            return None;
+        }
+        let Some(_pins) = pins else { return self.read_blocks(range, f) };
         self.states.touch(pieces.clone(), self.store.moment());
         if pieces.len() == 1
             && let Some(held) = self.held(pieces.start)

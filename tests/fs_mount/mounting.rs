@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -163,4 +164,31 @@ fn mount_as_a_user() {
     }
     let options = MountOptions { dir: home.join("roots"), ..options };
     assert!(matches!(Mount::new(content, options), Err(MountError::Permission { .. })));
+}
+
+#[test]
+fn an_automount_of_another_program_is_refused_and_not_waited_for() {
+    let known = fs::read_to_string("/proc/filesystems").unwrap();
+    if !nix::unistd::geteuid().is_root() || !known.contains("\tautofs\n") {
+        eprintln!("left out: it takes root, and a kernel with autofs");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let (_requests, to) = nix::unistd::pipe().unwrap();
+    let mut group = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+    let (fd, pgrp) = (std::os::fd::AsRawFd::as_raw_fd(&to), group.id());
+    let options = format!("fd={fd},pgrp={pgrp},minproto=5,maxproto=5,direct");
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("a"), home.path(), Some("autofs"), flags, Some(&*options)).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let dir = home.path().to_owned();
+    std::thread::spawn(move || tell.send(error(&dir, "").to_string()));
+    let said = told.recv_timeout(std::time::Duration::from_secs(60));
+    // Whoever waits for it is let go.
+    nix::mount::umount2(home.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    drop(to);
+    group.kill().unwrap();
+    group.wait().unwrap();
+    let said = said.expect("it does not wait");
+    assert!(said.contains("an automount that another program is to mount on"), "{said}");
 }

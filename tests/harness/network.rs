@@ -97,6 +97,25 @@ impl Host {
         ip(&["addr", "add", &format!("{address}/24"), "dev", LINK]);
     }
 
+    /// Has the host that this thread is on send over the link what is for nobody it knows.
+    pub fn has_way_out(&self) {
+        ip(&["route", "replace", "default", "dev", LINK]);
+    }
+
+    /// Gives the host that this thread is on a bridge with an address of its own, as containers have it, or
+    /// takes it away.
+    pub fn bridge(&self, there: bool) {
+        if !there {
+            ip(&["link", "del", "br0"]);
+            return;
+        }
+        ip(&["link", "add", "br0", "type", "bridge"]);
+        ip(&["addr", "add", "10.88.0.1/24", "dev", "br0"]);
+        ip(&["link", "add", "inside", "type", "veth", "peer", "name", "outside"]);
+        ip(&["link", "set", "outside", "master", "br0"]);
+        ["br0", "inside", "outside"].iter().for_each(|link| drop(ip(&["link", "set", link, "up"])));
+    }
+
     fn up(&self) {
         ip(&["link", "set", "lo", "up"]);
         ip(&["addr", "add", &format!("{}/24", self.v4), "dev", LINK]);

@@ -363,6 +363,11 @@ impl Status {
         self.0[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.0))
     }
 
+    /// Whether the mount has left its folder.
+    pub fn is_detached(&self) -> bool {
+        self.0["detached"] == true
+    }
+
     /// Nodes of the DHT that the daemon knows by IPv4.
     pub fn dht_nodes(&self) -> u64 {
         self.0["dht_nodes"]["v4"].as_u64().unwrap_or(0)

@@ -26,10 +26,12 @@ impl Store {
             match self.open_unused(&hash) {
                 None => any |= self.is_useless(&hash) && self.remove_unused(hash),
                 Some(torrent) => {
-                    let chosen = choose(torrent.candidates(), need - freed);
-                    any |=
-                        chosen.into_iter().filter(|one| torrent.let_all_go_of(one.clone())).count()
-                            > 0;
+                    let chosen = choose(vec![torrent.candidates()], need - freed);
+                    any |= chosen
+                        .into_iter()
+                        .filter(|(_, one)| torrent.let_all_go_of(one.clone()))
+                        .count()
+                        > 0;
                     drop(torrent);
                     if self.ledger.files_of(hash).is_empty() {
                         self.remove_unused(hash);

@@ -1,12 +1,14 @@
 //! Seeding what is somebody else's.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use super::super::StoreError;
+use super::super::{Limits, StoreError};
 use super::*;
 use crate::proto::metainfo::layout::{Entry, EntryKind, Layout};
 
@@ -99,7 +101,7 @@ fn a_file_that_changes_loses_its_verified_pieces_and_no_others() {
         let file = File::options().write(true).open(s.dir.path().join("file 0")).unwrap();
         change(&file);
         file.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
-        assert_eq!(s.torrent.read_file(0, 200, 10, |_| ()), None);
+        assert_eq!(s.torrent.read_anywhere(0, 200, 10, |_| ()), None);
         assert_eq!(*lost.lock().unwrap(), [0, 1]);
         assert!(!s.torrent.read_block(s.sample.piece(1), 0, &mut [0; 10]).unwrap());
         assert!(!wait(|done| s.torrent.verify_at_rest(s.sample.piece(0), None, done)));
@@ -165,7 +167,7 @@ impl Borrower {
 
     /// The pieces that are good of those that may be there.
     fn borrow(&self) -> Vec<u32> {
-        let there = self.torrent.borrow(&layout(&self.sample), self.dir.path()).unwrap();
+        let there = self.torrent.borrow(&layout(&self.sample), self.dir.path(), &[]).unwrap();
         let good = |p: &PieceIndex| wait(|done| self.torrent.verify_lent(*p, None, done));
         there.into_iter().filter(good).map(PieceIndex::get).collect()
     }
@@ -186,7 +188,8 @@ fn what_is_good_elsewhere_is_read_there_and_the_rest_comes_into_the_cache() {
     let before = fs::metadata(b.path("file 3")).unwrap().modified().unwrap();
     assert_eq!(b.borrow(), [0, 1, 2, 3]);
     assert_eq!(read_all(&b.torrent, 0).unwrap(), b.sample.file(0));
-    assert_eq!(b.torrent.read_file(3, 60_000, 1, |_| ()), None);
+    assert_eq!(b.torrent.read_file(0, 0, 1, |_| ()), None, "it might have to be waited for");
+    assert_eq!(b.torrent.read_anywhere(3, 60_000, 1, |_| ()), None);
     (4..7).for_each(|piece| b.fetch(piece));
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3), "from both");
     assert_eq!(fs::metadata(b.path("file 3")).unwrap().modified().unwrap(), before);
@@ -208,7 +211,7 @@ fn a_file_elsewhere_that_changes_loses_its_pieces_which_are_fetched_into_the_cac
     assert_eq!(b.borrow().len(), 7);
     let lost = lost_pieces(&b.torrent);
     File::options().write(true).open(b.path("file 0")).unwrap().write_all_at(b"new", 0).unwrap();
-    assert_eq!(b.torrent.read_file(0, 17_000, 10, |_| ()), None);
+    assert_eq!(b.torrent.read_anywhere(0, 17_000, 10, |_| ()), None);
     assert_eq!(*lost.lock().unwrap(), [0, 1]);
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
     b.fetch(0);
@@ -224,7 +227,7 @@ fn other_data_is_borrowed_after_it_was_checked_only() {
     // A file with verified pieces is not taken for another one of the same name.
     let other = TempDir::new().unwrap();
     fs::write(other.path().join("file 3"), vec![7; 80_000]).unwrap();
-    assert_eq!(b.torrent.borrow(&layout(&b.sample), other.path()).unwrap(), []);
+    assert_eq!(b.torrent.borrow(&layout(&b.sample), other.path(), &[]).unwrap(), []);
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
 }
 
@@ -245,7 +248,7 @@ fn unfinished_files_have_other_names() {
 fn a_folder_without_any_file_of_the_torrent_is_refused() {
     let b = borrower();
     let empty = TempDir::new().unwrap();
-    let refused = |path: &Path| match b.torrent.borrow(&layout(&b.sample), path) {
+    let refused = |path: &Path| match b.torrent.borrow(&layout(&b.sample), path, &[]) {
         Ok(_) => panic!("accepted"),
         Err(error) => error.to_string(),
     };
@@ -273,7 +276,7 @@ fn whole_files_are_moved_out_of_the_cache_and_read_where_they_are() {
     assert_eq!(b.torrent.lent_bytes(), b.sample.data.len() as u64);
     // They are the user's now.
     File::options().write(true).open(to(3)).unwrap().write_all_at(b"mine", 0).unwrap();
-    assert_eq!(b.torrent.read_file(3, 70_000, 10, |_| ()), None);
+    assert_eq!(b.torrent.read_anywhere(3, 70_000, 10, |_| ()), None);
     (2..7).for_each(|piece| store_piece(&b.torrent, &b.sample, piece));
     assert_eq!(read_all(&b.torrent, 3).unwrap(), b.sample.file(3));
     assert_eq!(&fs::read(to(3)).unwrap()[..4], b"mine");
@@ -319,4 +322,91 @@ fn what_is_read_or_not_all_there_is_not_moved() {
     assert_eq!(refused(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&to).unwrap(), b"something else");
     assert_eq!(read_all(&torrent, 0).unwrap(), sample.file(0));
+}
+
+#[test]
+fn a_move_that_fails_half_way_leaves_all_as_it_was() {
+    let cache = TempDir::new().unwrap();
+    let files = [(20_000, false), (50_000, false), (49_152, false), (9_000, false)];
+    let sample = Sample::new(&files, 16_384);
+    let limits = Limits { size: Some(1 << 20), free: None };
+    let store = Store::open_limited(cache.path(), limits).unwrap();
+    let torrent = store.torrent(sample.info.clone()).unwrap();
+    let pieces = sample.info.geometry.piece_count();
+    (0..pieces).for_each(|piece| store_piece(&torrent, &sample, piece));
+    let own = cache.path().join(sample.info.info_hash.to_string()).join("files");
+    let names = || {
+        let entries = fs::read_dir(&own).unwrap().map(|entry| entry.unwrap());
+        let mut names: Vec<_> =
+            entries.map(|e| (e.file_name(), e.metadata().unwrap().ino())).collect();
+        names.sort();
+        names
+    };
+    let kept = TempDir::new_in(cache.path()).unwrap();
+    let (first, second) = (kept.path().join("first"), kept.path().join("second"));
+    let (before, taken) = (names(), store.ledger.taken());
+    // Something is there; its folder is not there; and a rest cannot be written.
+    fs::write(&second, b"something else").unwrap();
+    let missing = kept.path().join("no folder/second");
+    let way = own.join("1.new");
+    for to in [&second, &missing, &first] {
+        if *to == first {
+            fs::create_dir_all(way.join("full")).unwrap();
+        }
+        torrent.give_away(&[(1, first.clone()), (2, to.clone())]).unwrap_err();
+        let _ = fs::remove_dir_all(&way);
+        assert!(!first.exists() && fs::read(&second).unwrap() == b"something else");
+        assert_eq!((names(), store.ledger.taken()), (before.clone(), taken));
+        assert_eq!((torrent.lent_bytes(), torrent.lends_from(Path::new("/"))), (0, false));
+        (0..4).for_each(|file| {
+            assert_eq!(
+                torrent.read_file(file, 0, 9000, |b| b == &sample.file(file)[..9000]),
+                Some(true)
+            );
+        });
+    }
+    // It works when nothing is in the way, and after a restart all of the rest is listed.
+    torrent.give_away(&[(1, first.clone())]).unwrap();
+    assert_eq!(fs::read(&first).unwrap(), sample.file(1));
+    let lent: Vec<_> = (0..pieces).filter(|p| torrent.is_lent(sample.piece(*p))).collect();
+    drop((torrent, store));
+    let hinted = open(cache.path(), &sample).hinted();
+    let listed = |p: &u32| hinted.contains(sample.piece(*p));
+    assert!((0..pieces).all(|p| listed(&p) != lent.contains(&p)), "{lent:?}");
+}
+
+#[test]
+fn a_file_is_either_moved_or_read_by_the_kernel() {
+    const FILES: usize = 200;
+    let (cache, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let sample = Sample::new(&[(16_384, false); FILES], 16_384);
+    let torrent = open(cache.path(), &sample);
+    (0..FILES as u32).for_each(|piece| store_piece(&torrent, &sample, piece));
+    let own = cache.path().join(sample.info.info_hash.to_string()).join("files");
+    for file in 0..FILES {
+        let to = kept.path().join(file.to_string());
+        let inode = fs::metadata(own.join(file.to_string())).unwrap().ino();
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            let moving = scope.spawn(|| {
+                both.wait();
+                let moved = torrent.give_away(&[(file, to.clone())]);
+                moved.map_err(|error| assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock))
+            });
+            both.wait();
+            // A move begins with a sync: sometimes earlier, sometimes later.
+            (0..file * 50).for_each(|_| std::hint::spin_loop());
+            let mut opened = None;
+            let whole = torrent.whole_file(file, &mut |fd| opened = Some(fd.try_clone_to_owned()));
+            // Held until the move has ended.
+            let moved = moving.join().unwrap().is_ok();
+            assert_ne!(whole.is_some(), moved, "file {file}: whole, and moved");
+            assert_eq!((opened.is_some(), to.exists()), (!moved, moved));
+            if let Some(whole) = whole {
+                let read = File::from(opened.unwrap().unwrap());
+                assert!(whole.is_whole() && read.metadata().unwrap().ino() == inode);
+            }
+        });
+        assert_eq!(read_all(&torrent, file).unwrap(), sample.file(file));
+    }
 }

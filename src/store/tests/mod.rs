@@ -143,7 +143,7 @@ pub(super) fn open(dir: &Path, sample: &Sample) -> Arc<TorrentStore> {
 
 pub(super) fn read_all(torrent: &TorrentStore, file: usize) -> Option<Vec<u8>> {
     let length = torrent.info().files[file].length as usize;
-    torrent.read_file(file, 0, length, <[u8]>::to_vec)
+    torrent.read_anywhere(file, 0, length, <[u8]>::to_vec)
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl TorrentStore {
             return done(Some(kept));
         }
         let this = self.clone();
-        self.store.workers.submit(Class::Check, move || {
+        self.submit_check(piece, move || {
             let hashes = this.kept_hashes(piece).or_else(|| this.hash_again(piece));
             drop(this);
             done(hashes);
@@ -149,6 +149,15 @@ impl TorrentStore {
         }
     }
 
+    /// Whether every byte of a range of the torrent is verified, be it in a block alone.
+    pub(in crate::store) fn has_all(&self, range: &Range<u64>) -> bool {
+        self.info.geometry.pieces_of(range.clone()).all(|piece| {
+            let mut blocks = self.info.geometry.blocks_of(piece, range.clone());
+            let in_blocks = |index| self.blocks.has(piece, index);
+            self.is_verified(piece) || self.info.v2.is_some() && blocks.all(in_blocks)
+        })
+    }
+
     /// Calls `f` with a range of the torrent of which some pieces are not whole, if their blocks are
     /// verified.
     pub(super) fn read_blocks<R>(
@@ -156,11 +165,7 @@ impl TorrentStore {
         range: Range<u64>,
         f: impl FnOnce(&[u8]) -> R,
     ) -> Option<R> {
-        let here = |piece| {
-            let mut blocks = self.info.geometry.blocks_of(piece, range.clone());
-            self.is_verified(piece) || blocks.all(|index| self.blocks.has(piece, index))
-        };
-        if self.info.v2.is_none() || !self.info.geometry.pieces_of(range.clone()).all(here) {
+        if self.info.v2.is_none() || !self.has_all(&range) {
             return None;
         }
         self.states.touch(self.pieces_of(range.clone()), self.store.moment());

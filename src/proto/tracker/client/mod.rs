@@ -50,6 +50,9 @@ const REFUSED_BACK_OFF: Duration = Duration::from_secs(60);
 /// The longest wait after failures.
 const MAX_BACK_OFF: Duration = Duration::from_secs(30 * 60);
 
+/// The least time between two announces because we may be somewhere else.
+const MOVES_APART: Duration = Duration::from_secs(600);
+
 /// How many peers are asked for when any are wanted. Most trackers give 50 to 200 at most.
 const NUMWANT: u32 = 200;
 
@@ -147,6 +150,8 @@ struct Tracker {
     /// Announces in a row that were answered while peers were wanted.
     short: u32,
     tracker_id: Option<Vec<u8>>,
+    /// When it is, or was last, to be told that we may be somewhere else.
+    moved_at: Option<Timestamp>,
     last: TrackerStatus,
 }
 
@@ -219,6 +224,7 @@ impl TrackerClient {
                 not_before: now,
                 short: 0,
                 tracker_id: None,
+                moved_at: None,
                 last: TrackerStatus { url: url.into(), tier, error, ..TrackerStatus::default() },
             });
         }
@@ -242,13 +248,21 @@ impl TrackerClient {
         self.handle_timeout(now);
     }
 
-    /// We may be somewhere else: all are told at once, whatever they said of when.
+    /// We may be somewhere else: all are told at once, whatever they said of when, but none twice within
+    /// [`MOVES_APART`].
     pub fn network_changed(&mut self, now: Timestamp) {
         for tracker in &mut self.trackers {
-            tracker.not_before = tracker.not_before.min(now);
+            let at = match tracker.moved_at {
+                Some(due) if due > now => due,
+                Some(last) => now.max(last + MOVES_APART),
+                None => now,
+            };
+            tracker.moved_at = Some(at);
+            tracker.not_before = tracker.not_before.min(at);
         }
         for tier in &mut self.tiers {
-            tier.next = tier.next.min(now);
+            let moved_at = tier.order.iter().filter_map(|id| self.trackers[id.0].moved_at);
+            tier.next = moved_at.min().map_or(tier.next, |at| tier.next.min(at));
         }
         self.handle_timeout(now);
     }

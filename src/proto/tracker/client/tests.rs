@@ -403,3 +403,17 @@ fn who_is_somewhere_else_says_so_at_once() {
     let (at, _, event) = world.seen.last().unwrap();
     assert_eq!((world.seen.len(), *at, *event), (2, 300_000, Event::Regular));
 }
+
+#[test]
+fn who_moves_again_and_again_says_so_now_and_then() {
+    let seeding = AnnounceStats { wants_peers: false, ..stats() };
+    let mut world = World::new(&[&[("http://a/announce", FAST)]], seeding);
+    world.run(secs(300));
+    for _ in 0..60 {
+        world.client.network_changed(world.now);
+        world.drain();
+        world.run(secs(20));
+    }
+    let at: Vec<_> = world.seen.iter().map(|(at, ..)| at / 1000).collect();
+    assert_eq!(at, [0, 300, 900, 1500], "twenty minutes of changes");
+}

@@ -1,0 +1,221 @@
+//! Threads that read data of somebody else. It may be on a server that does not answer, or in a file system
+//! that waits for this very process; then only these threads wait, a few for each file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::lock;
+
+/// Files that may be stuck before others have to wait.
+const STUCK_FILES: usize = 4;
+
+/// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest is given up for another.
+const MAX_QUEUED: usize = 16 << 10;
+
+/// A file of which nothing comes for so long is stuck.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// How long a thread without a job stays.
+const IDLE: Duration = Duration::from_secs(5);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads of one torrent, which begin when there is work and end when there is none.
+#[derive(Default)]
+pub(super) struct Lenders(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Those with jobs that wait or are being done.
+    files: BTreeMap<usize, File>,
+    /// The file after which the next one is looked for.
+    turn: usize,
+    threads: usize,
+    idle: usize,
+}
+
+#[derive(Default)]
+struct File {
+    waiting: VecDeque<Job>,
+    running: usize,
+    /// When a job last ended while others were being done, or the first of these began.
+    moved: Option<Instant>,
+}
+
+impl File {
+    fn can_go_on(&self) -> bool {
+        !self.waiting.is_empty() && self.running < per_file()
+    }
+}
+
+impl Queue {
+    /// The next job of a file that is not being waited for by enough threads already.
+    fn next(&mut self) -> Option<(usize, Job)> {
+        let (before, after) = (self.files.range(..=self.turn), self.files.range(self.turn + 1..));
+        let file = *after.chain(before).find(|(_, file)| file.can_go_on())?.0;
+        self.turn = file;
+        let queue = self.files.get_mut(&file)?;
+        let job = queue.waiting.pop_front()?;
+        queue.moved = queue.moved.filter(|_| queue.running > 0).or_else(|| Some(Instant::now()));
+        queue.running += 1;
+        Some((file, job))
+    }
+
+    fn can_go_on(&self) -> bool {
+        self.files.values().any(File::can_go_on)
+    }
+
+    fn done(&mut self, file: usize) {
+        let Some(queue) = self.files.get_mut(&file) else { return };
+        queue.running -= 1;
+        queue.moved = Some(Instant::now());
+        if queue.running == 0 && queue.waiting.is_empty() {
+            self.files.remove(&file);
+        }
+    }
+}
+
+/// Threads for one file: enough to hash it at full speed, and to keep a disk busy.
+fn per_file() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get).clamp(4, 8)
+}
+
+impl Lenders {
+    /// Does a job about a file, after those about the same file that came before. One that is given up is
+    /// dropped.
+    pub(super) fn submit(&self, file: usize, job: impl FnOnce() + Send + 'static) {
+        let mut queue = lock(&self.0.queue);
+        let own = &mut queue.files.entry(file).or_default().waiting;
+        let given_up = if own.len() >= MAX_QUEUED { own.pop_front() } else { None };
+        own.push_back(Box::new(job));
+        call_one(&self.0, queue);
+        drop(given_up);
+    }
+
+    /// Whether jobs about a file are being done and none has ended for a while.
+    pub(super) fn is_stuck(&self, file: usize) -> bool {
+        let queue = lock(&self.0.queue);
+        let of_file = queue.files.get(&file).filter(|file| file.running > 0);
+        of_file.and_then(|file| file.moved).is_some_and(|moved| moved.elapsed() > STUCK)
+    }
+}
+
+/// Has one more thread come, if there is something for it to do.
+fn call_one(shared: &Arc<Shared>, mut queue: MutexGuard<'_, Queue>) {
+    if !queue.can_go_on() {
+        return;
+    }
+    let spawn = queue.idle == 0 && queue.threads < STUCK_FILES * per_file();
+    queue.threads += usize::from(spawn);
+    drop(queue);
+    if !spawn {
+        return shared.wake.notify_one();
+    }
+    let own = shared.clone();
+    if thread::Builder::new().name("lender".to_owned()).spawn(move || work(&own)).is_err() {
+        let mut queue = lock(&shared.queue);
+        queue.threads -= 1;
+        // Nobody else would ever do what waits.
+        let lost = if queue.threads == 0 { Some(std::mem::take(&mut queue.files)) } else { None };
+        drop(queue);
+        drop(lost);
+    }
+}
+
+fn work(shared: &Arc<Shared>) {
+    let mut queue = lock(&shared.queue);
+    loop {
+        while let Some((file, job)) = queue.next() {
+            call_one(shared, queue);
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                tracing::error!("a job at data of somebody else panicked");
+            }
+            queue = lock(&shared.queue);
+            queue.done(file);
+        }
+        queue.idle += 1;
+        let waited = shared.wake.wait_timeout(queue, IDLE);
+        let timeout;
+        (queue, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.idle -= 1;
+        if timeout.timed_out() && !queue.can_go_on() {
+            queue.threads -= 1;
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// Has threads wait for `file` until what is returned is dropped.
+    fn stick(lenders: &Lenders, file: usize, jobs: usize) -> mpsc::Sender<()> {
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        for _ in 0..jobs {
+            let held = held.clone();
+            lenders.submit(file, move || {
+                let _ = lock(&held).recv();
+            });
+        }
+        release
+    }
+
+    fn answers(lenders: &Lenders, file: usize) {
+        let (done, answered) = mpsc::channel();
+        lenders.submit(file, move || done.send(()).unwrap());
+        answered.recv_timeout(Duration::from_secs(60)).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_stuck_holds_up_no_other_and_goes_on_later() {
+        let lenders = Lenders::default();
+        let stuck: Vec<_> = (0..STUCK_FILES - 1).map(|file| stick(&lenders, file, 100)).collect();
+        answers(&lenders, STUCK_FILES);
+        assert!(lock(&lenders.0.queue).threads <= STUCK_FILES * per_file());
+        drop(stuck);
+        answers(&lenders, 0);
+        wait_until(|| lock(&lenders.0.queue).files.is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_the_oldest_is_given_up() {
+        let lenders = Lenders::default();
+        let stuck = stick(&lenders, 0, per_file());
+        wait_until(|| file(&lenders).0 == per_file());
+        let (given_up, seen) = mpsc::channel::<()>();
+        lenders.submit(0, move || drop(given_up));
+        (0..MAX_QUEUED).for_each(|_| lenders.submit(0, || ()));
+        assert_eq!(
+            seen.recv_timeout(Duration::from_secs(60)),
+            Err(mpsc::RecvTimeoutError::Disconnected)
+        );
+        assert_eq!(file(&lenders).1, MAX_QUEUED);
+        drop(stuck);
+        answers(&lenders, 0);
+    }
+
+    /// Jobs of the first file that are being done, and that wait.
+    fn file(lenders: &Lenders) -> (usize, usize) {
+        let queue = lock(&lenders.0.queue);
+        queue.files.get(&0).map_or((0, 0), |file| (file.running, file.waiting.len()))
+    }
+
+    fn wait_until(met: impl Fn() -> bool) {
+        while !met() {
+            thread::yield_now();
+        }
+    }
+}
