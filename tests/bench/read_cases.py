@@ -142,7 +142,7 @@ def sequential(stage, client):
         if middle:
             payload = middle * stage.size / arrived
             result["of link, middle"] = payload / stage.line.bytes_per_second
-        result["wire/byte"] = arrived / stage.size
+    result["wire/byte"] = arrived / stage.size
     return result | taken(client.watch, stage.size)
 
 
