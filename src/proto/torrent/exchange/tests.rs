@@ -329,10 +329,10 @@ fn when_a_torrent_proves_to_be_private_the_offer_is_taken_back_and_hearsay_forgo
     assert_eq!(lone.offered(listener), Some(extended::UT_PEX_ID));
     // So that nobody is tried yet.
     lone.machine.limit = 1;
-    lone.tells(listener, &[home(3)], PexFlags(0));
     lone.later(2 * MINUTE);
-    assert_eq!(lone.machine.list.len(), 1);
     assert_eq!(lone.told(listener), [], "it may be private");
+    lone.tells(listener, &[home(3)], PexFlags(0));
+    assert_eq!(lone.machine.list.len(), 1);
     lone.machine.activate(private(10), Bitfield::empty(10), &Bitfield::full(10), lone.now);
     assert_eq!(lone.offered(listener), None);
     assert_eq!(lone.machine.list.len(), 0);
