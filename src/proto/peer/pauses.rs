@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::proto::time::Timestamp;
 
 /// A pause of more round trips is not the line's but the peer's own: packets lost twice take less.
-const LONG: u32 = 4;
+const LONG: u32 = 6;
 
 /// And this much more, for scheduling hiccups on both sides.
 const HICCUP: Duration = Duration::from_millis(20);
@@ -21,6 +21,9 @@ const FADE: Duration = Duration::from_secs(5);
 
 /// Pauses that take this share of the time are not the sender's search for its rate but losses.
 const FREQUENT: f64 = 0.25;
+
+/// The same where others send too: if they all pause as often as not, the line stands idle as well.
+const MOSTLY: f64 = 0.5;
 
 /// Over about so long.
 const LATELY: Duration = Duration::from_secs(4);
@@ -42,8 +45,9 @@ struct Mark {
 /// What is known of the pauses of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pauses {
+    /// The longest lately of those that are not long, less what has faded.
     longest: Duration,
-    /// The share of the time that they take.
+    /// The share of the time that those take.
     share: f64,
     /// The ends of the last two long pauses, or later moments if there was none for a while.
     marks: [Mark; 2],
@@ -52,15 +56,18 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// The longest lately, less what has faded, if they come again and again.
-    pub(super) fn lasting(&self) -> Duration {
-        if self.share > FREQUENT { self.longest } else { Duration::ZERO }
+    /// How long what is lost holds everything up, if that happens again and again; the peer is `alone` or not.
+    pub(super) fn held_up(&self, alone: bool) -> Duration {
+        let share = if alone { FREQUENT } else { MOSTLY };
+        if self.share > share { self.longest } else { Duration::ZERO }
     }
 
-    /// Nothing was outstanding for so long, which is no pause.
-    pub(super) fn skip(&mut self, idle: Duration) {
-        for mark in &mut self.marks {
-            mark.at = mark.at + idle;
+    /// Nothing was outstanding for `idle`, which is no pause; an average over what was asked for now and then
+    /// says nothing.
+    pub(super) fn skip(&mut self, idle: Duration, delivered: u64, now: Timestamp) {
+        if idle > HICCUP {
+            self.marks = [Mark { at: now, delivered }; 2];
+            self.bursts = false;
         }
     }
 
@@ -75,10 +82,11 @@ impl Pauses {
         now: Timestamp,
     ) {
         let part = |of: Duration| (silence.as_secs_f64() / of.as_secs_f64()).min(1.0);
-        self.longest = pause.max(self.longest.mul_f64(1.0 - part(FADE)));
-        let paused = if pause > HICCUP { part(LATELY) } else { 0.0 };
-        self.share = self.share * (1.0 - part(LATELY)) + paused;
         let long = Self::is_long(pause, rtt);
+        let held_up = if long { Duration::ZERO } else { pause };
+        self.longest = held_up.max(self.longest.mul_f64(1.0 - part(FADE)));
+        let share = if held_up > HICCUP { part(LATELY) } else { 0.0 };
+        self.share = self.share * (1.0 - part(LATELY)) + share;
         if long || now.since(self.marks[1].at) > SPAN {
             let from = if long { self.cycle_began() } else { self.marks[1] };
             self.marks = [from, Mark { at: now, delivered }];

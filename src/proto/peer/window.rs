@@ -36,6 +36,9 @@ const RTT_AGES: Duration = Duration::from_secs(10);
 /// What arrives sooner counts as if it took this long: clocks have a resolution.
 const RESOLUTION: Duration = Duration::from_micros(1);
 
+/// A round trip that is longer by this is still the same.
+const SAME_RTT: f64 = 1.1;
+
 /// Requests are sent at so many times the rate at most, or what has come at once after a lost packet would be
 /// asked for again at once, and come as a burst that a router's queue does not hold.
 const PACE: f64 = 2.0;
@@ -50,8 +53,8 @@ const RISE: f64 = 0.25;
 /// in a burst after a pause tells of the same pause.
 const FALL: f64 = 0.2;
 
-/// What the window of a peer that is alone holds for the sake of pauses, in round trips: what is lost is sent
-/// again after one, and if it is lost again after more.
+/// What a window holds for the sake of pauses, in round trips: what is lost is sent again after one, and if it
+/// is lost again after more.
 const HELD_UP: f64 = 4.0;
 
 /// The round trip assumed before one was seen.
@@ -112,8 +115,10 @@ pub struct RequestWindow {
     /// Bytes a second while requests were outstanding.
     rate: f64,
     rtt: Option<Duration>,
-    /// When the round trip was last seen to be that short.
+    /// When the round trip was last seen to be about that short.
     rtt_seen: Timestamp,
+    /// That is long ago.
+    rtt_aged: bool,
     /// Bytes of all blocks that came when they were outstanding.
     delivered: u64,
     /// When the last of these was asked for.
@@ -122,7 +127,7 @@ pub struct RequestWindow {
     fell: Timestamp,
     last_progress: Timestamp,
     pauses: Pauses,
-    /// Nobody else sends us anything.
+    /// Nobody else is asked for anything.
     alone: bool,
     /// Blocks that might be asked for at once, and when.
     credit: f64,
@@ -143,6 +148,7 @@ impl Default for RequestWindow {
             rate: 0.0,
             rtt: None,
             rtt_seen: Timestamp::ZERO,
+            rtt_aged: false,
             delivered: 0,
             delivered_asked: Timestamp::ZERO,
             fell: Timestamp::ZERO,
@@ -168,9 +174,9 @@ impl RequestWindow {
         if self.stalled { 1 } else { self.target.min(self.limit) }
     }
 
-    /// Whether nobody else sends us anything. Then the line stands idle while this peer waits for what was lost
-    /// to be sent again, unless it was asked for more; where there are others they go on, and
-    /// longer windows of all would make a queue that loses packets itself.
+    /// Whether nobody else is asked for anything of this torrent. Then the line stands idle while this peer waits
+    /// for what was lost to be sent again, unless it was asked for more. Where there are others they
+    /// go on, unless they lose as much; longer windows of all make a queue that loses packets itself.
     pub fn set_alone(&mut self, alone: bool) {
         self.alone = alone;
     }
@@ -178,8 +184,11 @@ impl RequestWindow {
     /// What the window holds at most, in time.
     fn span(&self) -> Duration {
         let rtt = self.rtt.unwrap_or(ASSUMED_RTT);
-        let held_up = if self.alone { self.pauses.lasting() } else { Duration::ZERO };
-        rtt.mul_f64(1.25) + held_up.min(rtt.mul_f64(HELD_UP)).max(SLACK)
+        let held_up = match self.rtt_aged {
+            true => Duration::ZERO,
+            false => self.pauses.held_up(self.alone).min(rtt.mul_f64(HELD_UP)),
+        };
+        rtt.mul_f64(1.25) + held_up.max(SLACK)
     }
 
     /// The window that rate and round trip call for.
@@ -281,7 +290,7 @@ impl RequestWindow {
     /// `block` was asked for.
     pub fn sent(&mut self, block: Block, now: Timestamp) {
         if self.outstanding.is_empty() {
-            self.pauses.skip(now.since(self.last_progress));
+            self.pauses.skip(now.since(self.last_progress), self.delivered, now);
             self.last_progress = now;
             self.delivered_asked = now;
         }
@@ -346,9 +355,15 @@ impl RequestWindow {
 
     /// A longer round trip than before may be our own queue, unless there was none.
     fn note_round_trip(&mut self, response: Duration, first: bool, now: Timestamp) {
-        let aged = now.since(self.rtt_seen) > RTT_AGES;
-        if self.rtt.is_none_or(|rtt| response <= rtt || (first && aged)) {
+        let aged = self.rtt.is_some() && now.since(self.rtt_seen) > RTT_AGES;
+        if std::mem::replace(&mut self.rtt_aged, aged) != aged {
+            // Perhaps nothing is held up, and the way is longer: that is seen when little is asked for.
+            self.target = self.aim();
+        }
+        if self.rtt.is_none_or(|rtt| response <= rtt || (first && self.rtt_aged)) {
             self.rtt = Some(response);
+        }
+        if self.rtt.is_some_and(|rtt| response <= rtt.mul_f64(SAME_RTT)) {
             self.rtt_seen = now;
         }
     }

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -288,6 +289,11 @@ impl Torrent {
 
     /// A connection ended, whoever ended it.
     pub fn peer_disconnected(&mut self, key: PeerKey, now: Timestamp) {
+        self.ended(key, false, now);
+    }
+
+    /// A connection ended, or `made_room` for another.
+    fn ended(&mut self, key: PeerKey, made_room: bool, now: Timestamp) {
         let Some(mut peer) = self.peers.remove(&key) else { return };
         self.take_back_suggestions(key);
         if let Some(hand_out) = self.active.as_mut().and_then(|a| a.hand_out.as_mut()) {
@@ -298,7 +304,10 @@ impl Torrent {
             self.changes.note(key, addr, false);
         }
         let useful = peer.down.total() + peer.up.total() > 0;
-        self.list.failed(peer.known_addr(), useful, now);
+        match made_room {
+            true => self.list.turned_away(peer.known_addr(), now),
+            false => self.list.failed(peer.known_addr(), useful, now),
+        }
         self.look_for_peers = true;
         if let Some(fetch) = &mut self.fetch {
             fetch.peer_gone(key.0);
@@ -316,8 +325,9 @@ impl Torrent {
     /// Closes a connection from our side.
     pub(super) fn disconnect(&mut self, key: PeerKey, reason: Disconnect, now: Timestamp) {
         if self.peers.contains_key(&key) {
+            let made_room = reason == Disconnect::TooMany;
             self.outputs.push_back(Output::Disconnect(key, reason));
-            self.peer_disconnected(key, now);
+            self.ended(key, made_room, now);
         }
     }
 
@@ -387,16 +397,24 @@ impl Torrent {
             () if starved => (STARVED_AFTER, STARVED_TURNOVER),
             () => (USELESS_AFTER, TURNOVER),
         };
-        if now.since(self.last_turnover) < turnover {
+        let passed = now.since(self.last_turnover);
+        if passed < turnover {
             return;
         }
-        let shut_out = std::mem::take(&mut self.refused) && !self.has_room_for_incoming();
+        // Whoever comes in by itself is not let in faster for our need.
+        let shut_out = passed >= TURNOVER
+            && std::mem::take(&mut self.refused)
+            && !self.has_room_for_incoming();
         let search = Search { attempts: self.limit, ..self.search() };
         let wanted =
             !search.seeding && self.may_open() == 0 && self.list.has_candidate(&search, now);
         if shut_out || wanted {
             self.last_turnover = now;
-            let useless = self.idle_for(useless_after, starved, now);
+            let mut useless = self.idle_for(useless_after, starved, now);
+            if starved && !ignorant {
+                let elders = self.elders();
+                useless.retain(|key| !elders.contains(key));
+            }
             let oldest = useless.into_iter().min_by_key(|key| self.peers.get(key).map(|p| p.since));
             if let Some(key) = oldest.filter(|key| !self.is_only_holder(*key)) {
                 self.disconnect(key, Disconnect::TooMany, now);
@@ -404,6 +422,14 @@ impl Torrent {
                 self.outputs.extend(other.map(Output::Connect));
             }
         }
+    }
+
+    /// The older half of the connections: who waits to be unchoked does not give up its turn at all peers.
+    fn elders(&self) -> BTreeSet<PeerKey> {
+        let mut keys: Vec<_> = self.peers.iter().map(|(key, peer)| (peer.since, *key)).collect();
+        keys.sort_unstable();
+        keys.truncate(keys.len() / 2);
+        keys.into_iter().map(|(_, key)| key).collect()
     }
 
     /// Whether readers wait, and none of those who are connected has given anything lately.

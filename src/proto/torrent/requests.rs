@@ -88,11 +88,8 @@ impl Torrent {
             return;
         }
         let askable = self.askable();
-        for key in &askable {
-            if let Some(peer) = self.peers.get_mut(key) {
-                peer.window.set_alone(askable.len() == 1);
-            }
-        }
+        let alone = self.peers.values().filter(|p| !p.window.is_empty()).count() <= 1;
+        self.peers.values_mut().for_each(|p| p.window.set_alone(alone));
         let mut keys: Vec<_> = askable
             .iter()
             .filter_map(|key| Some((*key, self.peers.get(key)?)))

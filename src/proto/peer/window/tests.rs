@@ -152,12 +152,21 @@ fn few_requests_say_nothing_against_the_rate() {
     }
     let mut now = link.now + Duration::from_secs(1);
     let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
-    for block in geometry.blocks(geometry.piece(0).unwrap()) {
+    let mut blocks = geometry.blocks(geometry.piece(0).unwrap());
+    for block in blocks.by_ref().take(32) {
         window.sent(block, now);
         now = now + FAR + Duration::from_millis(2);
         assert!(window.arrived(block, now));
+        now = now + Duration::from_millis(30);
     }
     assert!(window.rate() == before, "{before}: {}", window.rate());
+    // Nor if one of them is sent again after a while.
+    let late = blocks.next().unwrap();
+    window.sent(late, now);
+    now = now + 8 * FAR;
+    assert!(window.take_overdue(now).is_empty());
+    assert!(window.arrived(late, now));
+    assert!(window.rate() > 0.7 * before, "{before}: {}", window.rate());
 }
 
 #[test]

@@ -518,3 +518,21 @@ fn who_is_alone_sleeps_until_somebody_may_be_tried() {
     let after = lone.now.since(begin);
     assert!(after < Duration::from_secs(8), "tried again after {after:?}");
 }
+
+#[test]
+fn who_waits_to_be_unchoked_keeps_its_turn_at_half_of_the_peers() {
+    let mut lone = lone();
+    lone.machine.peers_found(&others(200), PeerSource::Tracker);
+    assert_eq!(oblige(&mut lone), 30);
+    let first: Vec<_> = lone.machine.peers.keys().copied().collect();
+    lone.read(0);
+    let end = lone.now + STARVED_AFTER + 60 * STARVED_TURNOVER;
+    while lone.now < end {
+        lone.pass(Duration::from_secs(1));
+        oblige(&mut lone);
+    }
+    let stayed = first.iter().filter(|key| lone.machine.peers.contains_key(key)).count();
+    assert_eq!(stayed, first.len() / 2);
+    // And those that were let go are not taken for dead.
+    assert_eq!(lone.machine.list.len(), 200);
+}
