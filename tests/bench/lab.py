@@ -67,8 +67,13 @@ class Peer:
         )
         self.latest = {}
         threading.Thread(target=self._listen, daemon=True).start()
-        wait_until("libtorrent listens", 30, lambda: "port" in self.latest)
+        wait_until("libtorrent listens", 30, self._has_spoken)
         self.address = f"{host}:{self.latest['port']}"
+
+    def _has_spoken(self):
+        if self.process.poll() is not None:
+            raise ChildProcessError(f"libtorrent ended with {self.process.returncode}")
+        return "port" in self.latest
 
     def _listen(self):
         for line in self.process.stdout:

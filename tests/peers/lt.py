@@ -20,7 +20,7 @@ import libtorrent as lt
 
 ALL_V4 = ("0.0.0.0", "255.255.255.255")
 ALL_V6 = ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
-POLL_MS = 50
+POLL_S = 0.02
 # How often a hybrid is begun again of whose hashes libtorrent says that they disagree: between its
 # own peers too it says so of one in twenty whose hashes arrive together with their pieces.
 FRESH_STARTS = 3
@@ -127,7 +127,8 @@ def report(session, handle, args):
     tracker_error = ""
     last = None
     while True:
-        session.wait_for_alert(POLL_MS)
+        # session.wait_for_alert looks at an alert that may be gone by then: one process in thirty died.
+        time.sleep(POLL_S)
         if args.dht_node and time.monotonic() - announced > ANNOUNCE_S:
             announced = time.monotonic()
             handle.force_dht_announce()
