@@ -44,15 +44,18 @@ struct Queue {
     idle: usize,
 }
 
-#[derive(Default)]
 struct File {
     waiting: VecDeque<Job>,
     running: usize,
-    /// When a job last ended while others were being done, or the first of these began.
-    moved: Option<Instant>,
+    /// When a job last ended, or the first came: all threads may be with files that are stuck.
+    moved: Instant,
 }
 
 impl File {
+    fn new() -> Self {
+        Self { waiting: VecDeque::new(), running: 0, moved: Instant::now() }
+    }
+
     fn can_go_on(&self) -> bool {
         !self.waiting.is_empty() && self.running < per_file()
     }
@@ -66,7 +69,6 @@ impl Queue {
         self.turn = file;
         let queue = self.files.get_mut(&file)?;
         let job = queue.waiting.pop_front()?;
-        queue.moved = queue.moved.filter(|_| queue.running > 0).or_else(|| Some(Instant::now()));
         queue.running += 1;
         Some((file, job))
     }
@@ -78,7 +80,7 @@ impl Queue {
     fn done(&mut self, file: usize) {
         let Some(queue) = self.files.get_mut(&file) else { return };
         queue.running -= 1;
-        queue.moved = Some(Instant::now());
+        queue.moved = Instant::now();
         if queue.running == 0 && queue.waiting.is_empty() {
             self.files.remove(&file);
         }
@@ -95,18 +97,16 @@ impl Lenders {
     /// dropped.
     pub(super) fn submit(&self, file: usize, job: impl FnOnce() + Send + 'static) {
         let mut queue = lock(&self.0.queue);
-        let own = &mut queue.files.entry(file).or_default().waiting;
+        let own = &mut queue.files.entry(file).or_insert_with(File::new).waiting;
         let given_up = if own.len() >= MAX_QUEUED { own.pop_front() } else { None };
         own.push_back(Box::new(job));
         call_one(&self.0, queue);
         drop(given_up);
     }
 
-    /// Whether jobs about a file are being done and none has ended for a while.
+    /// Whether there are jobs about a file and none has ended for a while.
     pub(super) fn is_stuck(&self, file: usize) -> bool {
-        let queue = lock(&self.0.queue);
-        let of_file = queue.files.get(&file).filter(|file| file.running > 0);
-        of_file.and_then(|file| file.moved).is_some_and(|moved| moved.elapsed() > STUCK)
+        lock(&self.0.queue).files.get(&file).is_some_and(|file| file.moved.elapsed() > STUCK)
     }
 }
 
@@ -183,7 +183,11 @@ mod tests {
     fn a_file_that_is_stuck_holds_up_no_other_and_goes_on_later() {
         let lenders = Lenders::default();
         let stuck: Vec<_> = (0..STUCK_FILES - 1).map(|file| stick(&lenders, file, 100)).collect();
+        assert!(!lenders.is_stuck(0), "it has only just begun");
+        wait_until(|| lenders.is_stuck(0));
         answers(&lenders, STUCK_FILES);
+        wait_until(|| file(&lenders, STUCK_FILES) == (0, 0));
+        assert!(!lenders.is_stuck(STUCK_FILES));
         assert!(lock(&lenders.0.queue).threads <= STUCK_FILES * per_file());
         drop(stuck);
         answers(&lenders, 0);
@@ -191,10 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_for_which_no_thread_is_left_is_stuck_too() {
+        let lenders = Lenders::default();
+        let _stuck: Vec<_> = (0..STUCK_FILES).map(|file| stick(&lenders, file, 100)).collect();
+        wait_until(|| (0..STUCK_FILES).all(|stuck| file(&lenders, stuck).0 == per_file()));
+        lenders.submit(STUCK_FILES, || ());
+        wait_until(|| lenders.is_stuck(STUCK_FILES));
+        assert_eq!(file(&lenders, STUCK_FILES), (0, 1));
+    }
+
+    #[test]
     fn what_waits_is_bounded_and_the_oldest_is_given_up() {
         let lenders = Lenders::default();
         let stuck = stick(&lenders, 0, per_file());
-        wait_until(|| file(&lenders).0 == per_file());
+        wait_until(|| file(&lenders, 0).0 == per_file());
         let (given_up, seen) = mpsc::channel::<()>();
         lenders.submit(0, move || drop(given_up));
         (0..MAX_QUEUED).for_each(|_| lenders.submit(0, || ()));
@@ -202,19 +216,21 @@ mod tests {
             seen.recv_timeout(Duration::from_secs(60)),
             Err(mpsc::RecvTimeoutError::Disconnected)
         );
-        assert_eq!(file(&lenders).1, MAX_QUEUED);
+        assert_eq!(file(&lenders, 0).1, MAX_QUEUED);
         drop(stuck);
         answers(&lenders, 0);
     }
 
-    /// Jobs of the first file that are being done, and that wait.
-    fn file(lenders: &Lenders) -> (usize, usize) {
+    /// Jobs of a file that are being done, and that wait.
+    fn file(lenders: &Lenders, file: usize) -> (usize, usize) {
         let queue = lock(&lenders.0.queue);
-        queue.files.get(&0).map_or((0, 0), |file| (file.running, file.waiting.len()))
+        queue.files.get(&file).map_or((0, 0), |file| (file.running, file.waiting.len()))
     }
 
     fn wait_until(met: impl Fn() -> bool) {
+        let began = Instant::now();
         while !met() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it never comes to that");
             thread::yield_now();
         }
     }
