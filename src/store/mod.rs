@@ -67,7 +67,7 @@ use budget::Ledger;
 use buffer::BufferPool;
 use files::{Files, Place, create_dir, open_own};
 use index::Index;
-use pool::{FilePool, OPEN_FILES};
+use pool::{FilePool, LENT_FILES, OPEN_FILES};
 use sync::Syncer;
 use workers::Workers;
 
@@ -333,7 +333,9 @@ impl Store {
         path: &Path,
     ) -> Result<Arc<TorrentStore>, StoreError> {
         let files = Place::Elsewhere(Mutex::new(in_place::locate(&info, layout, path)?));
-        let files = Files::new(info.clone(), files, self.files.clone(), self.number());
+        // Not among those of the cache: closing a file of somebody else may take long.
+        let pool = Arc::new(FilePool::new(LENT_FILES));
+        let files = Files::new(info.clone(), files, pool, self.number());
         Ok(Arc::new(TorrentStore::new(self.clone(), info, files, None)))
     }
 

@@ -67,6 +67,14 @@ fn data_in_place_is_checked_and_read() {
 }
 
 #[test]
+fn files_in_place_are_not_among_those_of_the_cache() {
+    let s = seed();
+    check_all(&s.torrent);
+    assert!(s.torrent.files.open_files() > 0);
+    assert_eq!(s.torrent.store.files.len(), 0, "whoever closes one might wait for it");
+}
+
+#[test]
 fn data_in_place_is_never_written() {
     let s = seed();
     let range = verify(&s.torrent, &s.sample, 0);
