@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ use super::lock;
 
 /// Files that may be stuck before others have to wait.
 const STUCK_FILES: usize = 4;
+
+/// Threads of all torrents together; beyond these a torrent gets one.
+const MAX_THREADS: usize = 256;
 
 /// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest is given up for another.
 const MAX_QUEUED: usize = 16 << 10;
@@ -25,13 +29,28 @@ const IDLE: Duration = Duration::from_secs(5);
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads of one torrent, which begin when there is work and end when there is none.
-#[derive(Default)]
 pub(super) struct Lenders(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    of_all: Arc<AtomicUsize>,
+}
+
+/// One of the threads of all torrents, for as long as this lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(of_all: &Arc<AtomicUsize>) -> Self {
+        of_all.fetch_add(1, Ordering::Relaxed);
+        Self(of_all.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -93,6 +112,11 @@ fn per_file() -> usize {
 }
 
 impl Lenders {
+    /// `of_all` counts the threads of all torrents.
+    pub(super) fn new(of_all: Arc<AtomicUsize>) -> Self {
+        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), of_all }))
+    }
+
     /// Does a job about a file, after those about the same file that came before. One that is given up is
     /// dropped.
     pub(super) fn submit(&self, file: usize, job: impl FnOnce() + Send + 'static) {
@@ -115,14 +139,21 @@ fn call_one(shared: &Arc<Shared>, mut queue: MutexGuard<'_, Queue>) {
     if !queue.can_go_on() {
         return;
     }
-    let spawn = queue.idle == 0 && queue.threads < STUCK_FILES * per_file();
+    let most = match shared.of_all.load(Ordering::Relaxed) < MAX_THREADS {
+        true => STUCK_FILES * per_file(),
+        false => 1,
+    };
+    let spawn = queue.idle == 0 && queue.threads < most;
     queue.threads += usize::from(spawn);
+    let counted = spawn.then(|| Counted::new(&shared.of_all));
     drop(queue);
-    if !spawn {
-        return shared.wake.notify_one();
-    }
+    let Some(counted) = counted else { return shared.wake.notify_one() };
     let own = shared.clone();
-    if thread::Builder::new().name("lender".to_owned()).spawn(move || work(&own)).is_err() {
+    let job = move || {
+        let _counted = counted;
+        work(&own);
+    };
+    if thread::Builder::new().name("lender".to_owned()).spawn(job).is_err() {
         let mut queue = lock(&shared.queue);
         queue.threads -= 1;
         // Nobody else would ever do what waits.
@@ -181,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_stuck_holds_up_no_other_and_goes_on_later() {
-        let lenders = Lenders::default();
+        let lenders = Lenders::new(Arc::default());
         let stuck: Vec<_> = (0..STUCK_FILES - 1).map(|file| stick(&lenders, file, 100)).collect();
         assert!(!lenders.is_stuck(0), "it has only just begun");
         wait_until(|| lenders.is_stuck(0));
@@ -196,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_file_for_which_no_thread_is_left_is_stuck_too() {
-        let lenders = Lenders::default();
+        let lenders = Lenders::new(Arc::default());
         let _stuck: Vec<_> = (0..STUCK_FILES).map(|file| stick(&lenders, file, 100)).collect();
         wait_until(|| (0..STUCK_FILES).all(|stuck| file(&lenders, stuck).0 == per_file()));
         lenders.submit(STUCK_FILES, || ());
@@ -205,8 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn all_torrents_together_have_a_bounded_number_of_threads_and_each_has_one() {
+        let of_all = Arc::<AtomicUsize>::default();
+        let torrents = MAX_THREADS / (STUCK_FILES * per_file()) + 3;
+        let all: Vec<_> = (0..torrents).map(|_| Lenders::new(of_all.clone())).collect();
+        let stick_all = |lenders| (0..STUCK_FILES).map(|file| stick(lenders, file, 100)).collect();
+        let stuck: Vec<Vec<_>> = all.iter().map(stick_all).collect();
+        wait_until(|| of_all.load(Ordering::Relaxed) >= MAX_THREADS);
+        let one_more = Lenders::new(of_all.clone());
+        answers(&one_more, 0);
+        assert_eq!(lock(&one_more.0.queue).threads, 1);
+        let threads = of_all.load(Ordering::Relaxed);
+        assert!(threads <= MAX_THREADS + torrents + 1, "{threads}");
+        drop((stuck, all));
+        wait_until(|| of_all.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
     fn what_waits_is_bounded_and_the_oldest_is_given_up() {
-        let lenders = Lenders::default();
+        let lenders = Lenders::new(Arc::default());
         let stuck = stick(&lenders, 0, per_file());
         wait_until(|| file(&lenders, 0).0 == per_file());
         let (given_up, seen) = mpsc::channel::<()>();
@@ -231,7 +279,7 @@ mod tests {
         let began = Instant::now();
         while !met() {
             assert!(began.elapsed() < Duration::from_secs(60), "it never comes to that");
-            thread::yield_now();
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

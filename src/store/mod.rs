@@ -153,6 +153,8 @@ pub struct Store {
     ledger: Arc<Ledger>,
     /// Held by whoever makes room.
     evicting: Mutex<()>,
+    /// Threads that wait for files of somebody else.
+    lenders: Arc<AtomicUsize>,
     /// Handles that read ahead.
     windows: AtomicUsize,
     /// Bytes of the files that the kernel reads itself.
@@ -227,6 +229,7 @@ impl Store {
             torrents: Mutex::default(),
             ledger: Arc::new(Ledger::open(dir, limits)),
             evicting: Mutex::default(),
+            lenders: Arc::default(),
             windows: AtomicUsize::new(0),
             whole_files: AtomicU64::new(0),
             began: Instant::now(),

@@ -85,6 +85,7 @@ impl TorrentStore {
         // Not among the others: closing a file of somebody else may take long.
         let pool = Arc::new(FilePool::new(LENT_FILES));
         let lent = Files::new(info.clone(), nothing, pool, store.number());
+        let lenders = Lenders::new(store.lenders.clone());
         if files.in_cache() {
             store.ledger.set_open(info.info_hash, true);
         }
@@ -99,7 +100,7 @@ impl TorrentStore {
             hashed,
             files,
             lent,
-            lenders: Lenders::default(),
+            lenders,
             lent_at: Mutex::default(),
             index,
             on_lost,
