@@ -17,7 +17,8 @@ const STUCK_FILES: usize = 4;
 /// Threads of all torrents together; beyond these a torrent gets one.
 const MAX_THREADS: usize = 256;
 
-/// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest is given up for another.
+/// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest read is given up for
+/// another.
 const MAX_QUEUED: usize = 16 << 10;
 
 /// A file of which nothing comes for so long is stuck.
@@ -26,7 +27,11 @@ const STUCK: Duration = Duration::from_secs(1);
 /// How long a thread without a job stays.
 const IDLE: Duration = Duration::from_secs(5);
 
-type Job = Box<dyn FnOnce() + Send>;
+struct Job {
+    work: Box<dyn FnOnce() + Send>,
+    /// Whether it is not given up for another; there are few at a time.
+    is_check: bool,
+}
 
 /// The threads of one torrent, which begin when there is work and end when there is none.
 pub(super) struct Lenders(Arc<Shared>);
@@ -120,10 +125,20 @@ impl Lenders {
     /// Does a job about a file, after those about the same file that came before. One that is given up is
     /// dropped.
     pub(super) fn submit(&self, file: usize, job: impl FnOnce() + Send + 'static) {
+        self.add(file, Job { work: Box::new(job), is_check: false });
+    }
+
+    /// The same, but it is only given up when no thread can be had.
+    pub(super) fn submit_check(&self, file: usize, job: impl FnOnce() + Send + 'static) {
+        self.add(file, Job { work: Box::new(job), is_check: true });
+    }
+
+    fn add(&self, file: usize, job: Job) {
         let mut queue = lock(&self.0.queue);
         let own = &mut queue.files.entry(file).or_insert_with(File::new).waiting;
-        let given_up = if own.len() >= MAX_QUEUED { own.pop_front() } else { None };
-        own.push_back(Box::new(job));
+        let oldest = own.iter().position(|job| !job.is_check).filter(|_| own.len() >= MAX_QUEUED);
+        let given_up = oldest.and_then(|oldest| own.remove(oldest));
+        own.push_back(job);
         call_one(&self.0, queue);
         drop(given_up);
     }
@@ -163,12 +178,24 @@ fn call_one(shared: &Arc<Shared>, mut queue: MutexGuard<'_, Queue>) {
     }
 }
 
+#[cfg(test)]
+impl Lenders {
+    /// As if no thread could be had.
+    pub(super) fn lose_all(&self) {
+        let mut queue = lock(&self.0.queue);
+        let lost: Vec<_> =
+            queue.files.values_mut().map(|f| std::mem::take(&mut f.waiting)).collect();
+        drop(queue);
+        drop(lost);
+    }
+}
+
 fn work(shared: &Arc<Shared>) {
     let mut queue = lock(&shared.queue);
     loop {
         while let Some((file, job)) = queue.next() {
             call_one(shared, queue);
-            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            if catch_unwind(AssertUnwindSafe(job.work)).is_err() {
                 tracing::error!("a job at data of somebody else panicked");
             }
             queue = lock(&shared.queue);
@@ -258,14 +285,17 @@ mod tests {
         let stuck = stick(&lenders, 0, per_file());
         wait_until(|| file(&lenders, 0).0 == per_file());
         let (given_up, seen) = mpsc::channel::<()>();
+        let (kept, checked) = mpsc::channel();
+        lenders.submit_check(0, move || kept.send(()).unwrap());
         lenders.submit(0, move || drop(given_up));
-        (0..MAX_QUEUED).for_each(|_| lenders.submit(0, || ()));
+        (0..MAX_QUEUED - 1).for_each(|_| lenders.submit(0, || ()));
         assert_eq!(
             seen.recv_timeout(Duration::from_secs(60)),
             Err(mpsc::RecvTimeoutError::Disconnected)
         );
         assert_eq!(file(&lenders, 0).1, MAX_QUEUED);
         drop(stuck);
+        checked.recv_timeout(Duration::from_secs(60)).unwrap();
         answers(&lenders, 0);
     }
 

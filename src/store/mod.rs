@@ -15,6 +15,7 @@
 //! (`budget.rs`, `evict.rs`). There is no tokio
 //! here: work is done by threads, completion is a callback.
 
+mod answer;
 mod blocks;
 mod budget;
 mod buffer;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, RwLock};
 
+use super::answer::Answer;
 use super::blocks::Blocks;
 use super::buffer::PieceBuffer;
 use super::care::Found;
@@ -247,12 +248,12 @@ impl TorrentStore {
         root: Option<Trusted>,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
-        let this = self.clone();
+        let (this, done) = (self.clone(), Answer::new(done));
         self.submit_check(piece, move || {
             let pin = this.states.pin_one(piece).or_else(|| this.check_at_rest(piece, root));
             drop(this);
             // It cannot be evicted before whoever asked has been told.
-            done(pin.is_some());
+            done.give(pin.is_some());
         });
     }
 

@@ -418,3 +418,26 @@ fn a_file_is_either_moved_or_read_by_the_kernel() {
         assert_eq!(read_all(&torrent, file).unwrap(), sample.file(file));
     }
 }
+
+#[test]
+fn whoever_waits_for_a_check_that_is_given_up_is_told() {
+    let b = borrower();
+    let there = b.torrent.borrow(&layout(&b.sample), b.dir.path(), &[]).unwrap();
+    assert!(wait(|done| b.torrent.verify_lent(there[0], None, done)));
+    let (release, held) = mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    for _ in 0..64 {
+        let held = held.clone();
+        b.torrent.wait_elsewhere(0, move || {
+            let _ = held.lock().unwrap().recv();
+        });
+    }
+    let (answers, answered) = mpsc::channel();
+    let (lent, at_rest, hashes) = (answers.clone(), answers.clone(), answers);
+    b.torrent.verify_lent(there[1], None, move |good| lent.send(good).unwrap());
+    b.torrent.verify_at_rest(there[0], None, move |good| at_rest.send(good).unwrap());
+    b.torrent.hash_blocks(there[0], move |blocks| hashes.send(blocks.is_some()).unwrap());
+    b.torrent.lenders.lose_all();
+    assert_eq!(answered.iter().collect::<Vec<_>>(), [false; 3]);
+    drop(release);
+}
