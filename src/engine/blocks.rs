@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::proto::geometry::PieceIndex;
+use crate::proto::merkle::Hash;
 use crate::proto::wire::RawBlock;
 use crate::store::TorrentStore;
 
@@ -41,6 +43,24 @@ pub(super) async fn read_blocks(store: Arc<TorrentStore>, uploads: Vec<RawBlock>
     blocks
 }
 
+/// The hashes of the blocks of a piece, `None` if it is not here.
+pub(super) async fn hash_blocks(
+    store: Arc<TorrentStore>,
+    piece: PieceIndex,
+) -> Option<Arc<[Hash]>> {
+    let lender = store.lender_of(piece);
+    if lender.is_some_and(|file| store.is_stuck(file)) {
+        return None;
+    }
+    let (answer, answered) = oneshot::channel();
+    store.hash_blocks(piece, move |hashes| {
+        let _ = answer.send(hashes);
+    });
+    drop(store);
+    let hashes = if lender.is_some() { in_time(answered).await } else { answered.await.ok() };
+    hashes.flatten()
+}
+
 fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {
     let piece = store.info().geometry.contains(raw.piece, raw.begin, raw.length)?;
     let mut data = vec![0; raw.length as usize];
@@ -50,6 +70,30 @@ fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {
 /// What data of somebody else answers, if it does so in time.
 async fn in_time<T>(answered: oneshot::Receiver<T>) -> Option<T> {
     tokio::time::timeout(LENT_TIMEOUT, answered).await.ok().and_then(Result::ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Lender;
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_hashes_of_data_that_does_not_come() {
+        let lender = Lender::new();
+        let piece = lender.store.info().geometry.piece(1).unwrap();
+        let hash = || {
+            let hashed = hash_blocks(lender.store.clone(), piece);
+            tokio::time::timeout(Duration::from_secs(60), hashed)
+        };
+        let stuck = lender.stick();
+        assert_eq!(hash().await, Ok(None));
+        assert!(lender.store.is_stuck(0));
+        drop(stuck);
+        while lender.store.is_stuck(0) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(hash().await.unwrap().map(|hashes| hashes.len()), Some(1));
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::lock;
 /// Files that may be stuck before others have to wait.
 const STUCK_FILES: usize = 4;
 
-/// Threads of all torrents together; beyond these a torrent gets one.
+/// Threads of all torrents together, or a few more; beyond these a torrent gets one.
 const MAX_THREADS: usize = 256;
 
 /// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest read is given up for
