@@ -5,6 +5,7 @@
 //! (`peer.rs`): one that reads, one that writes. [`Torrent`] is the handle for everybody else.
 
 mod add;
+mod blocks;
 mod clock;
 mod data;
 pub mod dht;

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,12 +17,13 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::blocks::{Blocks, read_blocks};
 use super::rates::{Hold, Throttle, Way};
 use crate::proto::geometry::Block;
 use crate::proto::ids::{InfoHash, PeerId};
@@ -39,9 +41,6 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one write may take before the peer counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long data of somebody else may take to come before it is not sent.
-const LENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a peer that is probed may take to acknowledge what was sent to it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -461,18 +460,23 @@ impl Writer {
         let mut uploads = VecDeque::new();
         // When the first upload may go, once it has been counted.
         let mut held: Option<Hold> = None;
+        let mut reading: Option<Reading> = None;
         let mut out = BytesMut::new();
         if let Some(greeting) = greeting {
             out.extend_from_slice(&greeting.encode());
         }
-        loop {
-            // Messages do not wait for uploads that the limit holds back.
+        let mut open = true;
+        while open || reading.is_some() {
+            let mut uploaded = Vec::new();
+            // Messages do not wait for uploads that the limit holds back, or that have to be read.
             tokio::select! {
                 () = cancel.cancelled() => return String::new(),
-                received = commands.recv_many(&mut batch, 256) => if received == 0 {
-                    return "closed".to_owned();
-                },
-                () = over(&mut held), if held.is_some() => {}
+                received = commands.recv_many(&mut batch, 256), if open => open = received > 0,
+                () = over(&mut held), if held.is_some() && reading.is_none() => {}
+                blocks = read(&mut reading), if reading.is_some() => {
+                    reading = None;
+                    uploaded = append_uploads(blocks, &mut out);
+                }
             }
             for command in batch.drain(..) {
                 self.queued.fetch_sub(command.bytes(), Ordering::Relaxed);
@@ -481,8 +485,9 @@ impl Writer {
                     Command::Upload(raw) => uploads.push_back(raw),
                 }
             }
-            let due = self.due(&mut uploads, &mut held);
-            let uploaded = self.append_uploads(due, &mut out).await;
+            if reading.is_none() {
+                reading = self.read(self.due(&mut uploads, &mut held));
+            }
             let write = tokio::time::timeout(WRITE_TIMEOUT, self.write.write_all_buf(&mut out));
             let written = tokio::select! {
                 biased;
@@ -498,6 +503,7 @@ impl Writer {
                 return "the torrent is gone".to_owned();
             }
         }
+        "closed".to_owned()
     }
 
     /// The uploads that the limit lets through now.
@@ -515,20 +521,34 @@ impl Writer {
         due
     }
 
-    /// Reads the blocks to upload, off the runtime, and appends them to `out`.
-    async fn append_uploads(&self, uploads: Vec<RawBlock>, out: &mut BytesMut) -> Vec<Event> {
-        let store = self.store.borrow().clone();
-        let (false, Some(store)) = (uploads.is_empty(), store) else { return Vec::new() };
-        let mut events = Vec::new();
-        for (raw, data) in read_blocks(store, uploads).await {
-            if let Some(data) = &data {
-                codec::encode_piece_header(raw.piece, raw.begin, raw.length, out);
-                out.extend_from_slice(data);
-            }
-            events.push(Event::Uploaded { raw, sent: data.is_some() });
-        }
-        events
+    /// Begins to read the blocks to upload, off the runtime.
+    fn read(&self, uploads: Vec<RawBlock>) -> Option<Reading> {
+        let store = self.store.borrow().clone().filter(|_| !uploads.is_empty())?;
+        Some(Box::pin(read_blocks(store, uploads)))
     }
+}
+
+/// Blocks that are being read, each `None` if it is not here.
+type Reading = Pin<Box<dyn Future<Output = Blocks> + Send>>;
+
+async fn read(reading: &mut Option<Reading>) -> Blocks {
+    match reading {
+        Some(reading) => reading.await,
+        None => Vec::new(),
+    }
+}
+
+/// Appends to `out` what was read, and tells what was.
+fn append_uploads(blocks: Blocks, out: &mut BytesMut) -> Vec<Event> {
+    let mut events = Vec::new();
+    for (raw, data) in blocks {
+        if let Some(data) = &data {
+            codec::encode_piece_header(raw.piece, raw.begin, raw.length, out);
+            out.extend_from_slice(data);
+        }
+        events.push(Event::Uploaded { raw, sent: data.is_some() });
+    }
+    events
 }
 
 /// Waits until what holds uploads back is over.
@@ -536,42 +556,6 @@ async fn over(held: &mut Option<Hold>) {
     if let Some(held) = held {
         held.over().await;
     }
-}
-
-/// Reads blocks, each `None` if it is not here. Data of somebody else has its own threads, and a time by which it
-/// has to come: whoever asked is refused then, and his connection goes on with what is in other files.
-async fn read_blocks(
-    store: Arc<TorrentStore>,
-    uploads: Vec<RawBlock>,
-) -> Vec<(RawBlock, Option<Vec<u8>>)> {
-    let piece = |raw: &RawBlock| store.info().geometry.contains(raw.piece, raw.begin, raw.length);
-    let lender = |raw: &RawBlock| piece(raw).and_then(|piece| store.lender_of(piece));
-    let mut blocks = Vec::new();
-    for together in uploads.chunk_by(|a, b| lender(a) == lender(b)) {
-        let (reading, asked) = (store.clone(), together.to_vec());
-        let read = move || asked.into_iter().map(|raw| (raw, read_block(&reading, raw))).collect();
-        let read: Option<Vec<_>> = match together.first().and_then(lender) {
-            None => tokio::task::spawn_blocking(read).await.ok(),
-            Some(file) if store.is_stuck(file) => None,
-            Some(file) => {
-                let (answer, answered) = oneshot::channel();
-                store.wait_elsewhere(file, move || {
-                    if !answer.is_closed() {
-                        let _ = answer.send(read());
-                    }
-                });
-                tokio::time::timeout(LENT_TIMEOUT, answered).await.ok().and_then(Result::ok)
-            }
-        };
-        blocks.extend(read.unwrap_or_else(|| together.iter().map(|raw| (*raw, None)).collect()));
-    }
-    blocks
-}
-
-fn read_block(store: &TorrentStore, raw: RawBlock) -> Option<Vec<u8>> {
-    let piece = store.info().geometry.contains(raw.piece, raw.begin, raw.length)?;
-    let mut data = vec![0; raw.length as usize];
-    store.read_block(piece, raw.begin, &mut data).ok()?.then_some(data)
 }
 
 /// Locks a mutex; what it guards is valid after every step, so a panic elsewhere does not matter.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connections::{Arrival, Rival};
+use super::blocks::hash_blocks;
 use super::peer::{self, ConnectError, Event, Events, PeerLink};
 use super::rates::Throttle;
 use super::session::Shared;
@@ -508,7 +509,8 @@ impl Task {
     fn hash_blocks(&self, piece: PieceIndex) {
         if let Some(store) = self.store.borrow().clone() {
             let answer = self.internal.0.clone();
-            store.hash_blocks(piece, move |hashes| {
+            tokio::spawn(async move {
+                let hashes = hash_blocks(store, piece).await;
                 let _ = answer.send(Internal::BlocksHashed(piece, hashes));
             });
         }

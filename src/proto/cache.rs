@@ -36,18 +36,25 @@ pub struct Candidate<T> {
 
 /// Which of the candidates of several torrents to let go so that `need` bytes become free, in order, each
 /// with the number of its torrent: what was least recently read, and among equals what most peers have.
-/// Of what is equal in that too each torrent loses the same share. All of them if they are too few.
+/// Of what is equal in that too, the torrent that has most bytes of it loses first, so it does not matter how
+/// little is needed at a time. All of them if they are too few.
 pub fn choose<T>(of_each: Vec<Vec<Candidate<T>>>, need: u64) -> Vec<(usize, T)> {
     let order = |c: &Candidate<T>| (c.used, Reverse(c.copies));
     let mut all = Vec::new();
     for (number, mut own) in of_each.into_iter().enumerate() {
         own.sort_by_key(order);
-        let equals = own.chunk_by(|a, b| order(a) == order(b)).map(<[_]>::len);
-        let share = |length: usize| (1..=length).map(move |i| ((i as u64) << 32) / length as u64);
-        let shares: Vec<_> = equals.flat_map(share).collect();
-        all.extend(own.into_iter().zip(shares).map(|(c, share)| (order(&c), share, number, c)));
+        // From the last to go on: what there is of equals when it is a candidate's turn.
+        let (mut left, mut after) = (0u64, None);
+        for c in own.into_iter().rev() {
+            let order = order(&c);
+            left = if after == Some(order) { left.saturating_add(c.bytes) } else { c.bytes };
+            after = Some(order);
+            all.push((order, Reverse(left), number, c));
+        }
     }
-    all.sort_by_key(|(order, share, ..)| (*order, *share));
+    // The first of a torrent come first, be they empty.
+    all.reverse();
+    all.sort_by_key(|(order, left, ..)| (*order, *left));
     let mut free = 0u64;
     let enough = |(.., c): &(_, _, _, Candidate<T>)| {
         let more = free < need;
@@ -102,12 +109,22 @@ mod tests {
     }
 
     #[test]
-    fn among_equals_each_torrent_loses_the_same_share() {
+    fn among_equals_the_torrent_that_has_most_loses_first_however_little_is_needed() {
         let piece = |what| Candidate { what, used: 0, copies: 0, bytes: 10 };
-        let (small, large) = (vec![piece(0); 10], vec![piece(0); 40]);
-        let chosen = choose(vec![small, large], 250);
-        let of_small = chosen.iter().filter(|(number, _)| *number == 0).count();
-        assert_eq!((of_small, chosen.len()), (5, 25));
+        let torrents = || [10, 40, 25].map(|pieces| (0..pieces).map(piece).collect::<Vec<_>>());
+        let left = |need: u64, times: usize| {
+            let mut torrents = torrents();
+            for _ in 0..times {
+                for (number, what) in choose(torrents.to_vec(), need) {
+                    torrents[number].retain(|c| c.what != what);
+                }
+            }
+            torrents.map(|own| own.len())
+        };
+        assert_eq!(left(150, 1), [10, 25, 25]);
+        assert_eq!(left(10, 15), [10, 25, 25]);
+        assert_eq!(left(600, 1), [5, 5, 5]);
+        assert_eq!(left(10, 60), [5, 5, 5]);
     }
 
     proptest! {

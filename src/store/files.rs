@@ -104,6 +104,11 @@ impl Files {
         Self { info, place, pool, number }
     }
 
+    #[cfg(test)]
+    pub(super) fn open_files(&self) -> usize {
+        self.pool.len()
+    }
+
     /// Whether the files are ours, so that they may be written and mapped.
     pub(super) fn in_cache(&self) -> bool {
         matches!(self.place, Place::Cache(..))

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,11 @@ use super::lock;
 /// Files that may be stuck before others have to wait.
 const STUCK_FILES: usize = 4;
 
-/// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest is given up for another.
+/// Threads of all torrents together, or a few more; beyond these a torrent gets one.
+const MAX_THREADS: usize = 256;
+
+/// Jobs of a file that wait at a time, as many as the kernel has reads outstanding. The oldest read is given up for
+/// another.
 const MAX_QUEUED: usize = 16 << 10;
 
 /// A file of which nothing comes for so long is stuck.
@@ -22,16 +27,35 @@ const STUCK: Duration = Duration::from_secs(1);
 /// How long a thread without a job stays.
 const IDLE: Duration = Duration::from_secs(5);
 
-type Job = Box<dyn FnOnce() + Send>;
+struct Job {
+    work: Box<dyn FnOnce() + Send>,
+    /// Whether it is not given up for another; there are few at a time.
+    is_check: bool,
+}
 
 /// The threads of one torrent, which begin when there is work and end when there is none.
-#[derive(Default)]
 pub(super) struct Lenders(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    of_all: Arc<AtomicUsize>,
+}
+
+/// One of the threads of all torrents, for as long as this lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(of_all: &Arc<AtomicUsize>) -> Self {
+        of_all.fetch_add(1, Ordering::Relaxed);
+        Self(of_all.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -44,15 +68,18 @@ struct Queue {
     idle: usize,
 }
 
-#[derive(Default)]
 struct File {
     waiting: VecDeque<Job>,
     running: usize,
-    /// When a job last ended while others were being done, or the first of these began.
-    moved: Option<Instant>,
+    /// When a job last ended, or the first came: all threads may be with files that are stuck.
+    moved: Instant,
 }
 
 impl File {
+    fn new() -> Self {
+        Self { waiting: VecDeque::new(), running: 0, moved: Instant::now() }
+    }
+
     fn can_go_on(&self) -> bool {
         !self.waiting.is_empty() && self.running < per_file()
     }
@@ -66,7 +93,6 @@ impl Queue {
         self.turn = file;
         let queue = self.files.get_mut(&file)?;
         let job = queue.waiting.pop_front()?;
-        queue.moved = queue.moved.filter(|_| queue.running > 0).or_else(|| Some(Instant::now()));
         queue.running += 1;
         Some((file, job))
     }
@@ -78,7 +104,7 @@ impl Queue {
     fn done(&mut self, file: usize) {
         let Some(queue) = self.files.get_mut(&file) else { return };
         queue.running -= 1;
-        queue.moved = Some(Instant::now());
+        queue.moved = Instant::now();
         if queue.running == 0 && queue.waiting.is_empty() {
             self.files.remove(&file);
         }
@@ -91,22 +117,35 @@ fn per_file() -> usize {
 }
 
 impl Lenders {
+    /// `of_all` counts the threads of all torrents.
+    pub(super) fn new(of_all: Arc<AtomicUsize>) -> Self {
+        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), of_all }))
+    }
+
     /// Does a job about a file, after those about the same file that came before. One that is given up is
     /// dropped.
     pub(super) fn submit(&self, file: usize, job: impl FnOnce() + Send + 'static) {
+        self.add(file, Job { work: Box::new(job), is_check: false });
+    }
+
+    /// The same, but it is only given up when no thread can be had.
+    pub(super) fn submit_check(&self, file: usize, job: impl FnOnce() + Send + 'static) {
+        self.add(file, Job { work: Box::new(job), is_check: true });
+    }
+
+    fn add(&self, file: usize, job: Job) {
         let mut queue = lock(&self.0.queue);
-        let own = &mut queue.files.entry(file).or_default().waiting;
-        let given_up = if own.len() >= MAX_QUEUED { own.pop_front() } else { None };
-        own.push_back(Box::new(job));
+        let own = &mut queue.files.entry(file).or_insert_with(File::new).waiting;
+        let oldest = own.iter().position(|job| !job.is_check).filter(|_| own.len() >= MAX_QUEUED);
+        let given_up = oldest.and_then(|oldest| own.remove(oldest));
+        own.push_back(job);
         call_one(&self.0, queue);
         drop(given_up);
     }
 
-    /// Whether jobs about a file are being done and none has ended for a while.
+    /// Whether there are jobs about a file and none has ended for a while.
     pub(super) fn is_stuck(&self, file: usize) -> bool {
-        let queue = lock(&self.0.queue);
-        let of_file = queue.files.get(&file).filter(|file| file.running > 0);
-        of_file.and_then(|file| file.moved).is_some_and(|moved| moved.elapsed() > STUCK)
+        lock(&self.0.queue).files.get(&file).is_some_and(|file| file.moved.elapsed() > STUCK)
     }
 }
 
@@ -115,18 +154,37 @@ fn call_one(shared: &Arc<Shared>, mut queue: MutexGuard<'_, Queue>) {
     if !queue.can_go_on() {
         return;
     }
-    let spawn = queue.idle == 0 && queue.threads < STUCK_FILES * per_file();
+    let most = match shared.of_all.load(Ordering::Relaxed) < MAX_THREADS {
+        true => STUCK_FILES * per_file(),
+        false => 1,
+    };
+    let spawn = queue.idle == 0 && queue.threads < most;
     queue.threads += usize::from(spawn);
+    let counted = spawn.then(|| Counted::new(&shared.of_all));
     drop(queue);
-    if !spawn {
-        return shared.wake.notify_one();
-    }
+    let Some(counted) = counted else { return shared.wake.notify_one() };
     let own = shared.clone();
-    if thread::Builder::new().name("lender".to_owned()).spawn(move || work(&own)).is_err() {
+    let job = move || {
+        let _counted = counted;
+        work(&own);
+    };
+    if thread::Builder::new().name("lender".to_owned()).spawn(job).is_err() {
         let mut queue = lock(&shared.queue);
         queue.threads -= 1;
         // Nobody else would ever do what waits.
         let lost = if queue.threads == 0 { Some(std::mem::take(&mut queue.files)) } else { None };
+        drop(queue);
+        drop(lost);
+    }
+}
+
+#[cfg(test)]
+impl Lenders {
+    /// As if no thread could be had.
+    pub(super) fn lose_all(&self) {
+        let mut queue = lock(&self.0.queue);
+        let lost: Vec<_> =
+            queue.files.values_mut().map(|f| std::mem::take(&mut f.waiting)).collect();
         drop(queue);
         drop(lost);
     }
@@ -137,7 +195,7 @@ fn work(shared: &Arc<Shared>) {
     loop {
         while let Some((file, job)) = queue.next() {
             call_one(shared, queue);
-            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            if catch_unwind(AssertUnwindSafe(job.work)).is_err() {
                 tracing::error!("a job at data of somebody else panicked");
             }
             queue = lock(&shared.queue);
@@ -181,9 +239,13 @@ mod tests {
 
     #[test]
     fn a_file_that_is_stuck_holds_up_no_other_and_goes_on_later() {
-        let lenders = Lenders::default();
+        let lenders = Lenders::new(Arc::default());
         let stuck: Vec<_> = (0..STUCK_FILES - 1).map(|file| stick(&lenders, file, 100)).collect();
+        assert!(!lenders.is_stuck(0), "it has only just begun");
+        wait_until(|| lenders.is_stuck(0));
         answers(&lenders, STUCK_FILES);
+        wait_until(|| file(&lenders, STUCK_FILES) == (0, 0));
+        assert!(!lenders.is_stuck(STUCK_FILES));
         assert!(lock(&lenders.0.queue).threads <= STUCK_FILES * per_file());
         drop(stuck);
         answers(&lenders, 0);
@@ -191,31 +253,63 @@ mod tests {
     }
 
     #[test]
+    fn a_file_for_which_no_thread_is_left_is_stuck_too() {
+        let lenders = Lenders::new(Arc::default());
+        let _stuck: Vec<_> = (0..STUCK_FILES).map(|file| stick(&lenders, file, 100)).collect();
+        wait_until(|| (0..STUCK_FILES).all(|stuck| file(&lenders, stuck).0 == per_file()));
+        lenders.submit(STUCK_FILES, || ());
+        wait_until(|| lenders.is_stuck(STUCK_FILES));
+        assert_eq!(file(&lenders, STUCK_FILES), (0, 1));
+    }
+
+    #[test]
+    fn all_torrents_together_have_a_bounded_number_of_threads_and_each_has_one() {
+        let of_all = Arc::<AtomicUsize>::default();
+        let torrents = MAX_THREADS / (STUCK_FILES * per_file()) + 3;
+        let all: Vec<_> = (0..torrents).map(|_| Lenders::new(of_all.clone())).collect();
+        let stick_all = |lenders| (0..STUCK_FILES).map(|file| stick(lenders, file, 100)).collect();
+        let stuck: Vec<Vec<_>> = all.iter().map(stick_all).collect();
+        wait_until(|| of_all.load(Ordering::Relaxed) >= MAX_THREADS);
+        let one_more = Lenders::new(of_all.clone());
+        answers(&one_more, 0);
+        assert_eq!(lock(&one_more.0.queue).threads, 1);
+        let threads = of_all.load(Ordering::Relaxed);
+        assert!(threads <= MAX_THREADS + torrents + 1, "{threads}");
+        drop((stuck, all));
+        wait_until(|| of_all.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
     fn what_waits_is_bounded_and_the_oldest_is_given_up() {
-        let lenders = Lenders::default();
+        let lenders = Lenders::new(Arc::default());
         let stuck = stick(&lenders, 0, per_file());
-        wait_until(|| file(&lenders).0 == per_file());
+        wait_until(|| file(&lenders, 0).0 == per_file());
         let (given_up, seen) = mpsc::channel::<()>();
+        let (kept, checked) = mpsc::channel();
+        lenders.submit_check(0, move || kept.send(()).unwrap());
         lenders.submit(0, move || drop(given_up));
-        (0..MAX_QUEUED).for_each(|_| lenders.submit(0, || ()));
+        (0..MAX_QUEUED - 1).for_each(|_| lenders.submit(0, || ()));
         assert_eq!(
             seen.recv_timeout(Duration::from_secs(60)),
             Err(mpsc::RecvTimeoutError::Disconnected)
         );
-        assert_eq!(file(&lenders).1, MAX_QUEUED);
+        assert_eq!(file(&lenders, 0).1, MAX_QUEUED);
         drop(stuck);
+        checked.recv_timeout(Duration::from_secs(60)).unwrap();
         answers(&lenders, 0);
     }
 
-    /// Jobs of the first file that are being done, and that wait.
-    fn file(lenders: &Lenders) -> (usize, usize) {
+    /// Jobs of a file that are being done, and that wait.
+    fn file(lenders: &Lenders, file: usize) -> (usize, usize) {
         let queue = lock(&lenders.0.queue);
-        queue.files.get(&0).map_or((0, 0), |file| (file.running, file.waiting.len()))
+        queue.files.get(&file).map_or((0, 0), |file| (file.running, file.waiting.len()))
     }
 
     fn wait_until(met: impl Fn() -> bool) {
+        let began = Instant::now();
         while !met() {
-            thread::yield_now();
+            assert!(began.elapsed() < Duration::from_secs(60), "it never comes to that");
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::answer::Answer;
 use super::gate::{self, Judged};
 use super::in_place;
 use super::states::State;
@@ -54,18 +55,19 @@ impl TorrentStore {
     }
 
     /// Hashes a piece in the files of somebody else, by the `root` of its tree too where that is given;
-    /// `true`, and it is verified. As [`Self::verify_at_rest`], it is to be asked for a few at a time.
+    /// `true`, and it is verified; `false` also if no thread could be had. As [`Self::verify_at_rest`], it is to be
+    /// asked for a few at a time.
     pub fn verify_lent(
         self: &Arc<Self>,
         piece: PieceIndex,
         root: Option<Trusted>,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
-        let this = self.clone();
-        self.wait_elsewhere(self.first_file(piece), move || {
+        let (this, done) = (self.clone(), Answer::new(done));
+        self.lenders.submit_check(self.first_file(piece), move || {
             let good = this.check_lent(piece, root);
             drop(this);
-            done(good);
+            done.give(good);
         });
     }
 
@@ -116,7 +118,7 @@ impl TorrentStore {
     /// Has `job` hash a verified or hinted piece where it is.
     pub(super) fn submit_check(&self, piece: PieceIndex, job: impl FnOnce() + Send + 'static) {
         match self.lender_of(piece) {
-            Some(file) => self.wait_elsewhere(file, job),
+            Some(file) => self.lenders.submit_check(file, job),
             None => self.store.workers.submit(Class::Check, job),
         }
     }

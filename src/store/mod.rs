@@ -15,6 +15,7 @@
 //! (`budget.rs`, `evict.rs`). There is no tokio
 //! here: work is done by threads, completion is a callback.
 
+mod answer;
 mod blocks;
 mod budget;
 mod buffer;
@@ -67,7 +68,7 @@ use budget::Ledger;
 use buffer::BufferPool;
 use files::{Files, Place, create_dir, open_own};
 use index::Index;
-use pool::{FilePool, OPEN_FILES};
+use pool::{FilePool, LENT_FILES, OPEN_FILES};
 use sync::Syncer;
 use workers::Workers;
 
@@ -153,6 +154,8 @@ pub struct Store {
     ledger: Arc<Ledger>,
     /// Held by whoever makes room.
     evicting: Mutex<()>,
+    /// Threads that wait for files of somebody else.
+    lenders: Arc<AtomicUsize>,
     /// Handles that read ahead.
     windows: AtomicUsize,
     /// Bytes of the files that the kernel reads itself.
@@ -227,6 +230,7 @@ impl Store {
             torrents: Mutex::default(),
             ledger: Arc::new(Ledger::open(dir, limits)),
             evicting: Mutex::default(),
+            lenders: Arc::default(),
             windows: AtomicUsize::new(0),
             whole_files: AtomicU64::new(0),
             began: Instant::now(),
@@ -333,7 +337,9 @@ impl Store {
         path: &Path,
     ) -> Result<Arc<TorrentStore>, StoreError> {
         let files = Place::Elsewhere(Mutex::new(in_place::locate(&info, layout, path)?));
-        let files = Files::new(info.clone(), files, self.files.clone(), self.number());
+        // Not among those of the cache: closing a file of somebody else may take long.
+        let pool = Arc::new(FilePool::new(LENT_FILES));
+        let files = Files::new(info.clone(), files, pool, self.number());
         Ok(Arc::new(TorrentStore::new(self.clone(), info, files, None)))
     }
 

@@ -1,5 +1,5 @@
-//! A bounded number of open files and mappings, shared by all torrents of a store: 100,000 small
-//! files would exceed the limits on descriptors and on mappings.
+//! A bounded number of open files and mappings, shared by all torrents of the cache: 100,000 small
+//! files would exceed the limits on descriptors and on mappings. Those of somebody else have a pool for each torrent.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -63,6 +63,11 @@ impl FilePool {
         // Closing and unmapping what falls out must not hold up the others.
         let out = lock(&self.0).push(key, file);
         drop(out);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        lock(&self.0).len()
     }
 
     /// Closes the files that `which` names.

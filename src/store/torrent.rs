@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, RwLock};
 
+use super::answer::Answer;
 use super::blocks::Blocks;
 use super::buffer::PieceBuffer;
 use super::care::Found;
@@ -85,6 +86,7 @@ impl TorrentStore {
         // Not among the others: closing a file of somebody else may take long.
         let pool = Arc::new(FilePool::new(LENT_FILES));
         let lent = Files::new(info.clone(), nothing, pool, store.number());
+        let lenders = Lenders::new(store.lenders.clone());
         if files.in_cache() {
             store.ledger.set_open(info.info_hash, true);
         }
@@ -99,7 +101,7 @@ impl TorrentStore {
             hashed,
             files,
             lent,
-            lenders: Lenders::default(),
+            lenders,
             lent_at: Mutex::default(),
             index,
             on_lost,
@@ -246,12 +248,12 @@ impl TorrentStore {
         root: Option<Trusted>,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
-        let this = self.clone();
+        let (this, done) = (self.clone(), Answer::new(done));
         self.submit_check(piece, move || {
             let pin = this.states.pin_one(piece).or_else(|| this.check_at_rest(piece, root));
             drop(this);
             // It cannot be evicted before whoever asked has been told.
-            done(pin.is_some());
+            done.give(pin.is_some());
         });
     }
 

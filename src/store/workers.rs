@@ -121,7 +121,7 @@ fn work(shared: &Shared, threads: usize) {
         };
         drop(queues);
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            tracing::error!("a job of the store panicked; its piece is not reported");
+            tracing::error!("a job of the store panicked");
         }
         queues = lock(&shared.queues);
         if class == Class::Write {

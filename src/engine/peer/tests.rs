@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use super::super::blocks::testing::Lender;
 use super::super::clock::Clock;
 use super::super::rates::{RateLimits, Rates};
 use super::*;
@@ -19,6 +20,13 @@ fn unlimited() -> Throttle {
 }
 
 fn run(stream: TcpStream) -> (PeerLink, mpsc::Receiver<Events>) {
+    run_with(stream, None)
+}
+
+fn run_with(
+    stream: TcpStream,
+    store: Option<Arc<TorrentStore>>,
+) -> (PeerLink, mpsc::Receiver<Events>) {
     let (events, received) = mpsc::channel(4);
     let (peer_id, addr) = (PeerId::new([b'x'; 20]), stream.peer_addr().unwrap());
     let link = spawn(
@@ -26,7 +34,7 @@ fn run(stream: TcpStream) -> (PeerLink, mpsc::Receiver<Events>) {
         unlimited(),
         Lines {
             events,
-            store: tokio::sync::watch::channel(None).1,
+            store: tokio::sync::watch::channel(store).1,
             ended: CancellationToken::new(),
             open: TaskTracker::new(),
         },
@@ -65,4 +73,23 @@ async fn a_flood_of_messages_comes_in_small_batches() {
         assert!(batch.len() <= MAX_BATCH, "{}", batch.len());
         messages += batch.len();
     }
+}
+
+#[tokio::test]
+async fn messages_do_not_wait_for_data_of_somebody_else() {
+    let (mut peer, stream) = pair().await;
+    let lender = Lender::new();
+    let stuck = lender.stick();
+    let (link, mut received) = run_with(stream, Some(lender.store.clone()));
+    let raw = RawBlock { piece: 0, begin: 0, length: 100 };
+    link.tell(Command::Upload(raw));
+    link.tell(Command::Message(Message::Interested));
+    let mut message = [0; 5];
+    peer.read_exact(&mut message).await.unwrap();
+    drop(stuck);
+    let (_, events) = received.recv().await.unwrap();
+    assert!(matches!(events[..], [Event::Uploaded { sent: true, .. }]), "the message came first");
+    let mut block = [0; 13 + 100];
+    peer.read_exact(&mut block).await.unwrap();
+    assert_eq!(block[13..], [7; 100]);
 }

@@ -67,6 +67,14 @@ fn data_in_place_is_checked_and_read() {
 }
 
 #[test]
+fn files_in_place_are_not_among_those_of_the_cache() {
+    let s = seed();
+    check_all(&s.torrent);
+    assert!(s.torrent.files.open_files() > 0);
+    assert_eq!(s.torrent.store.files.len(), 0, "whoever closes one might wait for it");
+}
+
+#[test]
 fn data_in_place_is_never_written() {
     let s = seed();
     let range = verify(&s.torrent, &s.sample, 0);
@@ -409,4 +417,27 @@ fn a_file_is_either_moved_or_read_by_the_kernel() {
         });
         assert_eq!(read_all(&torrent, file).unwrap(), sample.file(file));
     }
+}
+
+#[test]
+fn whoever_waits_for_a_check_that_is_given_up_is_told() {
+    let b = borrower();
+    let there = b.torrent.borrow(&layout(&b.sample), b.dir.path(), &[]).unwrap();
+    assert!(wait(|done| b.torrent.verify_lent(there[0], None, done)));
+    let (release, held) = mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    for _ in 0..64 {
+        let held = held.clone();
+        b.torrent.wait_elsewhere(0, move || {
+            let _ = held.lock().unwrap().recv();
+        });
+    }
+    let (answers, answered) = mpsc::channel();
+    let (lent, at_rest, hashes) = (answers.clone(), answers.clone(), answers);
+    b.torrent.verify_lent(there[1], None, move |good| lent.send(good).unwrap());
+    b.torrent.verify_at_rest(there[0], None, move |good| at_rest.send(good).unwrap());
+    b.torrent.hash_blocks(there[0], move |blocks| hashes.send(blocks.is_some()).unwrap());
+    b.torrent.lenders.lose_all();
+    assert_eq!(answered.iter().collect::<Vec<_>>(), [false; 3]);
+    drop(release);
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{TorrentStore, overlap};
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
 use crate::proto::merkle::{Hash, Trusted, block_hashes};
+use crate::store::answer::Answer;
 use crate::store::blocks::Place;
 use crate::store::buffer::PieceBuffer;
 use crate::store::gate::{self, VerifiedRange};
@@ -112,11 +113,11 @@ impl TorrentStore {
         if let Some(kept) = self.kept_hashes(piece) {
             return done(Some(kept));
         }
-        let this = self.clone();
+        let (this, done) = (self.clone(), Answer::new(done));
         self.submit_check(piece, move || {
             let hashes = this.kept_hashes(piece).or_else(|| this.hash_again(piece));
             drop(this);
-            done(hashes);
+            done.give(hashes);
         });
     }
 
