@@ -31,6 +31,8 @@ use crate::users::users_of;
 /// How long an unmount waits for the mount to be over. It is gone from its folder before; another
 /// mount namespace may hold on to it.
 const END_WITHIN: Duration = Duration::from_secs(1);
+/// Who uses a mount is not looked for any longer.
+const NAMING: Duration = Duration::from_secs(1);
 /// How often those who wait are told how far it is.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
@@ -129,7 +131,9 @@ impl Daemon {
                 let message = format!("{}: is in the mount itself", keep.display());
                 return Err(RpcError::failed(message + "; keep the files in another folder"));
             }
-            let held = keep::Place::hold(lease.torrent(), keep);
+            let (torrent, keep) = (lease.torrent().clone(), keep.0.clone());
+            let held = spawn_blocking(move || keep::Place::hold(&torrent, &keep));
+            let held = held.await.map_err(RpcError::failed)?;
             keep_at = Some(held.map_err(|error| RpcError::failed(format_args!("{error:#}")))?);
         }
         if request.until_done || request.seed_until.is_some() {
@@ -144,7 +148,7 @@ impl Daemon {
             let mount = mount.await.map_err(RpcError::failed)?.map_err(RpcError::failed)?;
             let live = daemon.go_live(place, mount, Shows::One(lease), request.seed_until, kept);
             if events.is_closed() {
-                live.unmount(Unmount::Force).await.map_err(from_unmount)?;
+                unmount(&live, Unmount::Force).await?;
             } else if request.until_done || request.seed_until.is_some() {
                 tokio::spawn(daemon.until_done(live, torrent, keep_at));
             }
@@ -220,7 +224,7 @@ impl Daemon {
             Unmounting::Force => Unmount::Force,
             Unmounting::Lazy => Unmount::Lazy,
         };
-        live.unmount(how).await.map_err(from_unmount)?;
+        unmount(&live, how).await?;
         let ratio = match &live.shows {
             Shows::One(lease) => Some(lease.torrent().status().share_ratio),
             Shows::Folders(_) => None,
@@ -547,11 +551,16 @@ fn mount_options(request: &MountRequest) -> MountOptions {
     }
 }
 
-pub fn from_unmount(error: UnmountError) -> RpcError {
-    let UnmountError::Busy { dir, .. } = &error else { return RpcError::failed(error) };
-    let users = users_of(dir).join(", ");
-    match users.as_str() {
+/// Unmounts, or says why not: also who uses the mount, if that is soon known.
+async fn unmount(live: &Arc<Live>, how: Unmount) -> Result<(), RpcError> {
+    let Err(error) = live.unmount(how).await else { return Ok(()) };
+    let UnmountError::Busy { dir, .. } = &error else { return Err(RpcError::failed(error)) };
+    let dir = dir.clone();
+    // What is looked at belongs to others, and may itself wait for the mount.
+    let looking = timeout(NAMING, spawn_blocking(move || users_of(&dir)));
+    let users = looking.await.ok().and_then(Result::ok).unwrap_or_default().join(", ");
+    Err(match users.as_str() {
         "" => RpcError::new(ErrorKind::Busy, error),
         users => RpcError::new(ErrorKind::Busy, format_args!("{error} (used by {users})")),
-    }
+    })
 }

@@ -84,7 +84,7 @@ fn a_clock_that_jumps_an_hour_forth_and_back() {
     let content = Content::single("film.bin", 6 * MIB);
     let torrent = Torrent::new(&scratch, &content);
     let seeder = P2pfs::named(&scratch, "seeder");
-    seeder.seed(&torrent, &["--upload-limit", "2M"]);
+    seeder.seed(&torrent, &["--upload-limit", "800K"]);
     let (library, moved) = (scratch.path("other_clock.so"), scratch.file("moved", b"0"));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/other_clock.c");
     let mut compile = Command::new("cc");

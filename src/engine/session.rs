@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::add::{AddError, AddTorrent, Starting, both_hashes, info_hashes, resolve_peers, wanted};
+use super::add::{AddError, AddTorrent, Starting, info_hashes, resolve_peers, wanted};
 use super::clock::Clock;
 use super::data::DataPlace;
 use super::dht::{Node, NodeConfig, public_routers};
@@ -426,11 +426,13 @@ impl Session {
     /// Returns when its connections have delivered what they had to, 30 s later at most, and its
     /// trackers have been told, within 3 s.
     pub async fn remove(&self, torrent: &Torrent) {
-        let mut hashes = both_hashes(torrent.info());
-        let hash = self.key_of(torrent.info().info_hash, hashes.nth(1));
         let entry = {
             let mut torrents = self.shared.torrents();
-            let Some(entry) = torrents.get_mut(&hash) else { return };
+            // Not by its hash: the two of a hybrid may run as two.
+            let is_it = |entry: &Entry| entry.commands.same_channel(&torrent.inner.commands);
+            let Some((&hash, entry)) = torrents.iter_mut().find(|(_, entry)| is_it(entry)) else {
+                return;
+            };
             entry.users -= 1;
             if entry.users > 0 {
                 return;

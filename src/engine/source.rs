@@ -48,7 +48,7 @@ pub enum SourceError {
     TooLong(String),
     /// There is no file with this name.
     #[error(
-        "{0}: no such file; give a magnet link, a .torrent file, an http(s) URL of one, or an info hash"
+        "{0}: no such file; give a magnet link, a .torrent file, a URL of one (http, https, file), or an info hash"
     )]
     NotFound(String),
     /// A folder, pipe or device.

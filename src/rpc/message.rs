@@ -129,7 +129,7 @@ pub enum Request {
 /// Which torrent, and how to find its metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRequest {
-    /// Magnet link, absolute path of a .torrent file, http(s) URL of one, or info hash.
+    /// Magnet link, absolute path of a .torrent file, URL of one (http, https, file), or info hash.
     pub source: String,
     /// Peers to start with.
     pub peers: Vec<SocketAddr>,

@@ -15,7 +15,7 @@ use super::{daemon, mount, places};
 /// user.p2pfs.state says what it waits for.
 #[derive(Debug, Args)]
 pub struct Add {
-    /// Magnet link, .torrent file, http(s) URL of one, or info hash
+    /// Magnet link, .torrent file, URL of one (http, https, file), or info hash
     source: String,
     /// Where the folders are mounted: `p2pfs mount` with several sources, or --folders
     dir: PathBuf,

@@ -15,7 +15,7 @@ use p2pfs::proto::ids::{InfoHash, InfoHashV2};
     name = "p2pfs",
     version,
     about,
-    after_help = "SOURCE is a magnet link, a .torrent file, an http(s) URL of one, or an info hash.\n\
+    after_help = "SOURCE is a magnet link, a .torrent file, a URL of one (http, https, file), or an info hash.\n\
                   `p2pfs SOURCE DIR -o OPTS`, as mount(8) has it, mounts too. See also p2pfs(7)."
 )]
 pub struct Cli {

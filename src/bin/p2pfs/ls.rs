@@ -17,7 +17,7 @@ use super::{daemon, mount};
 /// List the files of a torrent and their sizes in bytes, without mounting it
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Magnet link, .torrent file, http(s) URL of one, or info hash
+    /// Magnet link, .torrent file, URL of one (http, https, file), or info hash
     source: String,
     /// Seconds to wait for the metadata
     #[arg(long, value_name = "SECS", default_value_t = mount::TIMEOUT)]

@@ -22,7 +22,7 @@ use super::{daemon, options, places};
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Mount {
-    /// Magnet link, .torrent file, http(s) URL of one, or info hash; of several, each gets a folder
+    /// Magnet link, .torrent file, URL of one (http, https, file), or info hash; of several, each gets a folder
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<String>,
     /// Empty directory to mount it on

@@ -26,7 +26,7 @@ use super::source;
 /// once. The DHT is not asked about a private torrent.
 #[derive(Debug, Args)]
 pub struct Scrape {
-    /// Magnet link, .torrent file, http(s) URL of one, or info hash
+    /// Magnet link, .torrent file, URL of one (http, https, file), or info hash
     source: String,
     /// Tracker to ask beside the torrent's own, repeatable
     #[arg(long = "tracker", value_name = "URL")]

@@ -18,7 +18,7 @@ use super::{daemon, mount, places};
 /// seeded and what it has given, `p2pfs stop PATH` ends it.
 #[derive(Debug, Args)]
 pub struct Seed {
-    /// .torrent file, or http(s) URL of one
+    /// .torrent file, or URL of one (http, https, file)
     torrent: String,
     /// File or folder that it describes
     path: PathBuf,

@@ -16,7 +16,7 @@ use serde::Serialize;
 /// Nobody is asked: of a magnet link it is what the link itself says.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// .torrent file or http(s) URL of one, magnet link, or info hash
+    /// .torrent file or URL of one (http, https, file), magnet link, or info hash
     #[arg(value_name = "TORRENT|MAGNET")]
     source: String,
     /// Print JSON; what a magnet link does not say is null or empty

@@ -31,7 +31,7 @@ const LOOKED_FOR: usize = 100;
 /// is written, nobody is asked, and files that the torrent does not have are not looked at.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// .torrent file, or http(s) URL of one
+    /// .torrent file, or URL of one (http, https, file)
     torrent: String,
     /// File or folder that it describes, or the folder that this is in
     path: PathBuf,

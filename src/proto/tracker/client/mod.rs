@@ -51,7 +51,7 @@ const REFUSED_BACK_OFF: Duration = Duration::from_secs(60);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30 * 60);
 
 /// The least time between two announces because we may be somewhere else.
-const MOVES_APART: Duration = Duration::from_secs(600);
+const MOVES_APART: Duration = Duration::from_secs(120);
 
 /// How many peers are asked for when any are wanted. Most trackers give 50 to 200 at most.
 const NUMWANT: u32 = 200;
