@@ -152,6 +152,8 @@ struct Tracker {
     tracker_id: Option<Vec<u8>>,
     /// When it is, or was last, to be told that we may be somewhere else.
     moved_at: Option<Timestamp>,
+    /// It has been asked nothing since then.
+    moved: bool,
     last: TrackerStatus,
 }
 
@@ -225,6 +227,7 @@ impl TrackerClient {
                 short: 0,
                 tracker_id: None,
                 moved_at: None,
+                moved: false,
                 last: TrackerStatus { url: url.into(), tier, error, ..TrackerStatus::default() },
             });
         }
@@ -257,7 +260,7 @@ impl TrackerClient {
                 Some(last) => now.max(last + MOVES_APART),
                 None => now,
             };
-            tracker.moved_at = Some(at);
+            (tracker.moved_at, tracker.moved) = (Some(at), true);
             tracker.not_before = tracker.not_before.min(at);
         }
         for tier in &mut self.tiers {
@@ -363,7 +366,9 @@ impl TrackerClient {
         tracker.failures = 0;
         // A swarm that has no more peers to give is asked ever less often.
         let early = min.saturating_mul(1 << tracker.short.min(16)).min(interval);
-        tracker.not_before = now + early;
+        // An answer to what was asked from elsewhere is not the last word.
+        let moved_at = tracker.moved_at.filter(|_| tracker.moved);
+        tracker.not_before = moved_at.unwrap_or(now + early);
         tracker.short = if self.stats.wants_peers { tracker.short + 1 } else { 0 };
         if answer.tracker_id.is_some() {
             tracker.tracker_id = answer.tracker_id;
@@ -381,7 +386,7 @@ impl TrackerClient {
             tier.order[..=at].rotate_right(1);
         }
         if tier.order.first() == Some(&id) {
-            tier.next = now + interval;
+            tier.next = moved_at.unwrap_or(now + interval);
         }
         if !answer.peers.is_empty() {
             self.outputs.push_back(Output::Peers(answer.peers));
@@ -455,7 +460,7 @@ impl TrackerClient {
             (false, true, true) => Event::Completed,
             (false, true, false) => Event::Regular,
         };
-        tracker.in_flight = Some(event);
+        (tracker.in_flight, tracker.moved) = (Some(event), false);
         let request = AnnounceRequest {
             info_hash: self.identity.info_hash,
             peer_id: self.identity.peer_id,

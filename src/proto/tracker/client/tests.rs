@@ -419,3 +419,19 @@ fn who_moves_again_and_again_says_so_now_and_then() {
     let told = (300..=1500).step_by(apart as usize);
     assert_eq!(at, std::iter::once(0).chain(told).collect::<Vec<_>>(), "twenty minutes of changes");
 }
+
+#[test]
+fn who_moves_while_a_tracker_answers_tells_it_after_that() {
+    let seeding = AnnounceStats { wants_peers: false, ..stats() };
+    let mut world = World::new(&[&[("http://a/announce", FAST)]], seeding);
+    world.client.handle_timeout(world.now);
+    for until in [300, 600] {
+        world.drain();
+        assert!(!world.pending.is_empty());
+        world.client.network_changed(world.now);
+        world.run(secs(until) - world.now.since(Timestamp::ZERO));
+        world.client.network_changed(world.now);
+    }
+    let at: Vec<_> = world.seen.iter().map(|(at, ..)| *at).collect();
+    assert_eq!(at, [0, 100, 300_000, 420_000]);
+}
