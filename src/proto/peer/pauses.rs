@@ -62,8 +62,8 @@ impl Pauses {
         if self.share > share { self.longest } else { Duration::ZERO }
     }
 
-    /// Nothing was outstanding for `idle`, which is no pause; an average over what was asked for now and then
-    /// says nothing.
+    /// Nothing was outstanding for `idle`, which is no pause; an average over requests that are few and far
+    /// between says nothing.
     pub(super) fn skip(&mut self, idle: Duration, delivered: u64, now: Timestamp) {
         if idle > HICCUP {
             self.marks = [Mark { at: now, delivered }; 2];

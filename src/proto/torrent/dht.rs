@@ -47,7 +47,7 @@ impl Torrent {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::hostile::{DHT_PORT, Lone};
+    use super::super::lone::{DHT_PORT, Lone};
     use super::super::tests::info;
     use super::super::{Options, PeerSession};
     use super::*;

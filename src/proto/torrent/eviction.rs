@@ -1,6 +1,6 @@
 //! A cache that has no room for all of a torrent, or no longer has what it had.
 
-use super::hostile::{Lone, MINUTE};
+use super::lone::{Lone, MINUTE};
 use super::*;
 use crate::proto::geometry::BLOCK_LEN;
 use crate::proto::wire::extended::{self, ExtendedHandshake};

@@ -64,7 +64,7 @@ impl Torrent {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hostile::Lone;
+    use super::super::lone::Lone;
     use super::*;
     use crate::proto::bitfield::Bitfield;
 

@@ -20,6 +20,8 @@ mod first_copies;
 mod hashes;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod lone;
 mod messages;
 mod metadata;
 mod pieces;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::BLOCK_LEN;
-use crate::proto::torrent::hostile::{Lone, MINUTE};
+use crate::proto::torrent::lone::{Lone, MINUTE};
 use crate::proto::wire::Message;
 use crate::proto::wire::extended::{self, ExtendedHandshake};
 

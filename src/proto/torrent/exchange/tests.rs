@@ -10,7 +10,7 @@ use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Info;
 use crate::proto::torrent::Output;
-use crate::proto::torrent::hostile::{Lone, MINUTE};
+use crate::proto::torrent::lone::{Lone, MINUTE};
 use crate::proto::torrent::tests::info;
 use crate::proto::wire::extended::{self, ExtendedHandshake};
 

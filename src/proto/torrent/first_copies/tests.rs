@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::proto::bitfield::Bitfield;
-use crate::proto::torrent::hostile::Lone;
+use crate::proto::torrent::lone::Lone;
 
 /// A machine that has these pieces.
 fn machine(pieces: u32, blocks: u32, has: impl Fn(u32) -> bool) -> Lone {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::*;
 use crate::proto::demand::HandleId;
-use crate::proto::torrent::hostile::Lone;
+use crate::proto::torrent::lone::Lone;
 use crate::proto::wire::extended::{self, ExtendedHandshake};
 
 #[test]
