@@ -8,10 +8,10 @@ use p2pfs::rpc::Settings;
 /// Serve the mounts and seeds of one user
 ///
 /// p2pfs(1) starts this program when it is needed; it leaves 60 seconds after the last mount or seed
-/// has ended, or as soon as somebody then wants other settings of it. Started by hand, or by a service manager, it stays until it is told to stop (SIGTERM,
-/// SIGINT), which ends all mounts. SIGHUP has it read the rate limits and `log` of its file of settings anew; with
-/// --foreground it ends the daemon. It listens for commands at a unix socket, which only its own user
-/// and root may use.
+/// has ended, or as soon as somebody then wants other settings of it. Started by hand, or by a service
+/// manager, it stays until it is told to stop (SIGTERM, SIGINT), which ends all mounts. SIGHUP has it
+/// read the rate limits and `log` of its file of settings anew; with --foreground it ends the daemon. It
+/// listens for commands at a unix socket, which only its own user and root may use.
 #[derive(Debug, Parser)]
 #[command(name = "p2pfs-mountd", version, about)]
 pub struct Flags {

@@ -48,6 +48,7 @@ async fn look_forever(shared: Arc<Shared>) {
     loop {
         sleep(LOOK_INTERVAL).await;
         let now = Seen::now();
+        tracing::trace!(addresses = ?now.addresses, "looked at the network");
         // Where there is none at all, there is nobody to tell.
         if now.is_another_than(&seen) && !now.addresses.is_empty() {
             tracing::info!(addresses = ?now.addresses, "the network is another one");

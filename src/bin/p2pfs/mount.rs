@@ -55,7 +55,8 @@ pub struct Mount {
     #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "ratio=1.0")]
     pub seed_until: Option<SeedUntil>,
     /// Leave the finished files in this directory before that, once everything is verified: they share
-    /// their blocks with the cache, or are moved out of it, or copied, whichever can be done first
+    /// their blocks with the cache, or are moved out of it, or copied, whichever can be done first. The
+    /// directory is held until then, so what it is on cannot be unmounted
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
     /// Fetch only the files that match, repeatable; the others are fetched when they are read
