@@ -262,3 +262,33 @@ fn a_hybrid_is_announced_by_both_of_its_hashes() {
     let _mount = p2pfs.mount(magnet.to_string(), &["--peer", &seed.address.to_string()]);
     wait_until("both hashes are announced", PATIENCE, || announced().len() == 2);
 }
+
+#[test]
+fn the_halves_of_a_hybrid_that_were_added_apart_are_given_back_apart() {
+    let scratch = Scratch::new();
+    let content = content();
+    let (torrent, data) = created(&scratch, &content, "--hybrid");
+    let v1 = Magnet::from(metainfo(&torrent).info.info_hash).to_string();
+    let seeds = ["one", "two"].map(|name| P2pfs::named(&scratch, name));
+    let p2pfs = P2pfs::new(&scratch);
+    let start = |source: &str, seed: &P2pfs| {
+        let dir = p2pfs.mount_point();
+        let mut mount = p2pfs.starting_command("mount");
+        mount.args(["--on-demand", "--peer", &seed.address.to_string(), source]).arg(&dir);
+        (Process::spawn(&scratch, &mut mount), dir)
+    };
+    let mut mounts = [start(&v1, &seeds[0]), start(&v2_magnet(&torrent), &seeds[1])];
+    // Nobody can know yet that they are of one torrent.
+    for (mount, _) in &mounts {
+        let looks = || mount.stderr().contains("looking for the metadata");
+        wait_until("it looks for the metadata", PATIENCE, looks);
+    }
+    seeds.iter().for_each(|seed| drop(seed.try_seed(&torrent, &data, &[]).success()));
+    for (mount, _) in &mut mounts {
+        assert!(mount.wait(PATIENCE).expect("it is mounted").success(), "{}", mount.stderr());
+    }
+    let [first, second] = mounts.map(|(_, dir)| dir);
+    p2pfs.run("umount", &[second.to_str().unwrap()]).success();
+    assert!(std::fs::read(first.join("z/long")).unwrap() == content.bytes_of("z/long"));
+    p2pfs.run("umount", &[first.to_str().unwrap()]).success();
+}
