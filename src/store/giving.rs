@@ -12,7 +12,7 @@ use rustix::fs::{CWD, RenameFlags, ioctl_ficlone, renameat_with};
 
 use super::budget::most_allocated;
 use super::exclusive;
-use super::files::{Found, Span, Stamp, create_own, spans};
+use super::files::{Found, Span, Stamp, create_own, spans, write_in_parts};
 use super::torrent::TorrentStore;
 use crate::proto::geometry::PieceIndex;
 
@@ -137,7 +137,7 @@ impl TorrentStore {
         for part in parts {
             let mut bytes = self.store.buffers.take(part.at.len());
             from.file.read_exact_at(bytes.bytes_mut(), part.offset)?;
-            rest.write_all_at(bytes.bytes(), part.offset)?;
+            write_in_parts(&rest, bytes.bytes(), part.offset)?;
         }
         Ok(())
     }
