@@ -56,10 +56,12 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// How long what is lost holds everything up, if that happens again and again; the peer is `alone` or not.
-    pub(super) fn held_up(&self, alone: bool) -> Duration {
-        let share = if alone { FREQUENT } else { MOSTLY };
-        if self.share > share { self.longest } else { Duration::ZERO }
+    /// For how long more to ask for, since what is lost holds everything up again and again, each time for `most` at
+    /// most; the peer is `alone` or not. Catching up takes as long as it was held up, and meanwhile the same
+    /// may happen again: where nobody else sends the line would stand idle then.
+    pub(super) fn held_up(&self, alone: bool, most: Duration) -> Duration {
+        let (share, times) = if alone { (FREQUENT, 2) } else { (MOSTLY, 1) };
+        if self.share > share { self.longest.min(most) * times } else { Duration::ZERO }
     }
 
     /// Nothing was outstanding for `idle`, which is no pause; an average over requests that are few and far

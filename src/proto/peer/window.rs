@@ -33,6 +33,9 @@ const SLACK: Duration = Duration::from_millis(20);
 /// After this long without a shorter one, the round trip may be found to have grown.
 const RTT_AGES: Duration = Duration::from_secs(10);
 
+/// When so much more has passed without a response that it explains, the window is emptied to measure it.
+const RTT_UNPROVEN: Duration = Duration::from_secs(2);
+
 /// What arrives sooner counts as if it took this long: clocks have a resolution.
 const RESOLUTION: Duration = Duration::from_micros(1);
 
@@ -102,6 +105,16 @@ struct Asked {
     again: bool,
 }
 
+/// How long ago the round trip was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    Seen,
+    /// So long that since this moment nothing more is asked for than it calls for.
+    Aged(Timestamp),
+    /// So long that next to nothing is.
+    Unproven,
+}
+
 /// Requests outstanding at one peer and what is known of how it answers.
 #[derive(Clone, Debug)]
 pub struct RequestWindow {
@@ -117,8 +130,8 @@ pub struct RequestWindow {
     rtt: Option<Duration>,
     /// When the round trip was last seen to be about that short.
     rtt_seen: Timestamp,
-    /// That is long ago.
-    rtt_aged: bool,
+    /// That is long ago, or longer.
+    rtt_age: Age,
     /// Bytes of all blocks that came when they were outstanding.
     delivered: u64,
     /// When the last of these was asked for.
@@ -148,7 +161,7 @@ impl Default for RequestWindow {
             rate: 0.0,
             rtt: None,
             rtt_seen: Timestamp::ZERO,
-            rtt_aged: false,
+            rtt_age: Age::Seen,
             delivered: 0,
             delivered_asked: Timestamp::ZERO,
             fell: Timestamp::ZERO,
@@ -184,15 +197,18 @@ impl RequestWindow {
     /// What the window holds at most, in time.
     fn span(&self) -> Duration {
         let rtt = self.rtt.unwrap_or(ASSUMED_RTT);
-        let held_up = match self.rtt_aged {
-            true => Duration::ZERO,
-            false => self.pauses.held_up(self.alone).min(rtt.mul_f64(HELD_UP)),
+        let held_up = match self.rtt_age {
+            Age::Seen => self.pauses.held_up(self.alone, rtt.mul_f64(HELD_UP)),
+            Age::Aged(_) | Age::Unproven => Duration::ZERO,
         };
         rtt.mul_f64(1.25) + held_up.max(SLACK)
     }
 
     /// The window that rate and round trip call for.
     fn aim(&self) -> usize {
+        if self.rtt_age == Age::Unproven {
+            return MIN;
+        }
         let blocks = self.rate * self.span().as_secs_f64() / f64::from(BLOCK_LEN);
         (blocks.ceil() as usize).clamp(MIN, MAX)
     }
@@ -330,7 +346,10 @@ impl RequestWindow {
             self.rate += (lasting - self.rate) * RISE;
             self.target = self.target.max(self.aim());
         } else if sample < self.rate && (asked.filled || response > self.span()) {
-            self.fall(sample, now);
+            // A window that was made small to see the round trip says nothing of the rate.
+            if self.rtt_age == Age::Seen || !self.alone {
+                self.fall(sample, now);
+            }
         }
         self.keep_to_average(now);
         true
@@ -353,18 +372,31 @@ impl RequestWindow {
         }
     }
 
-    /// A longer round trip than before may be our own queue, unless there was none.
+    /// A longer round trip than before may be our own queue, unless there was none. When it was not seen for long,
+    /// perhaps nothing is held up, and the way is longer: then there has to be none. The queue of others
+    /// would not go away, and is not taken for a longer way.
     fn note_round_trip(&mut self, response: Duration, first: bool, now: Timestamp) {
         let aged = self.rtt.is_some() && now.since(self.rtt_seen) > RTT_AGES;
-        if std::mem::replace(&mut self.rtt_aged, aged) != aged {
-            // Perhaps nothing is held up, and the way is longer: that is seen when little is asked for.
-            self.target = self.aim();
-        }
-        if self.rtt.is_none_or(|rtt| response <= rtt || (first && self.rtt_aged)) {
+        if self.rtt.is_none_or(|rtt| response <= rtt || (first && aged)) {
             self.rtt = Some(response);
         }
-        if self.rtt.is_some_and(|rtt| response <= rtt.mul_f64(SAME_RTT)) {
+        let explained = match aged {
+            true => self.span(),
+            false => self.rtt.unwrap_or_default().mul_f64(SAME_RTT),
+        };
+        if response <= explained {
             self.rtt_seen = now;
+        }
+        let age = match (aged, self.rtt_age) {
+            (false, _) => Age::Seen,
+            (true, Age::Seen) => Age::Aged(now),
+            (true, Age::Aged(since)) if self.alone && now.since(since) > RTT_UNPROVEN => {
+                Age::Unproven
+            }
+            (true, age) => age,
+        };
+        if std::mem::replace(&mut self.rtt_age, age) != age {
+            self.target = self.aim();
         }
     }
 
