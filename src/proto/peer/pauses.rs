@@ -16,6 +16,9 @@ const LONG: u32 = 6;
 /// And this much more, for scheduling hiccups on both sides.
 const HICCUP: Duration = Duration::from_millis(20);
 
+/// A loss is taken to hold everything up for so many round trips at most: what is sent again may be lost again.
+const HELD_UP: f64 = 4.0;
+
 /// The longest pause is forgotten in this time.
 const FADE: Duration = Duration::from_secs(5);
 
@@ -56,12 +59,16 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// For how long more to ask for, since what is lost holds everything up again and again, each time for `most` at
-    /// most; the peer is `alone` or not. Catching up takes as long as it was held up, and meanwhile the same
-    /// may happen again: where nobody else sends the line would stand idle then.
-    pub(super) fn held_up(&self, alone: bool, most: Duration) -> Duration {
-        let (share, times) = if alone { (FREQUENT, 2) } else { (MOSTLY, 1) };
-        if self.share > share { self.longest.min(most) * times } else { Duration::ZERO }
+    /// For how long more to ask for, since what is lost holds everything up again and again; the peer is `alone` or not.
+    /// What is lost comes again after a round trip at the soonest. Catching up takes as long as it was held
+    /// up, and meanwhile the same may happen again: where nobody else sends the line would stand idle then.
+    pub(super) fn held_up(&self, alone: bool, rtt: Duration) -> Duration {
+        let once = self.longest.min(rtt.mul_f64(HELD_UP));
+        match alone {
+            true if self.share > FREQUENT => once.max(rtt) * 2,
+            false if self.share > MOSTLY => once,
+            _ => Duration::ZERO,
+        }
     }
 
     /// Nothing was outstanding for `idle`, which is no pause; an average over requests that are few and far

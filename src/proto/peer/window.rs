@@ -56,10 +56,6 @@ const RISE: f64 = 0.25;
 /// in a burst after a pause tells of the same pause.
 const FALL: f64 = 0.2;
 
-/// What a window holds for the sake of pauses, in round trips: what is lost is sent again after one, and if it
-/// is lost again after more.
-const HELD_UP: f64 = 4.0;
-
 /// The round trip assumed before one was seen.
 const ASSUMED_RTT: Duration = Duration::from_millis(100);
 
@@ -198,7 +194,7 @@ impl RequestWindow {
     fn span(&self) -> Duration {
         let rtt = self.rtt.unwrap_or(ASSUMED_RTT);
         let held_up = match self.rtt_age {
-            Age::Seen => self.pauses.held_up(self.alone, rtt.mul_f64(HELD_UP)),
+            Age::Seen => self.pauses.held_up(self.alone, rtt),
             Age::Aged(_) | Age::Unproven => Duration::ZERO,
         };
         rtt.mul_f64(1.25) + held_up.max(SLACK)

@@ -10,6 +10,9 @@ struct Link {
     rtt: Duration,
     /// What has come is handed over so often only: in bursts.
     bunch: Duration,
+    /// One in so many blocks is lost and comes a round trip later, and what is behind it waits.
+    loss: Option<u32>,
+    held_until: Timestamp,
     windows: Vec<RequestWindow>,
     wire: VecDeque<(usize, Block, Timestamp)>,
     blocks: u32,
@@ -24,6 +27,8 @@ impl Link {
             rate: mbit * 125_000.0,
             rtt,
             bunch: Duration::from_nanos(1),
+            loss: None,
+            held_until: Timestamp::ZERO,
             windows: vec![RequestWindow::default(); peers],
             wire: VecDeque::new(),
             blocks: 0,
@@ -47,7 +52,11 @@ impl Link {
             self.free_at = start + Duration::from_secs_f64(f64::from(BLOCK_LEN) / self.rate);
             let bunch = self.bunch.as_nanos() as u64;
             let at = self.free_at.as_nanos().div_ceil(bunch) * bunch;
-            self.wire.push_back((peer, block, Timestamp::from_nanos(at)));
+            let at = Timestamp::from_nanos(at);
+            if self.loss.is_some_and(|n| self.blocks.is_multiple_of(n)) {
+                self.held_until = self.held_until.max(at + self.rtt);
+            }
+            self.wire.push_back((peer, block, at.max(self.held_until)));
         }
     }
 
@@ -138,6 +147,25 @@ fn what_comes_at_once_after_a_lost_packet_is_not_asked_for_at_once() {
         let most = (link.windows[0].pace() * BURST.as_secs_f64() * 1.5) as u32;
         assert!(at_once <= most, "{at_once} blocks at once");
         assert!(link.windows[0].rate() < 1.1 * link.rate, "{}", link.windows[0].rate());
+    }
+}
+
+#[test]
+fn a_lone_peer_behind_losses_is_never_left_without_requests() {
+    for (mbit, rtt, blocks) in [(20.0, 150, 28), (20.0, 300, 9), (50.0, 100, 9)] {
+        let mut link = Link::new(1, mbit, Duration::from_millis(rtt));
+        link.loss = Some(blocks);
+        link.windows[0].set_alone(true);
+        link.run(Duration::from_secs(6));
+        // Long enough for the round trip to be looked for a few times.
+        for second in 0..60 {
+            let rate = link.run(Duration::from_secs(1)) / link.rate;
+            assert!(rate > 0.5, "{mbit} Mbit/s, {rtt} ms, second {second}: {rate}");
+        }
+        let rate = link.run(Duration::from_secs(60)) / link.rate;
+        assert!(rate > 0.9, "{mbit} Mbit/s, {rtt} ms: {rate}");
+        let queue = link.windows[0].size() as f64 * f64::from(BLOCK_LEN) / link.rate;
+        assert!(queue < 6.0 * link.rtt.as_secs_f64(), "{mbit} Mbit/s, {rtt} ms: {queue} s");
     }
 }
 
