@@ -252,7 +252,7 @@ impl TrackerClient {
     }
 
     /// We may be somewhere else: all are told at once, whatever they said of when, but none twice within
-    /// [`MOVES_APART`].
+    /// `MOVES_APART`.
     pub fn network_changed(&mut self, now: Timestamp) {
         for tracker in &mut self.trackers {
             let at = match tracker.moved_at {
