@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -26,6 +28,7 @@ use super::lock;
 use super::ops::{Attr, BLOCK_SIZE, NAME_MAX};
 use super::reading::ReadRequest;
 use super::shown::Shown;
+use super::trail::Trail;
 use super::tree::{Kind, ROOT};
 use super::xattr::Answer;
 use crate::store::WholeFile;
@@ -43,8 +46,17 @@ const MAX_READ: u32 = 1024 * 1024;
 /// Threads that take requests. None of them ever waits; a second one helps small random reads.
 const THREADS: usize = 2;
 
+/// Ranges of files whose pages are to be forgotten and were not yet. When there are more, some are kept.
+const MAX_PASSED: usize = 64;
+
 /// A mounted filesystem whose requests nobody takes yet.
-pub(super) struct Served(Session<Adapter>);
+pub(super) struct Served {
+    session: Session<Adapter>,
+    passed: Receiver<Passed>,
+}
+
+/// What readers have passed of a file.
+type Passed = (INodeNo, Range<u64>);
 
 impl Served {
     /// Greets the kernel on the descriptor of a mount.
@@ -53,17 +65,24 @@ impl Served {
         config.n_threads = Some(THREADS);
         config.clone_fd = true;
         // Who may enter is checked by the kernel (allow_other, default_permissions).
-        Session::from_fd(Adapter::new(shown), device, SessionACL::All, config).map(Self)
+        let (sender, passed) = sync_channel(MAX_PASSED);
+        let adapter = Adapter::new(shown, sender);
+        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+        Ok(Self { session, passed })
     }
 
     /// What has the kernel forget.
     pub(super) fn forget(&self) -> Forget {
-        Forget(self.0.notifier())
+        Forget(self.session.notifier())
     }
 
     /// Takes requests until the filesystem is unmounted everywhere.
     pub(super) fn run(self) -> io::Result<()> {
-        self.0.run()
+        let (forget, passed) = (self.forget(), self.passed);
+        thread::Builder::new().name("p2pfs-forget".to_owned()).spawn(move || {
+            passed.into_iter().for_each(|(inode, range)| forget.pages(inode.0, range));
+        })?;
+        self.session.run()
     }
 }
 
@@ -96,6 +115,10 @@ struct Adapter {
     open: Mutex<HashMap<INodeNo, OpenFile>>,
     /// Whether the kernel can read complete files itself.
     passthrough: bool,
+    /// Whether it needs to ask before it lists a directory.
+    asks_to_list: bool,
+    /// Takes what readers have passed.
+    passed: SyncSender<Passed>,
 }
 
 /// A file that is open. The kernel reads it itself through all of its handles, or through none.
@@ -103,6 +126,8 @@ struct Adapter {
 struct OpenFile {
     handles: usize,
     backing: Option<(BackingId, WholeFile)>,
+    /// Of a file that the kernel may read itself once it is complete.
+    trail: Option<Trail>,
 }
 
 impl OpenFile {
@@ -117,30 +142,38 @@ impl Adapter {
         Generation(self.shown.generation(inode).into())
     }
 
-    fn new(shown: Arc<dyn Shown>) -> Self {
-        Self { shown, open: Mutex::default(), passthrough: false }
+    fn new(shown: Arc<dyn Shown>, passed: SyncSender<Passed>) -> Self {
+        Self { shown, open: Mutex::default(), passthrough: false, asks_to_list: true, passed }
     }
 
-    /// What the kernel shall read itself of a file that nobody has open.
-    fn backing(
-        &self,
-        inode: INodeNo,
-        flags: i32,
-        reply: &ReplyOpen,
-    ) -> Option<(BackingId, WholeFile)> {
+    /// A file that nobody has open, and what the kernel shall read itself of it.
+    fn begin(&self, inode: INodeNo, flags: i32, reply: &ReplyOpen) -> OpenFile {
+        let mut file = OpenFile::default();
         // Past the page cache, every file system has rules of its own for where a read begins.
         if !self.passthrough || flags & libc::O_DIRECT != 0 {
-            return None;
+            return file;
         }
         let mut backing = None;
-        let whole =
-            self.shown.whole_file(inode.0, &mut |file| backing = Some(reply.open_backing(file)))?;
-        match backing? {
-            Ok(backing) => Some((backing, whole)),
-            Err(error) => {
+        let open = &mut |file: BorrowedFd<'_>| backing = Some(reply.open_backing(file));
+        match (self.shown.whole_file(inode.0, open), backing) {
+            (Some(whole), Some(Ok(backing))) => file.backing = Some((backing, whole)),
+            (Some(_), Some(Err(error))) => {
                 tracing::debug!(%error, "the kernel does not read from this cache itself");
-                None
             }
+            (Some(_), None) => {}
+            (None, _) => file.trail = Some(Trail::default()),
+        }
+        file
+    }
+
+    /// Has the kernel forget what the only reader of a file has passed.
+    fn leave_behind(&self, inode: INodeNo, offset: u64, length: u32) {
+        let mut open = lock(&self.open);
+        let file = open.get_mut(&inode).filter(|file| file.handles == 1);
+        let trail = file.and_then(|file| file.trail.as_mut());
+        if let Some(range) = trail.and_then(|trail| trail.read(offset, length.into())) {
+            // Else they stay for longer.
+            let _ = self.passed.try_send((inode, range));
         }
     }
 
@@ -252,6 +285,9 @@ impl Filesystem for Adapter {
         self.passthrough = geteuid().is_root()
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(1).is_ok();
+        // A tree of many small directories is listed three times as fast if it does not.
+        self.asks_to_list = self.shown.can_change()
+            || config.add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT).is_err();
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_congestion_threshold(MAX_BACKGROUND);
         let _ = config.set_max_write(MAX_READ);
@@ -292,6 +328,10 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if !self.asks_to_list {
+            // It does not ask again, and keeps what it has listed, as below.
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         // The kernel lists again what cannot have changed.
         let kept = match self.shown.changes(inode.0) {
             true => FopenFlags::empty(),
@@ -342,7 +382,7 @@ impl Filesystem for Adapter {
     fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         // May look at the disk, which others shall not wait for.
         let is_open = lock(&self.open).contains_key(&inode);
-        let mut backing = if is_open { None } else { self.backing(inode, flags.0, &reply) };
+        let begun = if is_open { OpenFile::default() } else { self.begin(inode, flags.0, &reply) };
         // Held until the answer is out: the kernel refuses a mixture.
         let mut open = lock(&self.open);
         if open.get(&inode).is_some_and(OpenFile::is_damaged) {
@@ -352,10 +392,7 @@ impl Filesystem for Adapter {
             Ok(handle) => FileHandle(handle),
             Err(e) => return reply.error(errno(e)),
         };
-        let file = open.entry(inode).or_default();
-        if file.handles == 0 {
-            file.backing = backing.take();
-        }
+        let file = open.entry(inode).or_insert(begun);
         file.handles += 1;
         match &file.backing {
             Some((backing, _)) => reply.opened_passthrough(handle, FopenFlags::empty(), backing),
@@ -376,6 +413,9 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let direct = flags.0 & libc::O_DIRECT != 0;
+        if !direct {
+            self.leave_behind(inode, offset, size);
+        }
         let answer = Box::new(|result: Result<&[u8], Errno>| match result {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(errno(e)),

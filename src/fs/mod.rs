@@ -4,6 +4,7 @@
 //! - [`tree`]: the inodes, complete before the mount is live, so that metadata never waits
 //! - [`ops`], [`reading`], [`handles`], [`xattr`], `signals`: what each operation means, without FUSE types
 //! - [`folders`]: several torrents in one directory; [`shown`]: what they and one torrent have in common
+//! - `trail`: which pages of the mount nobody needs any more
 //! - `fuse`: the thin adapter to the fuser crate, the only file that knows it
 //! - [`options`], [`mountinfo`], [`mount`], [`automount`]: mounting and unmounting
 //!
@@ -23,6 +24,7 @@ pub mod options;
 pub mod reading;
 pub mod shown;
 mod signals;
+mod trail;
 pub mod tree;
 pub mod xattr;
 

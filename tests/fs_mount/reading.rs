@@ -3,12 +3,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{AccessFlags, Whence, access, lseek64};
 
-use crate::stand_in::{StandIn, file, link, noise, run, text};
+use crate::stand_in::{StandIn, file, link, noise, run, text, wait_until};
 
 #[test]
 fn every_byte_is_what_it_should_be() {
@@ -148,4 +149,53 @@ fn probing_head_and_tail_reads_nothing_ahead() {
         f.read_exact_at(&mut buffer, offset).unwrap();
     }
     assert_eq!(content.state().ahead, []);
+}
+
+/// Whether a page of a file is in the kernel's page cache, for each of `offsets`.
+fn cached(path: &Path, offsets: &[u64]) -> Vec<bool> {
+    let script = "
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+size = os.stat(sys.argv[1]).st_size
+at = libc.mmap(None, size, 1, 1, os.open(sys.argv[1], os.O_RDONLY), 0)
+pages = (ctypes.c_ubyte * ((size + 4095) // 4096))()
+assert libc.mincore(at, size, pages) == 0
+print(''.join('01'[pages[int(offset) // 4096] & 1] for offset in sys.argv[2:]))
+";
+    let offsets: Vec<String> = offsets.iter().map(u64::to_string).collect();
+    let mut arguments = vec!["-c", script, text(path)];
+    arguments.extend(offsets.iter().map(String::as_str));
+    run("python3", &arguments).trim().chars().map(|seen| seen == '1').collect()
+}
+
+#[test]
+fn what_the_only_reader_of_an_incomplete_file_has_passed_is_not_held_twice() {
+    let data = noise(32 << 20);
+    let mounted = StandIn::complete(vec![file("f", data.clone())]).mount();
+    let path = mounted.path("f");
+    let passed = [0, 1 << 20, 16 << 20, (22 << 20) - 1];
+    let mut reader = File::open(&path).unwrap();
+    let mut got = vec![0; 31 << 20];
+    reader.read_exact(&mut got).unwrap();
+    wait_until("what was passed is forgotten", || cached(&path, &passed) == [false; 4]);
+    assert_eq!(cached(&path, &[(31 << 20) - 1]), [true]);
+    assert!(got == data[..31 << 20]);
+    // Read a second time, they stay.
+    reader.read_exact_at(&mut got, 0).unwrap();
+    assert!(got == data[..31 << 20]);
+    reader.read_to_end(&mut got).unwrap();
+    assert_eq!(cached(&path, &passed), [true; 4]);
+}
+
+#[test]
+fn what_one_of_two_readers_has_passed_stays_for_the_other() {
+    let mounted = StandIn::complete(vec![file("f", noise(32 << 20))]).mount();
+    let path = mounted.path("f");
+    let other = File::open(&path).unwrap();
+    fs::read(&path).unwrap();
+    drop(other);
+    assert_eq!(cached(&path, &[0, 1 << 20, 16 << 20, 22 << 20]), [true; 4]);
 }
