@@ -205,18 +205,26 @@ pub(super) fn number(bytes: &[u8], end: u8, signed: bool) -> Result<(i64, usize)
         return Err(if short { Fault::Truncated } else { Fault::Number });
     };
     let text = window.get(..length).unwrap_or_default();
-    let digits = match text {
-        [b'-', rest @ ..] if signed && rest != b"0" => rest,
-        _ => text,
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] if signed => (true, rest),
+        _ => (false, text),
     };
     let canonical = match digits {
         [] => false,
-        [b'0'] => true,
-        [b'0', ..] => false,
-        all => all.iter().all(u8::is_ascii_digit),
+        [b'0'] => !negative,
+        [first, ..] => *first != b'0',
     };
-    let value = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
-    value.filter(|_| canonical).map(|v| (v, length + 1)).ok_or(Fault::Number)
+    let value = if canonical { negated(digits) } else { None };
+    let value = if negative { value } else { value.and_then(i64::checked_neg) };
+    value.map(|value| (value, length + 1)).ok_or(Fault::Number)
+}
+
+/// Minus the number that has these digits, as there is one more of these than of the others.
+fn negated(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0i64, |value, digit| {
+        let digit = digit.is_ascii_digit().then(|| i64::from(digit - b'0'))?;
+        value.checked_mul(10)?.checked_sub(digit)
+    })
 }
 
 /// Sorts `keys` and says whether two are the same.

@@ -75,21 +75,34 @@ impl std::fmt::Debug for Value<'_> {
     }
 }
 
-/// The length of the scanned value that `bytes` begin with.
+/// The length of the scanned value that `bytes` begin with. Looks at no more than it needs to: what lies
+/// before a key of a large dictionary is walked over each time that the key is looked for.
 fn length_of(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut depth) = (0usize, 0usize);
     loop {
         match bytes.get(at)? {
-            b'i' => at += 1 + number(bytes.get(at + 1..)?, b'e', true).ok()?.1,
+            b'i' => at += 1 + bytes.get(at..)?.iter().position(|byte| *byte == b'e')?,
             b'l' | b'd' => (at, depth) = (at + 1, depth + 1),
             b'e' => (at, depth) = (at + 1, depth.checked_sub(1)?),
-            _ => {
-                let (length, prefix) = number(bytes.get(at..)?, b':', false).ok()?;
-                at += prefix + usize::try_from(length).ok()?;
-            }
+            _ => at = string_end(bytes, at)?,
         }
         if depth == 0 {
             return Some(at);
+        }
+    }
+}
+
+/// Where the scanned string ends that begins at `at`.
+fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut length = 0usize;
+    loop {
+        let byte = *bytes.get(at)?;
+        at += 1;
+        match byte {
+            b':' => return at.checked_add(length).filter(|end| *end <= bytes.len()),
+            digit => {
+                length = length.checked_mul(10)?.checked_add(digit.wrapping_sub(b'0').into())?;
+            }
         }
     }
 }
