@@ -99,6 +99,8 @@ struct Asked {
     first: bool,
     /// It had been asked for before and taken back: what comes may be the answer to that.
     again: bool,
+    /// Something was asked for behind it.
+    pushed: bool,
 }
 
 /// How long ago the round trip was seen.
@@ -253,9 +255,16 @@ impl RequestWindow {
         self.outstanding.iter().map(|a| a.block)
     }
 
-    /// The block that was asked for last, if that was at `now`.
-    pub fn last_asked(&self, now: Timestamp) -> Option<Block> {
-        self.outstanding.back().filter(|asked| asked.at == now).map(|asked| asked.block)
+    /// Of the blocks asked for and not answered the last, and when it was asked for; nothing once it was `pushed`.
+    pub fn unpushed(&self) -> Option<(Block, Timestamp)> {
+        self.outstanding.back().filter(|last| !last.pushed).map(|last| (last.block, last.at))
+    }
+
+    /// The peer was asked for something behind its last block.
+    pub fn pushed(&mut self) {
+        if let Some(last) = self.outstanding.back_mut() {
+            last.pushed = true;
+        }
     }
 
     /// The shortest round trip seen.
@@ -317,6 +326,7 @@ impl RequestWindow {
             filled: before + 1 >= self.size(),
             first: before <= MIN,
             again: self.taken_back.contains(&block),
+            pushed: false,
         });
         self.outstanding_bytes += u64::from(block.length);
     }

@@ -194,6 +194,8 @@ pub struct Torrent {
     askable: Option<Vec<PeerKey>>,
     /// When a peer may be asked for more whose window is not full.
     paced: Option<Timestamp>,
+    /// When a peer is to be asked for something behind its last block.
+    tail_due: Option<Timestamp>,
     last_tick: Timestamp,
     /// When somebody was last looked for who has use for the uplink.
     last_look: Timestamp,
@@ -228,6 +230,7 @@ impl Torrent {
             outputs: VecDeque::new(),
             askable: None,
             paced: None,
+            tail_due: None,
             last_tick: Timestamp::ZERO,
             last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
@@ -398,7 +401,7 @@ impl Torrent {
         let expiry = self.active.as_ref().and_then(|a| a.demand.next_expiry());
         let metadata = self.fetch.as_ref().and_then(|f| f.poll_timeout());
         let background = self.active.as_ref().and_then(|a| a.first_chance);
-        [Some(self.next_tick()), expiry, metadata, background, self.paced]
+        [Some(self.next_tick()), expiry, metadata, background, self.paced, self.tail_due]
             .into_iter()
             .flatten()
             .min()

@@ -57,6 +57,9 @@ const QUEUE: Duration = Duration::from_secs(2);
 /// holds.
 pub(super) const TAIL: u32 = 2048;
 
+/// That is asked for so much later.
+const TAIL_AFTER: Duration = Duration::from_millis(2);
+
 /// A round trip below which that is not worth it.
 const FAR: Duration = Duration::from_millis(10);
 
@@ -78,12 +81,12 @@ enum Late {
 impl Torrent {
     /// Fills the request windows.
     pub(super) fn plan_requests(&mut self, now: Timestamp) {
+        (self.paced, self.tail_due) = (None, None);
         let Some(order) = self.ordered() else { return };
         let Some(epoch) = self.active.as_ref().map(|a| a.epoch()) else { return };
         self.check_hinted(&order, now);
         self.prove_wanted(&order, now);
         self.ask_for_waiting(&order, now);
-        self.paced = None;
         if self.is_left_to_readers(now) && order.is_empty() {
             return;
         }
@@ -114,7 +117,8 @@ impl Torrent {
 
     /// Most peers send the end of what they were asked for only when all before it is acknowledged, a round
     /// trip later (Nagle), unless there is more to send. So whoever was just asked for what a reader
-    /// waits for, and owes nothing else, is asked for the beginning of the same block once more.
+    /// waits for, and owes nothing else, is asked for the beginning of the last block once more. A little later:
+    /// peers that read from several disks' queues at a time do not answer in the order of what they were asked for.
     fn push_tails(&mut self, order: &[Wanted], now: Timestamp) {
         let waits = |w: &&Wanted| w.waiting_since.is_some() && !w.streamed;
         let waiting: BTreeSet<_> = order.iter().filter(waits).map(|w| w.piece).collect();
@@ -122,16 +126,21 @@ impl Torrent {
             return;
         }
         let tail = |(key, p): (&PeerKey, &PeerSession)| {
-            let last = p.window.last_asked(now).filter(|last| last.length > TAIL)?;
+            let (last, at) = p.window.unpushed().filter(|(last, _)| last.length > TAIL)?;
             let alone = p.window.outstanding().all(|block| waiting.contains(&block.piece));
             let far = p.window.rtt().is_none_or(|rtt| rtt > FAR);
             let raw = RawBlock { length: TAIL, ..last.into() };
-            (alone && far && !p.sends_at_once()).then_some((*key, raw))
+            (alone && far && !p.sends_at_once()).then_some((*key, raw, at + TAIL_AFTER))
         };
         let tails: Vec<_> = self.peers.iter().filter_map(tail).collect();
-        for (key, raw) in tails {
+        for (key, raw, due) in tails {
+            if now < due {
+                self.tail_due = Some(self.tail_due.map_or(due, |first| first.min(due)));
+                continue;
+            }
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.note_cancelled();
+                peer.window.pushed();
             }
             self.send(key, Message::Request(raw), now);
         }

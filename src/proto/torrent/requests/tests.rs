@@ -70,7 +70,14 @@ fn the_end_of_what_a_reader_waits_for_is_pushed_out_unless_more_comes_behind_it(
     lone.read(3);
     lone.step();
     let last = lone.asked_of(seed).into_iter().max().unwrap();
-    assert_eq!(tails(&lone, seed), [RawBlock { length: TAIL, ..last.into() }]);
+    // A moment later, so that it is not answered before what it shall push.
+    assert_eq!(tails(&lone, seed), []);
+    assert_eq!(lone.machine.poll_timeout(), lone.now + TAIL_AFTER);
+    for _ in 0..3 {
+        lone.now = lone.now + TAIL_AFTER;
+        lone.step();
+        assert_eq!(tails(&lone, seed), [RawBlock { length: TAIL, ..last.into() }]);
+    }
     // It is thrown away: it is not asked for in its own right.
     assert_eq!(lone.asked.len(), 4);
 
@@ -82,6 +89,8 @@ fn the_end_of_what_a_reader_waits_for_is_pushed_out_unless_more_comes_behind_it(
     lone.say(seed, Message::Extended(extended::HANDSHAKE_ID, ours.encode()));
     lone.read(3);
     lone.step();
+    lone.now = lone.now + TAIL_AFTER;
+    lone.step();
     assert_eq!((tails(&lone, seed), lone.asked.len()), (vec![], 4));
 
     // What was asked for in the background pushes it.
@@ -92,6 +101,8 @@ fn the_end_of_what_a_reader_waits_for_is_pushed_out_unless_more_comes_behind_it(
     assert!(!lone.asked.is_empty());
     let free = lone.info.geometry.pieces().find(|p| lone.asked.iter().all(|(_, b)| b.piece != *p));
     lone.read(free.unwrap().get());
+    lone.step();
+    lone.now = lone.now + TAIL_AFTER;
     lone.step();
     assert!(lone.asked.iter().any(|(_, b)| Some(b.piece) == free) && tails(&lone, seed).is_empty());
 }
