@@ -10,10 +10,11 @@ use std::ops::Range;
 
 /// How far before the furthest read, in bytes, pages are left alone: the kernel reads up to 2 MiB ahead of
 /// the program, and programs go back a little.
-const KEPT: u64 = 8 * 1024 * 1024;
+const KEPT: u64 = 4 * 1024 * 1024;
 
-/// What has been passed is forgotten in steps of so many bytes.
-const STEP: u64 = 2 * 1024 * 1024;
+/// What has been passed is forgotten in steps of so many bytes. Memory that comes back in larger ones is soon given
+/// back to the host, where there is one.
+const STEP: u64 = 256 * 1024;
 
 /// A read so far from the furthest one, in bytes, is elsewhere. The kernel's readahead keeps two requests of
 /// 1 MiB in flight, which may be handled in either order.

@@ -287,6 +287,11 @@ impl RequestWindow {
         self.outstanding.iter().find(|a| a.block == block).map(|a| now.since(a.at))
     }
 
+    /// How long the oldest of them has been outstanding; zero if there is none.
+    pub fn oldest_age(&self, now: Timestamp) -> Duration {
+        self.outstanding.front().map_or(Duration::ZERO, |oldest| now.since(oldest.at))
+    }
+
     /// When a block asked for now would probably be here.
     pub fn expected_delay(&self) -> Duration {
         let queued = (self.outstanding_bytes + u64::from(BLOCK_LEN)) as f64;

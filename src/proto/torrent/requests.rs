@@ -366,7 +366,8 @@ impl Torrent {
             Some(piece) => {
                 self.ask_any(key, piece, now)
                     || begun.is_some_and(|begun| self.ask_any(key, begun, now))
-                    || self.duplicate_any(key, Late::After(SLOW), now)
+                    || (self.someone_is_slow(now)
+                        && self.duplicate_any(key, Late::After(SLOW), now))
             }
             None => self.endgame(key, now),
         }
@@ -375,6 +376,12 @@ impl Torrent {
     fn endgame(&mut self, key: PeerKey, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
         active.picker.is_endgame() && self.duplicate_any(key, Late::Endgame, now)
+    }
+
+    /// Whether there is any use in looking through all blocks for one that is late.
+    fn someone_is_slow(&self, now: Timestamp) -> bool {
+        let slow = |p: &PeerSession| p.window.is_stalled() || p.window.oldest_age(now) > SLOW;
+        self.peers.values().any(slow)
     }
 
     fn duplicate_any(&mut self, key: PeerKey, late: Late, now: Timestamp) -> bool {
