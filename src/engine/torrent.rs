@@ -130,6 +130,11 @@ impl Torrent {
         self.inner.store.whole_file(file, open)
     }
 
+    /// Whether the kernel may read file number `file` itself as soon as it is complete, and not yet.
+    pub fn becomes_whole(&self, file: usize) -> bool {
+        self.inner.store.becomes_whole(file)
+    }
+
     /// Waits, without blocking the caller, until [`Self::read_now`] can serve this range or
     /// `timeout` has passed.
     pub fn read_later(

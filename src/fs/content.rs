@@ -68,6 +68,9 @@ pub trait Content: Send + Sync + 'static {
 
     /// A file that is complete, if the kernel may read it itself; `open` is called with it.
     fn whole_file(&self, file: usize, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile>;
+
+    /// Whether the kernel may read a file itself as soon as it is complete, and not yet.
+    fn becomes_whole(&self, file: usize) -> bool;
 }
 
 impl Content for Torrent {
@@ -131,5 +134,9 @@ impl Content for Torrent {
 
     fn whole_file(&self, file: usize, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile> {
         Torrent::whole_file(self, file, open)
+    }
+
+    fn becomes_whole(&self, file: usize) -> bool {
+        Torrent::becomes_whole(self, file)
     }
 }

@@ -261,6 +261,10 @@ impl Shown for Folders {
         fs.whole_file(local, open)
     }
 
+    fn becomes_whole(&self, inode: u64) -> bool {
+        self.inside(inode).is_ok_and(|(_, fs, local)| fs.becomes_whole(local))
+    }
+
     fn read(&self, inode: u64, request: ReadRequest, reply: Reply) {
         match self.inside(inode) {
             Ok((_, fs, _)) => fs.read(request, reply),

@@ -126,8 +126,8 @@ struct Adapter {
 struct OpenFile {
     handles: usize,
     backing: Option<(BackingId, WholeFile)>,
-    /// Of a file that the kernel may read itself once it is complete.
-    trail: Option<Trail>,
+    /// Of a file that the kernel may read itself as soon as it is complete.
+    trail: Option<Arc<Mutex<Trail>>>,
 }
 
 impl OpenFile {
@@ -161,19 +161,26 @@ impl Adapter {
                 tracing::debug!(%error, "the kernel does not read from this cache itself");
             }
             (Some(_), None) => {}
-            (None, _) => file.trail = Some(Trail::default()),
+            (None, _) => file.trail = self.shown.becomes_whole(inode.0).then(Arc::default),
         }
         file
     }
 
-    /// Has the kernel forget what the only reader of a file has passed.
-    fn leave_behind(&self, inode: INodeNo, offset: u64, length: u32) {
-        let mut open = lock(&self.open);
-        let file = open.get_mut(&inode).filter(|file| file.handles == 1);
-        let trail = file.and_then(|file| file.trail.as_mut());
-        if let Some(range) = trail.and_then(|trail| trail.read(offset, length.into())) {
-            // Else they stay for longer.
-            let _ = self.passed.try_send((inode, range));
+    /// Takes note of a read through the page cache; what is to be called when it was answered.
+    fn note_read(&self, inode: INodeNo, offset: u64, length: u32) -> impl FnOnce() + Send + use<> {
+        let open = if self.passthrough { Some(lock(&self.open)) } else { None };
+        let file = open.as_ref().and_then(|open| open.get(&inode));
+        let trail =
+            file.and_then(|file| Some((file.handles == 1, Arc::clone(file.trail.as_ref()?))));
+        if let Some((_, trail)) = &trail {
+            lock(trail).asked(offset);
+        }
+        let passed = self.passed.clone();
+        move || {
+            let Some((alone, trail)) = trail else { return };
+            lock(&trail).answered(offset, length.into(), |range| {
+                alone && passed.try_send((inode, range)).is_ok()
+            });
         }
     }
 
@@ -413,12 +420,15 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let direct = flags.0 & libc::O_DIRECT != 0;
-        if !direct {
-            self.leave_behind(inode, offset, size);
-        }
-        let answer = Box::new(|result: Result<&[u8], Errno>| match result {
-            Ok(bytes) => reply.data(bytes),
-            Err(e) => reply.error(errno(e)),
+        let answered = (!direct).then(|| self.note_read(inode, offset, size));
+        let answer = Box::new(|result: Result<&[u8], Errno>| {
+            match result {
+                Ok(bytes) => reply.data(bytes),
+                Err(e) => reply.error(errno(e)),
+            }
+            if let Some(answered) = answered {
+                answered();
+            }
         });
         let (handle, length, pid) = (handle.0, size, request.pid());
         self.shown.read(inode.0, ReadRequest { handle, offset, length, direct, pid }, answer);

@@ -251,6 +251,14 @@ impl Fs {
         }
     }
 
+    /// Whether the kernel may read a file itself as soon as it is complete, and not yet.
+    pub fn becomes_whole(&self, inode: u64) -> bool {
+        match self.tree.kind(inode) {
+            Some(Kind::File(file)) => self.content.becomes_whole(file as usize),
+            _ => false,
+        }
+    }
+
     /// A descriptor of the handle was closed, perhaps because its process was killed: nothing is
     /// urgent any more. Others may share the handle, so its reads go on, and those of programs that
     /// still live are soon urgent again (`signals.rs`).

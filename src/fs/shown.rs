@@ -41,6 +41,8 @@ pub trait Shown: Send + Sync + 'static {
     fn open(&self, inode: u64, flags: i32) -> Result<u64, Errno>;
     /// A file that is complete, if the kernel may read it itself; `open` is called with it.
     fn whole_file(&self, inode: u64, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile>;
+    /// Whether the kernel may read a file itself as soon as it is complete, and not yet.
+    fn becomes_whole(&self, inode: u64) -> bool;
     /// Reads; `reply` may be called later.
     fn read(&self, inode: u64, request: ReadRequest, reply: Reply);
     /// A descriptor of the handle was closed.
@@ -109,6 +111,10 @@ impl Shown for One {
 
     fn whole_file(&self, inode: u64, open: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<WholeFile> {
         self.0.whole_file(inode, open)
+    }
+
+    fn becomes_whole(&self, inode: u64) -> bool {
+        self.0.becomes_whole(inode)
     }
 
     fn read(&self, _: u64, request: ReadRequest, reply: Reply) {

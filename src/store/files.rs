@@ -393,15 +393,19 @@ impl Drop for Files {
 }
 
 /// Writes `data` at `offset` in parts of at most `PART` that end where such parts of the file end.
-pub(super) fn write_in_parts(file: &File, mut data: &[u8], mut offset: u64) -> io::Result<()> {
-    while !data.is_empty() {
+pub(super) fn write_in_parts(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    parts(data, offset).try_for_each(|(part, at)| file.write_all_at(part, at))
+}
+
+/// The parts, and where each of them is written.
+fn parts(mut data: &[u8], mut offset: u64) -> impl Iterator<Item = (&[u8], u64)> {
+    std::iter::from_fn(move || {
         let room = PART - offset % PART;
         let (part, rest) = data.split_at(data.len().min(room as usize));
-        file.write_all_at(part, offset)?;
-        data = rest;
-        offset += part.len() as u64;
-    }
-    Ok(())
+        let at = offset;
+        (data, offset) = (rest, offset + part.len() as u64);
+        (!part.is_empty()).then_some((part, at))
+    })
 }
 
 /// Frees what is allocated for whole blocks of a file.
@@ -487,6 +491,11 @@ mod tests {
             let mut found = vec![0; data.len()];
             file.read_exact_at(&mut found, offset).unwrap();
             assert!(found == data, "at {offset}");
+            let ends: Vec<_> =
+                parts(&data, offset).map(|(part, at)| at + part.len() as u64).collect();
+            let (last, others) = ends.split_last().unwrap();
+            assert_eq!(*last, offset + data.len() as u64);
+            assert!(others.len() >= 3 && others.iter().all(|end| end % PART == 0), "{ends:?}");
             assert_eq!(file.metadata().unwrap().len(), offset + data.len() as u64);
         }
     }

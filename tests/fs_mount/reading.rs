@@ -192,10 +192,14 @@ fn what_the_only_reader_of_an_incomplete_file_has_passed_is_not_held_twice() {
 
 #[test]
 fn what_one_of_two_readers_has_passed_stays_for_the_other() {
-    let mounted = StandIn::complete(vec![file("f", noise(32 << 20))]).mount();
-    let path = mounted.path("f");
+    let items = vec![file("f", noise(32 << 20)), file("later", noise(32 << 20))];
+    let mounted = StandIn::complete(items).mount();
+    let (path, later) = (mounted.path("f"), mounted.path("later"));
     let other = File::open(&path).unwrap();
     fs::read(&path).unwrap();
     drop(other);
+    // What is forgotten is in the order of the reads.
+    fs::read(&later).unwrap();
+    wait_until("what was passed later is forgotten", || cached(&later, &[22 << 20]) == [false]);
     assert_eq!(cached(&path, &[0, 1 << 20, 16 << 20, 22 << 20]), [true; 4]);
 }

@@ -30,6 +30,9 @@ const MAX: usize = 512;
 /// What the target holds beyond the round trip, for scheduling hiccups on both sides.
 const SLACK: Duration = Duration::from_millis(20);
 
+/// What a window holds, in round trips.
+const WINDOW: f64 = 1.25;
+
 /// After this long without a shorter one, the round trip may be found to have grown.
 const RTT_AGES: Duration = Duration::from_secs(10);
 
@@ -199,7 +202,7 @@ impl RequestWindow {
             Age::Seen => self.pauses.held_up(self.alone, rtt),
             Age::Aged(_) | Age::Unproven => Duration::ZERO,
         };
-        rtt.mul_f64(1.25) + held_up.max(SLACK)
+        rtt.mul_f64(WINDOW) + held_up.max(SLACK)
     }
 
     /// The window that rate and round trip call for.
@@ -260,11 +263,9 @@ impl RequestWindow {
         self.outstanding.back().filter(|last| !last.pushed).map(|last| (last.block, last.at))
     }
 
-    /// The peer was asked for something behind its last block.
+    /// The peer was asked for something behind all of them.
     pub fn pushed(&mut self) {
-        if let Some(last) = self.outstanding.back_mut() {
-            last.pushed = true;
-        }
+        self.outstanding.iter_mut().for_each(|asked| asked.pushed = true);
     }
 
     /// The shortest round trip seen.
@@ -358,7 +359,12 @@ impl RequestWindow {
             self.target = self.target.max(self.aim());
         } else if sample < self.rate && (asked.filled || response > self.span()) {
             // A window that was made small to see the round trip says nothing of the rate.
-            if self.rtt_age == Age::Seen || !self.alone {
+            let full = match self.rtt_age {
+                Age::Seen => true,
+                Age::Aged(_) => !self.alone,
+                Age::Unproven => false,
+            };
+            if full {
                 self.fall(sample, now);
             }
         }
@@ -391,13 +397,13 @@ impl RequestWindow {
         if self.rtt.is_none_or(|rtt| response <= rtt || (first && aged)) {
             self.rtt = Some(response);
         }
-        let explained = match aged {
-            true => self.span(),
-            false => self.rtt.unwrap_or_default().mul_f64(SAME_RTT),
-        };
-        if response <= explained {
+        let rtt = self.rtt.unwrap_or_default();
+        // What the window holds meanwhile, of which the last block is more than a part.
+        let window = || rtt.mul_f64(WINDOW) + SLACK;
+        if response <= if aged { window() } else { rtt }.mul_f64(SAME_RTT) {
             self.rtt_seen = now;
         }
+        let aged = self.rtt.is_some() && now.since(self.rtt_seen) > RTT_AGES;
         let age = match (aged, self.rtt_age) {
             (false, _) => Age::Seen,
             (true, Age::Seen) => Age::Aged(now),

@@ -48,6 +48,16 @@ impl TorrentStore {
     }
 }
 
+impl TorrentStore {
+    /// Whether [`Self::whole_file`] would give file number `file` once the rest of it is here, and not yet.
+    pub fn becomes_whole(&self, file: usize) -> bool {
+        let Some(entry) = self.info.files.get(file) else { return false };
+        let pieces = || self.pieces_of(entry.offset..entry.offset + entry.length);
+        let share = self.store.ledger.limit().map_or(u64::MAX, cache::whole_files_share);
+        !self.is_in_place() && !entry.pad && entry.length <= share && !self.all_at_rest(pieces())
+    }
+}
+
 impl WholeFile {
     /// Whether all of it still counts as verified: a check may have found that the disk has changed it.
     pub fn is_whole(&self) -> bool {

@@ -170,6 +170,39 @@ fn a_lone_peer_behind_losses_is_never_left_without_requests() {
 }
 
 #[test]
+fn a_lone_peer_on_a_clean_line_is_never_left_without_requests() {
+    for (mbit, rtt) in [(100.0, 200), (20.0, 150), (300.0, 100), (50.0, 100)] {
+        let mut link = Link::new(1, mbit, Duration::from_millis(rtt));
+        link.windows[0].set_alone(true);
+        link.run(Duration::from_secs(6));
+        // Long enough for the round trip to be looked for a few times, if anybody did.
+        for second in 0..60 {
+            let rate = link.run(Duration::from_secs(1)) / link.rate;
+            assert!(rate > 0.95, "{mbit} Mbit/s, {rtt} ms, second {second}: {rate}");
+        }
+    }
+}
+
+#[test]
+fn the_window_of_a_lone_peer_that_is_seldom_asked_stays_as_it_was() {
+    let mut link = Link::new(1, 100.0, Duration::from_millis(100));
+    link.windows[0].set_alone(true);
+    link.run(Duration::from_secs(6));
+    let before = link.windows[0].size();
+    let window = &mut link.windows[0];
+    window.clear();
+    let geometry = Geometry::new(1 << 34, u64::from(BLOCK_LEN)).unwrap();
+    let mut now = link.now;
+    for piece in 1_000_000..1_000_008 {
+        now = now + Duration::from_secs(12);
+        let block = geometry.block_at(piece, 0, BLOCK_LEN).unwrap();
+        window.sent(block, now);
+        assert!(window.arrived(block, now + Duration::from_millis(102)));
+        assert!(window.size() * 2 > before, "{} of {before}", window.size());
+    }
+}
+
+#[test]
 fn few_requests_say_nothing_against_the_rate() {
     let mut link = Link::new(1, 100.0, FAR);
     link.run(Duration::from_secs(2));

@@ -80,6 +80,12 @@ fn the_end_of_what_a_reader_waits_for_is_pushed_out_unless_more_comes_behind_it(
     }
     // It is thrown away: it is not asked for in its own right.
     assert_eq!(lone.asked.len(), 4);
+    // Nor is anything else pushed when the answers come in another order.
+    for block in lone.asked_of(seed).into_iter().rev() {
+        lone.give(seed, block);
+        lone.step();
+    }
+    assert_eq!((tails(&lone, seed).len(), lone.asked.len()), (1, 0));
 
     // p2pfs sends without being pushed.
     let mut lone = Lone::on_demand(9, 4);
