@@ -170,10 +170,6 @@ impl Shown for Folders {
         inode == ROOT || self.waiting(inode).is_some()
     }
 
-    fn can_change(&self) -> bool {
-        true
-    }
-
     fn generation(&self, inode: u64) -> u32 {
         // The numbers of folders begin anew with each mount.
         let mounted = self.view.time.duration_since(SystemTime::UNIX_EPOCH);

@@ -18,8 +18,6 @@ pub trait Shown: Send + Sync + 'static {
     /// Whether the entries of a directory come and go: then the kernel may remember neither its
     /// attributes nor that a name is not there.
     fn changes(&self, inode: u64) -> bool;
-    /// Whether there may ever be such a directory.
-    fn can_change(&self) -> bool;
     /// What tells an inode from another one that had its number in an earlier mount: who has kept the two
     /// (an NFS client) is never given a file of another torrent. 0 for the root, as the kernel has it.
     fn generation(&self, inode: u64) -> u32;
@@ -72,10 +70,6 @@ pub(super) struct One(pub Arc<Fs>);
 
 impl Shown for One {
     fn changes(&self, _: u64) -> bool {
-        false
-    }
-
-    fn can_change(&self) -> bool {
         false
     }
 

@@ -288,11 +288,6 @@ impl RequestWindow {
         self.outstanding.iter().find(|a| a.block == block).map(|a| now.since(a.at))
     }
 
-    /// How long the oldest of them has been outstanding; zero if there is none.
-    pub fn oldest_age(&self, now: Timestamp) -> Duration {
-        self.outstanding.front().map_or(Duration::ZERO, |oldest| now.since(oldest.at))
-    }
-
     /// When a block asked for now would probably be here.
     pub fn expected_delay(&self) -> Duration {
         let queued = (self.outstanding_bytes + u64::from(BLOCK_LEN)) as f64;
@@ -398,7 +393,7 @@ impl RequestWindow {
             self.rtt = Some(response);
         }
         let rtt = self.rtt.unwrap_or_default();
-        // What the window holds meanwhile, of which the last block is more than a part.
+        // What the window holds meanwhile, in time, before it is rounded up to whole blocks.
         let window = || rtt.mul_f64(WINDOW) + SLACK;
         if response <= if aged { window() } else { rtt }.mul_f64(SAME_RTT) {
             self.rtt_seen = now;

@@ -116,9 +116,9 @@ impl Torrent {
     }
 
     /// Most peers send the end of what they were asked for only when all before it is acknowledged, a round
-    /// trip later (Nagle), unless there is more to send. So whoever was just asked for what a reader
-    /// waits for, and owes nothing else, is asked for the beginning of the last block once more. A little later:
-    /// peers that read from several disks' queues at a time do not answer in the order of what they were asked for.
+    /// trip later (Nagle), unless there is more to send. So whoever owes what a reader waits for, and nothing
+    /// else, is asked for the beginning of the last block once more. A little later: many do not answer in the
+    /// order of what they were asked for.
     fn push_tails(&mut self, order: &[Wanted], now: Timestamp) {
         let waits = |w: &&Wanted| w.waiting_since.is_some() && !w.streamed;
         let waiting: BTreeSet<_> = order.iter().filter(waits).map(|w| w.piece).collect();
@@ -366,8 +366,7 @@ impl Torrent {
             Some(piece) => {
                 self.ask_any(key, piece, now)
                     || begun.is_some_and(|begun| self.ask_any(key, begun, now))
-                    || (self.someone_is_slow(now)
-                        && self.duplicate_any(key, Late::After(SLOW), now))
+                    || self.duplicate_any(key, Late::After(SLOW), now)
             }
             None => self.endgame(key, now),
         }
@@ -376,12 +375,6 @@ impl Torrent {
     fn endgame(&mut self, key: PeerKey, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
         active.picker.is_endgame() && self.duplicate_any(key, Late::Endgame, now)
-    }
-
-    /// Whether there is any use in looking through all blocks for one that is late.
-    fn someone_is_slow(&self, now: Timestamp) -> bool {
-        let slow = |p: &PeerSession| p.window.is_stalled() || p.window.oldest_age(now) > SLOW;
-        self.peers.values().any(slow)
     }
 
     fn duplicate_any(&mut self, key: PeerKey, late: Late, now: Timestamp) -> bool {

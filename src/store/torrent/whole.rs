@@ -46,15 +46,13 @@ impl TorrentStore {
         open(opened.file.as_fd());
         Some(WholeFile { torrent: self.clone(), length, pieces })
     }
-}
 
-impl TorrentStore {
     /// Whether [`Self::whole_file`] would give file number `file` once the rest of it is here, and not yet.
     pub fn becomes_whole(&self, file: usize) -> bool {
         let Some(entry) = self.info.files.get(file) else { return false };
-        let pieces = || self.pieces_of(entry.offset..entry.offset + entry.length);
+        let pieces = self.pieces_of(entry.offset..entry.offset + entry.length);
         let share = self.store.ledger.limit().map_or(u64::MAX, cache::whole_files_share);
-        !self.is_in_place() && !entry.pad && entry.length <= share && !self.all_at_rest(pieces())
+        !self.is_in_place() && !entry.pad && entry.length <= share && !self.all_at_rest(pieces)
     }
 }
 
