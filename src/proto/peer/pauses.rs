@@ -37,6 +37,15 @@ const SPAN: Duration = Duration::from_secs(2);
 /// A rate may be so many times the average.
 const HEADROOM: f64 = 2.0;
 
+/// Shorter ones are none that a peer has again and again, ...
+const SHORT: Duration = Duration::from_millis(300);
+
+/// ... and nobody is waited for longer than this.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// So many pauses are remembered.
+const RECENT: usize = 8;
+
 /// Where an average begins.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mark {
@@ -46,19 +55,42 @@ struct Mark {
 }
 
 /// What is known of the pauses of one peer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Pauses {
     /// The longest lately of those that are not long, less what has faded.
     longest: Duration,
     /// The share of the time that those take.
     share: f64,
+    /// The last that were not short, in a ring.
+    recent: [Duration; RECENT],
+    next: usize,
     /// The ends of the last two long pauses, or later moments if there was none for a while.
     marks: [Mark; 2],
     /// A long pause ended at the last mark.
     bursts: bool,
 }
 
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            longest: Duration::ZERO,
+            share: 0.0,
+            recent: [Duration::ZERO; RECENT],
+            next: 0,
+            marks: [Mark::default(); 2],
+            bursts: false,
+        }
+    }
+}
+
 impl Pauses {
+    /// The longest pause that is nothing unusual: the longest but one of the last that were not short.
+    pub(super) fn usual(&self) -> Duration {
+        let mut recent = self.recent;
+        recent.sort_unstable();
+        recent[RECENT - 2].min(LONGEST)
+    }
+
     /// For how long more to ask for, since what is lost holds everything up again and again; the peer is `alone` or not.
     /// What is lost comes again after a round trip at the soonest. Catching up takes as long as it was held
     /// up, and meanwhile the same may happen again: where nobody else sends the line would stand idle then.
@@ -91,6 +123,10 @@ impl Pauses {
         now: Timestamp,
     ) {
         let part = |of: Duration| (silence.as_secs_f64() / of.as_secs_f64()).min(1.0);
+        if pause > SHORT {
+            self.recent[self.next] = pause;
+            self.next = (self.next + 1) % RECENT;
+        }
         let long = Self::is_long(pause, rtt);
         let held_up = if long { Duration::ZERO } else { pause };
         self.longest = held_up.max(self.longest.mul_f64(1.0 - part(FADE)));

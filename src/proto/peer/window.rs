@@ -27,6 +27,9 @@ const MIN: usize = 4;
 /// Above this nothing is gained: 512 blocks are 8 MiB.
 const MAX: usize = 512;
 
+/// What a peer is taken to queue that has not said (BEP 10 `reqq`): more than that many clients drop without a word.
+const UNTOLD: usize = 250;
+
 /// What the target holds beyond the round trip, for scheduling hiccups on both sides.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -77,12 +80,17 @@ const MIN_OVERDUE: Duration = Duration::from_secs(10);
 /// The same, at most.
 const MAX_OVERDUE: Duration = Duration::from_secs(60);
 
-/// A block that another peer sent first says something about this one when it was asked for at
-/// least this long ago.
-const BEATEN_AFTER: Duration = Duration::from_millis(150);
+/// A peer may be silent for so long without a reason ...
+const SILENT: Duration = Duration::from_millis(400);
 
-/// So many such blocks in a row, and the peer counts as stalled.
-const MAX_BEATEN: u32 = 4;
+/// ... or for so many of its usual pauses, ...
+const UNUSUAL: f64 = 1.1;
+
+/// ... and for this much more: the time of other programs on both sides.
+const LATE: Duration = Duration::from_millis(50);
+
+/// What is waited for if nothing has come from the peer yet.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// When a stalled peer that is asked for nothing counts as a newcomer again.
 const FORGIVE: Duration = Duration::from_secs(60);
@@ -146,8 +154,6 @@ pub struct RequestWindow {
     /// Blocks that might be asked for at once, and when.
     credit: f64,
     credit_at: Timestamp,
-    /// Blocks that other peers sent first while this one sent nothing.
-    beaten: u32,
     stalled: bool,
 }
 
@@ -157,7 +163,7 @@ impl Default for RequestWindow {
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
             taken_back: VecDeque::new(),
-            limit: MAX,
+            limit: UNTOLD,
             target: START,
             rate: 0.0,
             rtt: None,
@@ -171,7 +177,6 @@ impl Default for RequestWindow {
             alone: false,
             credit: START as f64,
             credit_at: Timestamp::ZERO,
-            beaten: 0,
             stalled: false,
         }
     }
@@ -304,8 +309,20 @@ impl RequestWindow {
         self.rate
     }
 
+    /// Whether nothing has come for longer than this peer pauses otherwise, although something was asked for.
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        let usual = self.usual_pause().max(SILENT);
+        let wait = self.rtt.map_or(FIRST_ANSWER, |rtt| usual + rtt.mul_f64(WINDOW));
+        self.silence(now) > wait + LATE
+    }
+
+    /// How long the peer pauses again and again, and a little more; nothing if it does not.
+    pub fn usual_pause(&self) -> Duration {
+        self.pauses.usual().mul_f64(UNUSUAL)
+    }
+
     /// How long nothing has come although something was asked for.
-    pub fn silence(&self, now: Timestamp) -> Duration {
+    fn silence(&self, now: Timestamp) -> Duration {
         if self.outstanding.is_empty() { Duration::ZERO } else { now.since(self.last_progress) }
     }
 
@@ -426,20 +443,16 @@ impl RequestWindow {
     /// Payload came, perhaps too late to be of use.
     pub fn heard(&mut self, now: Timestamp) {
         self.last_progress = now;
-        self.beaten = 0;
         self.stalled = false;
     }
 
-    /// Another peer sent `block` first; false when it was not outstanding here. Who is beaten a few
-    /// times without a sign of life counts as stalled: it would never come to a long silence, since
-    /// what it owes is taken from it.
+    /// Another peer sent `block` first; false when it was not outstanding here. Who is silent when that happens
+    /// counts as stalled: it would never come to a long silence, since what it owes is taken from it.
     pub fn beaten(&mut self, block: Block, now: Timestamp) -> bool {
-        let Some(asked) = self.take_back(block) else { return false };
-        if self.last_progress <= asked.at && now.since(asked.at) > BEATEN_AFTER {
-            self.beaten += 1;
-            self.stalled |= self.beaten >= MAX_BEATEN;
-        }
-        true
+        let silent = self.is_silent(now);
+        let beaten = self.take_back(block).is_some();
+        self.stalled |= beaten && silent;
+        beaten
     }
 
     /// `block` will not come; false when it was not outstanding.
@@ -449,7 +462,12 @@ impl RequestWindow {
 
     /// Nothing outstanding will come.
     pub fn clear(&mut self) -> Vec<Block> {
-        let blocks: Vec<_> = self.outstanding().collect();
+        self.clear_if(|_| true)
+    }
+
+    /// Nothing of what is outstanding and satisfies `gone` will come.
+    pub fn clear_if(&mut self, gone: impl Fn(Block) -> bool) -> Vec<Block> {
+        let blocks: Vec<_> = self.outstanding().filter(|block| gone(*block)).collect();
         for block in &blocks {
             self.take_back(*block);
         }
@@ -470,29 +488,29 @@ impl RequestWindow {
         Some(asked)
     }
 
-    /// Whether the peer has been silent for too long with requests outstanding. From then on it is
-    /// asked for one block at a time, until one arrives; one that is asked for nothing is given
-    /// another chance after a minute.
+    /// Whether the peer has been silent for too long with requests outstanding, or again for as long. From then on
+    /// it is asked for one block at a time, until one arrives; one that is asked for nothing is given another
+    /// chance after a minute.
     pub fn check_stall(&mut self, now: Timestamp) -> bool {
         if self.outstanding.is_empty() && now.since(self.last_progress) > FORGIVE {
-            self.beaten = 0;
             self.stalled = false;
         }
-        if self.stalled && self.outstanding.len() > 1 {
-            // Others were faster: what it still owes is theirs, too.
-            return true;
+        let patience = match self.stalled {
+            true => MIN_STALL,
+            false => (self.expected_delay() * 4).clamp(MIN_STALL, MAX_STALL),
+        };
+        let over = !self.outstanding.is_empty() && now.since(self.last_progress) > patience;
+        if over {
+            self.last_progress = now;
         }
-        let patience = (self.expected_delay() * 4).clamp(MIN_STALL, MAX_STALL);
-        if !self.outstanding.is_empty() && now.since(self.last_progress) > patience {
+        if over && !self.stalled {
             self.stalled = true;
             self.rate /= 2.0;
             if self.rate > 0.0 {
                 self.target = self.aim();
             }
-            self.last_progress = now;
-            return true;
         }
-        false
+        over
     }
 
     /// Takes back what has been outstanding for so long that the peer must have forgotten it, or

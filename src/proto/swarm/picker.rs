@@ -25,9 +25,6 @@ use crate::proto::geometry::{Block, Geometry, PieceIndex};
 /// Pieces picked at random before rarest first begins (BEP 3's "random first piece").
 const RANDOM_FIRST_PIECES: u32 = 4;
 
-/// Peers that may be asked for one block at the same time.
-const MAX_REQUESTERS: usize = 3;
-
 /// How much a piece is wanted when nobody waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
@@ -394,7 +391,6 @@ impl Picker {
             if slot.is_here()
                 || !blocks.contains(&(at as u32))
                 || asked.is_empty()
-                || asked.len() >= MAX_REQUESTERS
                 || asked.contains(&peer)
             {
                 return None;

@@ -13,7 +13,7 @@ use super::hashes::FEW_BLOCKS;
 use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
 use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
-use crate::proto::peer::PeerSession;
+use crate::proto::peer::{PeerSession, RequestWindow};
 use crate::proto::swarm::{PeerKey, Priority};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::{Message, RawBlock};
@@ -21,14 +21,13 @@ use crate::proto::wire::{Message, RawBlock};
 /// A block that a reader waits for is asked of a second peer after this long at least.
 const HEDGE_AFTER: Duration = Duration::from_millis(200);
 
-/// Who has sent nothing for so long is taken to send nothing: what readers wait for is asked of others, however
-/// much was already asked for twice.
-const SILENT: Duration = Duration::from_millis(500);
+/// After this long it is asked of another in any case, however much was already asked for twice.
+const OVERLONG: Duration = Duration::from_secs(2);
 
-/// One byte in this many may be asked for twice for the sake of waiting readers.
+/// One byte in this many may be asked for twice for the sake of waiting readers, ...
 const HEDGE_SHARE: u64 = 25;
 
-/// Bytes that may be hedged before the share counts, so that the first piece can be.
+/// ... beyond this many, so that the first piece can be. What nobody else would send does not count.
 const HEDGE_ALLOWANCE: u64 = 1 << 20;
 
 /// When there is no memory to begin another piece, a block is asked of a second peer after this
@@ -66,12 +65,15 @@ const FAR: Duration = Duration::from_millis(10);
 /// Blocks that may be asked for before anything is known of our downlink, and on a slow one.
 const MIN_QUEUE: usize = 64;
 
+/// A block is asked of so many peers at once at most, those that do not answer aside.
+const MAX_COPIES: usize = 3;
+
 /// When a block is late enough to be asked of a second peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Late {
-    /// After so long.
+    /// After so long, and after the pauses of whoever was asked.
     After(Duration),
-    /// When whoever was asked sends nothing at all.
+    /// When whoever was asked sends nothing at all, or after far too long.
     Silent,
     /// In endgame: after twice what whoever was asked should need. When it is our downlink that is slow, a
     /// second copy makes everything slower.
@@ -93,9 +95,11 @@ impl Torrent {
         let askable = self.askable();
         let alone = self.peers.values().filter(|p| !p.window.is_empty()).count() <= 1;
         self.peers.values_mut().for_each(|p| p.window.set_alone(alone));
+        let somebody_answers = self.somebody_answers(now);
         let mut keys: Vec<_> = askable
             .iter()
             .filter_map(|key| Some((*key, self.peers.get(key)?)))
+            .filter(|(_, p)| !p.window.is_silent(now) || !somebody_answers)
             .filter(|(_, p)| p.nothing_at != Some(epoch) || !order.is_empty())
             .filter(|(_, p)| p.window.room(now) > 0)
             .map(|(key, p)| (Reverse(p.window.rate() as u64), key))
@@ -231,10 +235,9 @@ impl Torrent {
         if !active.picker.is_wanting(piece) {
             return None;
         }
-        let stalled = |p: &PeerSession| p.window.is_stalled();
-        let only_stalled = !self.peers.values().any(|p| p.serves(piece) && !stalled(p));
+        let somebody_answers = self.peers.values().any(|p| p.serves(piece) && answers(p, now));
         let fits = |k: &PeerKey, p: &PeerSession| {
-            stalled(p) == only_stalled
+            answers(p, now) == somebody_answers
                 && if streamed {
                     p.window.room(now) > 0
                 } else {
@@ -248,21 +251,33 @@ impl Torrent {
         let (key, peer) = able.min_by_key(|(k, p)| {
             (if suspicious { p.suspected } else { 0 }, p.window.expected_delay(), **k)
         })?;
-        let in_time = suspicious || self.is_in_time(peer, piece, Duration::ZERO);
+        let in_time = suspicious || self.is_in_time(peer, piece, Duration::ZERO, now);
         in_time.then_some(*key)
     }
 
     /// Whether `piece` is no worse off with this peer than with the others: either none of them
     /// would send it in half the time, or they are busy for long enough before they come to it.
-    fn is_in_time(&self, peer: &PeerSession, piece: PieceIndex, busy: Duration) -> bool {
+    fn is_in_time(
+        &self,
+        peer: &PeerSession,
+        piece: PieceIndex,
+        busy: Duration,
+        now: Timestamp,
+    ) -> bool {
         let delay = peer.window.expected_delay();
-        let faster = |p: &PeerSession| p.window.expected_delay() + busy < delay / 2;
+        let faster =
+            |p: &PeerSession| answers(p, now) && p.window.expected_delay() + busy < delay / 2;
         !self.peers.values().any(|p| faster(p) && p.serves(piece))
+    }
+
+    fn somebody_answers(&self, now: Timestamp) -> bool {
+        self.peers.values().any(|p| !p.peer_choking && answers(p, now))
     }
 
     /// Fills one peer's window: with the first of the wanted pieces that are not worse off with it
     /// than with others, or else the last that is read ahead. So a slow peer is asked for what lies
-    /// far ahead. At most `spare` blocks beyond its first.
+    /// far ahead, and whoever has not answered for what lies farthest: nobody waits for it, and one block shows
+    /// whether it answers again. At most `spare` blocks beyond its first.
     fn fill(&mut self, key: PeerKey, order: &[Wanted], spare: &mut usize, now: Timestamp) {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
@@ -274,15 +289,14 @@ impl Torrent {
         };
         let may_ask =
             |p: &&PeerSession, spare| p.window.room(now) > 0 && (spare > 0 || p.window.is_empty());
+        let somebody_answers = self.somebody_answers(now);
         while let Some(peer) = self.peers.get(&key).filter(|p| may_ask(p, *spare)) {
+            let answers = answers(peer, now) || !somebody_answers;
             *spare = spare.saturating_sub(1);
             let Some(active) = &self.active else { return };
             let (picker, geometry) = (&active.picker, &active.geometry);
-            // Readers are not made to wait for those who do not answer.
-            let answers = !peer.window.is_stalled();
-            let open = |w: &Wanted| {
-                answers && picker.is_open_to(w.piece, &w.blocks, key) && peer.serves(w.piece)
-            };
+            let open =
+                |w: &Wanted| picker.is_open_to(w.piece, &w.blocks, key) && peer.serves(w.piece);
             // In a crowd a seed is not asked for what others are given and will pass on.
             let theirs = crowd && peer.is_suggesting(now);
             let ours = |w: &Wanted| !theirs || w.waiting_since.is_some() || peer.suggests(w.piece);
@@ -292,19 +306,19 @@ impl Torrent {
                 let busy = Duration::from_secs_f64(before as f64 / rate);
                 before += u64::from(geometry.piece_len(w.piece))
                     .min(w.blocks.len() as u64 * u64::from(BLOCK_LEN));
-                open(w) && ours(w) && self.is_in_time(peer, w.piece, busy)
+                answers && open(w) && ours(w) && self.is_in_time(peer, w.piece, busy, now)
             });
             let last = || {
                 let mut back = wanting.rev();
                 back.find(|w| w.waiting_since.is_none() && open(w) && ours(w))
             };
             let demanded = in_time.or_else(last).cloned();
-            if let Some(Wanted { piece, blocks, .. }) = demanded
-                && self.ask(key, piece, &blocks, true, now)
+            if let Some(Wanted { piece, blocks, waiting_since, .. }) = demanded
+                && self.ask(key, piece, &blocks, waiting_since.is_some(), now)
             {
                 continue;
             }
-            if background && self.ask_background(key, now) {
+            if background && (answers || order.is_empty()) && self.ask_background(key, now) {
                 continue;
             }
             if let (Some(peer), Some(active)) = (self.peers.get_mut(&key), &self.active) {
@@ -325,11 +339,23 @@ impl Torrent {
             return false;
         }
         let (careful, may_begin) = (peer.suspected, active.fits(self.room));
-        let allowed = |p: PieceIndex| {
-            (!peer.peer_choking || peer.allowed_to_us.contains(&p))
-                && (careful == 0 || !active.picker.is_suspicious(p))
-        };
+        let allowed = |p: PieceIndex| careful == 0 || !active.picker.is_suspicious(p);
         let picker = &active.picker;
+        if peer.peer_choking {
+            // Few pieces, while all that are missing may be many.
+            let wanted = |p: &PieceIndex| {
+                picker.priority(*p) > Priority::None
+                    && peer.serves(*p)
+                    && allowed(*p)
+                    && (may_begin || picker.is_partial(*p))
+                    && picker.is_open_to(*p, &(0..active.geometry.block_count(*p)), key)
+            };
+            let piece = peer.allowed_to_us.iter().copied().find(wanted);
+            return match piece {
+                Some(piece) => self.ask_any(key, piece, now),
+                None => self.endgame(key, now),
+            };
+        }
         if peer.is_suggesting(now) && !picker.wants_something_first() {
             let all = |p| 0..active.geometry.block_count(p);
             let open = |p| picker.is_open_to(p, &all(p), key);
@@ -354,14 +380,14 @@ impl Torrent {
             })
         };
         let new = new.filter(rarer);
+        // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
         let careless = |p: PieceIndex| peer.serves(p);
-        let piece = new
-            .or(begun)
-            // Whoever is suspected is asked for suspicious pieces only when nothing else is left.
-            .or_else(|| picker.pick_partial(key, holds, careless))
-            .or_else(|| {
-                may_begin.then(|| picker.pick_new(holds, &mut self.rng, careless)).flatten()
-            });
+        let mut suspicious = || {
+            let begun = picker.pick_partial(key, holds, careless);
+            let mut begin = || picker.pick_new(holds, &mut self.rng, careless);
+            begun.or_else(|| may_begin.then(&mut begin).flatten())
+        };
+        let piece = new.or(begun).or_else(|| (careful > 0).then(&mut suspicious).flatten());
         match piece {
             Some(piece) => {
                 self.ask_any(key, piece, now)
@@ -377,9 +403,13 @@ impl Torrent {
         active.picker.is_endgame() && self.duplicate_any(key, Late::Endgame, now)
     }
 
+    /// Asks for a block of any begun piece a second time; in endgame only of what is wanted in the background: it
+    /// is [`Self::hedge`] that looks after readers, and there is an end to what it asks for twice.
     fn duplicate_any(&mut self, key: PeerKey, late: Late, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
-        let pieces: Vec<_> = active.picker.partial_pieces().collect();
+        let picker = &active.picker;
+        let wanted = |p: &PieceIndex| late != Late::Endgame || picker.priority(*p) > Priority::None;
+        let pieces: Vec<_> = picker.partial_pieces().filter(wanted).collect();
         pieces.into_iter().any(|piece| self.duplicate(key, piece, &(0..u32::MAX), late, now))
     }
 
@@ -396,7 +426,7 @@ impl Torrent {
                 };
                 let (piece, blocks) = (wanted.piece, &wanted.blocks);
                 let able = self.peers.iter().filter(|(_, p)| {
-                    p.window.has_room_for_readers(now) && !p.window.is_stalled() && p.serves(piece)
+                    p.window.has_room_for_readers(now) && answers(p, now) && p.serves(piece)
                 });
                 let mut keys: Vec<_> = able.map(|(k, p)| (p.window.expected_delay(), *k)).collect();
                 keys.sort_unstable();
@@ -404,17 +434,15 @@ impl Torrent {
                 if !keys.any(|(_, key)| self.duplicate(key, piece, blocks, late, now)) {
                     break;
                 }
-                if late != Late::Silent
-                    && let Some(active) = &mut self.active
-                {
+                if let Some(active) = &mut self.active {
                     active.hedged_bytes += u64::from(BLOCK_LEN);
                 }
             }
         }
     }
 
-    /// Asks for one of some blocks of `piece` a second time, if whoever was asked first is stalled or `late`, and
-    /// has had it for longer than twice what this peer would need.
+    /// Asks for one of some blocks of `piece` a second time, if whoever was asked first does not answer or is `late`,
+    /// and has had it for longer than twice what this peer would need.
     fn duplicate(
         &mut self,
         key: PeerKey,
@@ -432,15 +460,18 @@ impl Torrent {
         let ours = peer.window.expected_delay() * 2;
         let peers = &self.peers;
         let block = active.picker.take_duplicate(piece, blocks, key, |block, asked| {
-            asked.iter().all(|k| {
-                let Some(window) = peers.get(k).map(|p| &p.window) else { return true };
-                let is_late = |age| match late {
-                    Late::After(patience) => age > patience.max(ours),
-                    Late::Silent => age > SILENT.max(ours) && window.silence(now) > SILENT,
+            let answering = asked.iter().filter_map(|k| peers.get(k)).filter(|p| answers(p, now));
+            let mut windows = answering.map(|p| &p.window);
+            let is_late = |window: &RequestWindow| {
+                window.age_of(block, now).is_none_or(|age| match late {
+                    Late::After(patience) => {
+                        age > patience.max(ours).max(window.usual_pause() + patience)
+                    }
+                    Late::Silent => age > OVERLONG.max(ours),
                     Late::Endgame => age > ours.max(window.expected_delay() * 2),
-                };
-                window.is_stalled() || window.age_of(block, now).is_none_or(is_late)
-            })
+                })
+            };
+            windows.clone().count() < MAX_COPIES && windows.all(is_late)
         });
         let Some(block) = block else { return false };
         self.request(key, block, now);
@@ -524,12 +555,19 @@ impl Torrent {
         }
     }
 
-    /// A peer that has been silent for too long loses its requests to others, and one that is busy
-    /// loses those that it must have forgotten.
+    /// A peer that has been silent for too long loses its requests to others; when it is found so again, also those
+    /// that nobody else would answer. And one that is busy loses those that it must have forgotten.
     pub(super) fn check_stall(&mut self, key: PeerKey, now: Timestamp) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let stalled = peer.window.check_stall(now);
-        let blocks = if stalled { peer.window.clear() } else { peer.window.take_overdue(now) };
+        let again = peer.window.is_stalled();
+        let over = peer.window.check_stall(now);
+        let blocks = match peer.window.is_stalled() {
+            true if over && again => peer.window.clear(),
+            // The last is the one by which it is tried.
+            true if peer.window.len() > 1 => self.take_for_others(key, now),
+            true => return,
+            false => peer.window.take_overdue(now),
+        };
         for block in blocks {
             self.outputs.push_back(Output::Cancel(key, block));
             if let Some(peer) = self.peers.get_mut(&key) {
@@ -540,4 +578,20 @@ impl Torrent {
             }
         }
     }
+
+    /// Takes from a peer what others would send.
+    fn take_for_others(&mut self, key: PeerKey, now: Timestamp) -> Vec<Block> {
+        let Some(peer) = self.peers.get(&key) else { return Vec::new() };
+        let others = self.peers.iter().filter(|(k, p)| **k != key && answers(p, now));
+        let would_send = |piece| others.clone().any(|(_, p)| p.serves(piece));
+        let pieces: BTreeSet<_> = peer.window.outstanding().map(|block| block.piece).collect();
+        let pieces: BTreeSet<_> = pieces.into_iter().filter(|p| would_send(*p)).collect();
+        let Some(peer) = self.peers.get_mut(&key) else { return Vec::new() };
+        peer.window.clear_if(|block| pieces.contains(&block.piece))
+    }
+}
+
+/// Whether a peer sends what it is asked for, as far as that can be seen.
+fn answers(peer: &PeerSession, now: Timestamp) -> bool {
+    !peer.window.is_stalled() && !peer.window.is_silent(now)
 }

@@ -2,6 +2,7 @@
 //! delay, blocks are good or bad by who sent them, and the gate tells.
 
 mod readers;
+mod ticks;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ enum Happens {
     Block { raw: RawBlock, good: bool },
     Connect(SocketAddr),
     Disconnect,
+    Tick,
 }
 
 struct Node {
@@ -32,6 +34,8 @@ struct Node {
     /// Sends a block in this time, one after the other.
     pace: Duration,
     busy_until: Timestamp,
+    /// Limits what it sends as libtorrent does.
+    ticks: Option<ticks::Ticks>,
     links: BTreeMap<PeerKey, (usize, PeerKey)>,
     requested: BTreeSet<(PeerKey, Block)>,
     blocks: BTreeMap<PieceIndex, BTreeMap<u32, bool>>,
@@ -52,6 +56,8 @@ struct World {
     events: BTreeMap<u64, (usize, PeerKey, Happens)>,
     sequence: u64,
     latency: Duration,
+    /// What a block takes on the line of a node with ticks.
+    wire: Duration,
 }
 
 pub(super) fn info(pieces: u32, piece_length: u32) -> Arc<Info> {
@@ -93,6 +99,7 @@ impl World {
             events: BTreeMap::new(),
             sequence: 0,
             latency: 10 * MS,
+            wire: Duration::ZERO,
         }
     }
 
@@ -128,6 +135,7 @@ impl World {
             silent: false,
             pace: Duration::ZERO,
             busy_until: Timestamp::ZERO,
+            ticks: None,
             links: BTreeMap::new(),
             requested: BTreeSet::new(),
             blocks: BTreeMap::new(),
@@ -217,6 +225,11 @@ impl World {
                     return;
                 }
                 me.sent_blocks += 1;
+                if let Some(ticks) = &mut me.ticks {
+                    ticks.queue.push_back((key, raw));
+                    self.pump(node);
+                    return;
+                }
                 me.busy_until = me.busy_until.max(now) + me.pace;
                 let takes = me.busy_until.since(now) + latency + MS;
                 if let Some((to, at)) = there(me, key) {
@@ -282,6 +295,7 @@ impl World {
                     self.nodes[node].machine.connect_failed(to, false, now);
                 }
             }
+            Happens::Tick => self.tick(node),
             Happens::Disconnect => {
                 self.nodes[node].links.remove(&key);
                 self.nodes[node].machine.peer_disconnected(key, now);
@@ -290,6 +304,12 @@ impl World {
                 if let Message::Reject(raw) = &message {
                     let block = self.info.geometry.block_at(raw.piece, raw.begin, raw.length);
                     self.nodes[node].requested.remove(&(key, block.unwrap()));
+                }
+                if let (Message::Cancel(raw), Some(ticks)) = (&message, &mut self.nodes[node].ticks)
+                    && let Some(at) = ticks.queue.iter().position(|q| *q == (key, *raw))
+                {
+                    ticks.queue.remove(at);
+                    self.nodes[node].machine.uploaded(key, *raw, false, now);
                 }
                 self.nodes[node].machine.message(key, message, now);
             }

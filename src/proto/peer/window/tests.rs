@@ -23,13 +23,15 @@ struct Link {
 
 impl Link {
     fn new(peers: usize, mbit: f64, rtt: Duration) -> Self {
+        let mut window = RequestWindow::default();
+        window.set_limit(MAX as u32);
         Self {
             rate: mbit * 125_000.0,
             rtt,
             bunch: Duration::from_nanos(1),
             loss: None,
             held_until: Timestamp::ZERO,
-            windows: vec![RequestWindow::default(); peers],
+            windows: vec![window; peers],
             wire: VecDeque::new(),
             blocks: 0,
             free_at: Timestamp::ZERO,

@@ -145,12 +145,65 @@ fn whoever_is_silent_is_replaced_however_much_was_asked_for_twice() {
         assert_eq!(owed.len(), 4);
         lone.machine.active.as_mut().unwrap().hedged_bytes = u64::MAX / 2;
         let other = lone.seed();
-        let replaced = lone.within(Duration::from_secs(3), |l| {
+        let replaced = lone.within(OVERLONG, |l| {
             if !silent && let Some(peer) = l.machine.peers.get_mut(&seed) {
                 peer.window.heard(l.now);
             }
-            l.asked_of(other).iter().any(|block| owed.contains(block))
+            let replaced = l.asked_of(other).iter().any(|block| owed.contains(block));
+            l.give_all(other);
+            replaced
         });
         assert_eq!(replaced, silent);
+    }
+}
+
+#[test]
+fn what_is_read_ahead_leaves_memory_for_a_read() {
+    let mut lone = Lone::on_demand(20, 1_024);
+    for piece in 0..3 {
+        lone.holder(true, |p| p == piece);
+    }
+    let seed = lone.seed();
+    let ahead = lone.info.geometry.piece_range(lone.piece(0)).start
+        ..lone.info.geometry.piece_range(lone.piece(2)).end;
+    lone.machine.read_ahead(HandleId(2), ahead);
+    lone.step();
+    lone.read(10);
+    lone.step();
+    assert!(lone.asked_of(seed).iter().any(|block| block.piece.get() == 10));
+}
+
+#[test]
+fn who_chokes_us_is_asked_for_what_it_allows_all_the_same() {
+    let mut lone = Lone::new(20, 4, |_| true);
+    let seed = lone.seed();
+    lone.say(seed, Message::Choke);
+    lone.say(seed, Message::AllowedFast(7));
+    lone.now = lone.now + Duration::from_secs(1);
+    lone.step();
+    let asked: BTreeSet<_> = lone.asked_of(seed).iter().map(|b| b.piece.get()).collect();
+    assert_eq!((asked, lone.asked.len()), (BTreeSet::from([7]), 4));
+}
+
+#[test]
+fn a_lone_peer_that_falls_silent_keeps_its_requests_for_a_while() {
+    for others in [false, true] {
+        let mut lone = Lone::new(20, 16, |_| true);
+        let seed = lone.seed();
+        lone.step();
+        let asked = lone.asked_of(seed);
+        assert!(asked.len() > 1);
+        let cancelled = |lone: &Lone| lone.asked_of(seed).len() < asked.len();
+        if others {
+            let other = lone.seed();
+            assert!(lone.within(Duration::from_secs(5), |l| {
+                l.give_all(other);
+                cancelled(l)
+            }));
+            continue;
+        }
+        // What comes late after all is of use.
+        assert!(!lone.within(Duration::from_secs(7), |l| cancelled(l)));
+        assert!(lone.within(Duration::from_secs(4), |l| cancelled(l)));
     }
 }

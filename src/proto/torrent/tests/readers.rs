@@ -121,3 +121,24 @@ fn silent_peers_do_not_slow_a_reader_down_for_long() {
     }
     assert!(world.now.since(began) < Duration::from_secs(8), "{:?}", world.now.since(began));
 }
+
+#[test]
+fn however_many_answer_nothing_at_all_whoever_answers_is_asked() {
+    for (silent, piece) in [(11, 16), (16, 16), (20, 4)] {
+        let mut world = World::new(768 / piece, piece * BLOCK_LEN);
+        let good = world.seed();
+        world.nodes[good].pace = 3 * MS;
+        let reader = world.leech();
+        for _ in 0..silent {
+            let seed = world.seed();
+            world.nodes[seed].silent = true;
+            world.know(reader, seed);
+        }
+        world.know(reader, good);
+        world.run(LONG, |w| w.nodes[reader].links.len() > silent as usize);
+        let began = world.now;
+        world.read_all(reader, |_, _| {});
+        let (took, alone) = (world.now.since(began), 768 * 3 * MS);
+        assert!(took < alone * 3, "{silent} silent peers: {took:?}, without them {alone:?}");
+    }
+}
