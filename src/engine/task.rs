@@ -100,7 +100,7 @@ impl Progress {
 
 /// What happened outside the task's own connections.
 enum Internal {
-    Connected(SocketAddr, Result<(TcpStream, Handshake), ConnectError>),
+    Connected(SocketAddr, Result<Arrival, ConnectError>),
     Verdict(PieceIndex, Verdict),
     Written(PieceIndex, std::io::Result<()>),
     Checked(PieceIndex, bool),
@@ -266,7 +266,7 @@ impl Task {
             Command::Want(pieces) => self.want(pieces, Priority::Normal),
             Command::Peers(addrs, source) => self.machine.peers_found(&addrs, source),
             Command::Incoming(stream, addr, handshake) => {
-                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: false });
+                self.arrived(Arrival { stream, addr, theirs: handshake, said: None });
             }
             Command::Activate { info, store, layers, wanted } => {
                 self.activate(info, store, &layers, wanted);
@@ -345,9 +345,7 @@ impl Task {
     fn internal(&mut self, message: Internal) {
         let now = self.shared.clock.now();
         match message {
-            Internal::Connected(addr, Ok((stream, handshake))) => {
-                self.arrived(Arrival { stream, addr, theirs: handshake, outgoing: true });
-            }
+            Internal::Connected(_, Ok(arrival)) => self.arrived(arrival),
             Internal::Connected(addr, Err(error)) => {
                 tracing::debug!(peer = %addr, %error, "cannot connect");
                 match error {

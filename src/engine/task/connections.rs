@@ -24,8 +24,14 @@ pub(super) struct Arrival {
     pub stream: TcpStream,
     pub addr: SocketAddr,
     pub theirs: Handshake,
-    /// We opened it.
-    pub outgoing: bool,
+    /// What we said that we speak, on a connection that we opened; others are answered later.
+    pub said: Option<Reserved>,
+}
+
+impl Arrival {
+    fn outgoing(&self) -> bool {
+        self.said.is_some()
+    }
 }
 
 /// A second connection to a peer, while the first is probed.
@@ -47,6 +53,8 @@ impl Task {
             tokio::select! {
                 () = cancel.cancelled() => {}
                 made = peer::connect(addr, greeting, also) => {
+                    let said = Some(greeting.reserved);
+                    let made = made.map(|(stream, theirs)| Arrival { stream, addr, theirs, said });
                     let _ = answer.send(Internal::Connected(addr, made));
                 }
             }
@@ -83,7 +91,7 @@ impl Task {
         if let Some(first) = first {
             let ours_is_greater = self.shared.peer_id > arrival.theirs.peer_id;
             let second =
-                self.machine.second_connection(first, arrival.outgoing, ours_is_greater, now);
+                self.machine.second_connection(first, arrival.outgoing(), ours_is_greater, now);
             match second {
                 Second::Refused => return self.turn_away(&arrival, Some(first)),
                 Second::Waits => return self.wait_for_proof(first, arrival),
@@ -96,7 +104,7 @@ impl Task {
                 }
             }
         }
-        let welcome = match arrival.outgoing {
+        let welcome = match arrival.outgoing() {
             true => self.machine.has_room(),
             false => self.machine.accepts(arrival.addr, now),
         };
@@ -159,19 +167,21 @@ impl Task {
         let now = self.shared.clock.now();
         tracing::debug!(peer = %arrival.addr, ?first, "a connection is not kept");
         match first {
-            _ if !arrival.outgoing => {}
+            _ if !arrival.outgoing() => {}
             Some(first) => self.machine.connected_already(arrival.addr, first, now),
             None => self.machine.found_no_room(arrival.addr, now),
         }
     }
 
     fn take_in(&mut self, arrival: Arrival) {
-        let Arrival { stream, addr, theirs, outgoing } = arrival;
+        let outgoing = arrival.outgoing();
+        let Arrival { stream, addr, theirs, said } = arrival;
+        let said = said.unwrap_or_else(|| self.reserved());
         let now = self.shared.clock.now();
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         let greeting = (!outgoing).then(|| Handshake {
-            reserved: self.reserved(),
+            reserved: said,
             info_hash: self.answering_hash(&theirs),
             peer_id: self.shared.peer_id,
         });
@@ -188,11 +198,7 @@ impl Task {
         );
         tracing::debug!(peer = %addr, outgoing, "connected");
         self.links.insert(key, link);
-        let (fast, extended) = (theirs.reserved.fast(), theirs.reserved.extended());
-        let mut session = PeerSession::new(addr, outgoing, fast, extended, now);
-        session.dht = theirs.reserved.dht();
-        session.v2 = theirs.reserved.v2();
-        session.info_hash = Some(theirs.info_hash);
+        let session = PeerSession::greeted(addr, outgoing, said, &theirs, now);
         self.machine.peer_connected(key, session, now);
     }
 }

@@ -1,5 +1,8 @@
 //! What the torrent knows of one connected peer.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +17,7 @@ use crate::proto::metainfo::Info;
 use crate::proto::rate::Rate;
 use crate::proto::swarm::{Holds, MAX_SUGGESTED};
 use crate::proto::time::Timestamp;
+use crate::proto::wire::handshake::{Handshake, Reserved};
 use crate::proto::wire::{RawBlock, RawHashes};
 
 /// Requests of one peer that wait for us; more are rejected.
@@ -128,7 +132,7 @@ pub struct PeerSession {
     pub outgoing: bool,
     /// Where the peer listens: `addr` when we connected, else what it says (BEP 10 `p`).
     pub listen_addr: Option<SocketAddr>,
-    /// It says that it speaks BitTorrent v2 (BEP 52), ...
+    /// Both sides said in their handshakes that they speak BitTorrent v2 (BEP 52), ...
     pub v2: bool,
     /// ... which whoever calls the torrent by its v2 hash does anyway: the hash of its handshake.
     pub info_hash: Option<InfoHash>,
@@ -226,7 +230,28 @@ pub struct PeerSession {
 }
 
 impl PeerSession {
-    /// Whether it can be asked for hashes of a torrent's trees (BEP 52).
+    /// A connection on which `ours` and `theirs` were said, or `ours` is about to be.
+    pub fn greeted(
+        addr: SocketAddr,
+        outgoing: bool,
+        ours: Reserved,
+        theirs: &Handshake,
+        now: Timestamp,
+    ) -> Self {
+        let Handshake { reserved, info_hash, .. } = *theirs;
+        let fast = ours.fast() && reserved.fast();
+        let extended = ours.extended() && reserved.extended();
+        Self {
+            v2: ours.v2() && reserved.v2(),
+            info_hash: Some(info_hash),
+            dht: reserved.dht(),
+            ..Self::new(addr, outgoing, fast, extended, now)
+        }
+    }
+
+    /// Whether it can be asked for hashes of a torrent's trees (BEP 52). Who was greeted as by a v1
+    /// client, since of a magnet link no more than the v1 hash was known, would take the question for
+    /// a violation of the protocol.
     pub fn gives_hashes(&self, info: &Info) -> bool {
         let v2 = info.info_hash_v2().map(|hash| hash.truncated());
         v2.is_some() && (self.v2 || self.info_hash == v2) && self.hashes_refused.is_none()
@@ -512,89 +537,4 @@ pub enum Early {
     Bitfield(Bytes),
     /// `have`.
     Have(u32),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PIECE: u64 = 256 << 10;
-
-    fn geometry() -> Geometry {
-        Geometry::new(1_000 * PIECE, PIECE).unwrap()
-    }
-
-    /// A peer that has `has` pieces, was sent `got` bytes and sent `gave`.
-    fn peer(has: u32, got: u64, gave: u64) -> PeerSession {
-        let now = Timestamp::ZERO;
-        let addr = SocketAddr::from(([192, 0, 2, 1], 6881));
-        let mut peer = PeerSession::new(addr, true, true, true, now);
-        let mut bits = Bitfield::empty(geometry().piece_count());
-        for piece in geometry().pieces().take(has as usize) {
-            bits.insert(piece);
-        }
-        peer.holds = Some(Holds::Some(bits));
-        peer.am_interested = true;
-        peer.up.add(got, now);
-        peer.down.add(gave, now);
-        peer
-    }
-
-    #[test]
-    fn who_took_a_lot_and_gave_nothing_although_it_could_owes() {
-        assert!(peer(100, CREDIT + 1, 0).owes(PIECE));
-        assert!(!peer(100, CREDIT, 0).owes(PIECE));
-        assert!(!peer(100, CREDIT + 1, 1).owes(PIECE));
-    }
-
-    #[test]
-    fn who_has_nothing_for_us_owes_nothing_unless_it_hides_what_it_was_sent() {
-        let poor = |has| PeerSession { am_interested: false, ..peer(has, 20 << 20, 0) };
-        assert!(!poor(80).owes(PIECE));
-        assert!(poor(10).owes(PIECE));
-    }
-
-    #[test]
-    fn who_is_in_the_middle_of_large_pieces_owes_nothing_yet() {
-        let newcomer = PeerSession { am_interested: false, ..peer(0, 40 << 20, 0) };
-        assert!(newcomer.owes(PIECE));
-        assert!(!newcomer.owes(16 << 20));
-    }
-
-    #[test]
-    fn a_kept_first_copy_is_forgotten_in_time() {
-        let at = |secs| Timestamp::ZERO + Duration::from_secs(secs);
-        let mut copies = FirstCopies { lent: 9, kept: 9, ..FirstCopies::default() };
-        assert!(!copies.are_kept() && copies.are_passed_on());
-        assert!(!FirstCopies::default().are_passed_on(), "there is nothing to tell from");
-        copies = FirstCopies { lent: 12, kept: 12, ..copies };
-        assert!(copies.are_kept());
-        for second in 1..=60 {
-            copies.forgive(at(second));
-        }
-        assert!(!copies.are_kept());
-        assert_eq!(copies.kept, 11);
-    }
-
-    #[test]
-    fn a_seed_that_suggests_is_asked_for_that_until_it_has_been_silent_for_a_while() {
-        let at = |ms| Timestamp::ZERO + Duration::from_millis(ms);
-        let pieces: Vec<_> = geometry().pieces().take(3).collect();
-        let mut seed = PeerSession { holds: Some(Holds::All), ..peer(0, 0, 0) };
-        assert!(!seed.is_suggesting(at(0)));
-        seed.note_suggestion(pieces[0], at(0));
-        seed.note_suggestion(pieces[1], at(100));
-        assert_eq!(seed.suggestion(|_| true), Some(pieces[0]));
-        assert_eq!(seed.suggestion(|p| p != pieces[0]), Some(pieces[1]));
-        assert!(seed.is_suggesting(at(1_000)) && !seed.is_suggesting(at(1_100)));
-        seed.note_block(pieces[2], at(1_050));
-        assert!(!seed.is_suggesting(at(1_100)), "that was no suggestion");
-        seed.note_block(pieces[1], at(1_050));
-        assert!(seed.is_suggesting(at(2_000)));
-        seed.forget_suggestions();
-        assert!(!seed.is_suggesting(at(2_000)));
-        let mut leecher = peer(5, 0, 0);
-        leecher.note_suggestion(pieces[0], at(0));
-        assert!(!leecher.is_suggesting(at(0)), "only seeds hand out");
-    }
 }
