@@ -51,9 +51,10 @@ pub enum MetainfoError {
 
 impl Metainfo {
     /// Reads a .torrent file. Only what has to be right is: an optional value that makes no sense
-    /// is taken as absent.
+    /// is taken as absent, and what comes after the end is not looked at: people's tools leave
+    /// newlines and worse there.
     pub fn parse(bytes: &[u8]) -> Result<Self, MetainfoError> {
-        let dict = Dict::parse(bytes, Limits::TORRENT)?;
+        let (dict, _) = Dict::parse_prefix(bytes, Limits::TORRENT)?;
         let info = dict.dict(b"info").ok_or(MetainfoError::NoInfo)?;
         let text = |utf8: &[u8], plain: &[u8]| {
             let bytes = dict.bytes(utf8).or_else(|| dict.bytes(plain))?;
