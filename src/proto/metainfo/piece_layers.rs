@@ -26,8 +26,19 @@ impl PieceLayers {
     }
 
     /// Layers from anywhere, by the roots of their files; `None` if one is not what its root says, or
-    /// that of no file.
-    pub fn checked(layers: BTreeMap<Hash, Vec<Hash>>, info: &Info) -> Option<Self> {
+    /// that of no file. Those of files of one piece are left out: some programs write them, and nobody
+    /// needs them.
+    pub fn checked(mut layers: BTreeMap<Hash, Vec<Hash>>, info: &Info) -> Option<Self> {
+        let mut strange: BTreeSet<&Hash> = layers.keys().collect();
+        for root in info.v2.iter().flat_map(|v2| &v2.roots).flatten() {
+            strange.remove(root);
+        }
+        if !strange.is_empty() {
+            return None;
+        }
+        let needed = info.files_with_layers().map(|(root, _)| root);
+        let needed: BTreeSet<Hash> = needed.filter(|r| layers.contains_key(*r)).copied().collect();
+        layers.retain(|root, _| needed.contains(root));
         let piece_length = info.geometry.piece_length();
         let base = Shape::piece_layer(piece_length);
         // The height follows from the number of hashes, because there are more than one.
@@ -38,17 +49,11 @@ impl PieceLayers {
         if !layers.iter().all(right) {
             return None;
         }
-        let mut unused: BTreeSet<&Hash> = layers.keys().collect();
-        for (root, length) in info.files_with_layers() {
+        let whole = |(root, length): (&Hash, u64)| {
             let pieces = length.div_ceil(piece_length.into());
-            match layers.get(root) {
-                Some(hashes) if hashes.len() as u64 != pieces => return None,
-                Some(_) => drop(unused.remove(root)),
-                None => {}
-            }
-        }
-        let all_used = unused.is_empty();
-        all_used.then_some(Self(layers))
+            layers.get(root).is_none_or(|hashes| hashes.len() as u64 == pieces)
+        };
+        info.files_with_layers().all(whole).then_some(Self(layers))
     }
 
     /// The hashes of all pieces of the file with this root, if they are known.

@@ -267,6 +267,17 @@ fn piece_layers_are_those_of_the_roots_or_missing() {
 }
 
 #[test]
+fn the_piece_layer_of_a_file_of_one_piece_is_left_out() {
+    let small = with_layer(1).0;
+    let read = Metainfo::parse(&small.clone().raw(b"piece layers", &b"de"[..]).finish());
+    let root = read.as_ref().unwrap().info.v2.as_ref().unwrap().roots[0].unwrap();
+    for layer in [&[root][..], &[], &[[5; 32]]] {
+        let file = small.clone().raw(b"piece layers", layers(&[(&root, layer)])).finish();
+        assert_eq!(Metainfo::parse(&file), read);
+    }
+}
+
+#[test]
 fn the_magnet_of_a_hybrid_has_both_hashes() {
     let info = hybrid(&single(5), folder(&[("n", file(&leaf(5)))]));
     let both = Metainfo::parse(&DictWriter::new().raw(b"info", info.clone()).finish()).unwrap();
