@@ -63,7 +63,7 @@ pub struct FileEntry {
     pub length: u64,
     /// Executable (BEP 47 `x`).
     pub executable: bool,
-    /// Padding (BEP 47 `p`): zeros that nobody sees.
+    /// Padding (BEP 47 `p`, or without a v2 half what BitComet calls so): zeros that nobody sees.
     pub pad: bool,
     /// Hidden (BEP 47 `h`); shown all the same, kept for completeness.
     pub hidden: bool,
@@ -122,11 +122,17 @@ impl Info {
         let raw = raw.into();
         let dict = Dict::parse(&raw, Limits::INFO)?;
         let tree = file_tree(dict)?;
-        let name = utf8_or_raw(dict, b"name.utf-8", b"name").ok_or(InfoError::Missing("name"))?;
-        let name = name.as_bytes().ok_or(InfoError::Invalid("name"))?.to_vec();
+        let name = match dict.bytes(b"name.utf-8") {
+            Some(name) => name,
+            None => {
+                let name = dict.get(b"name").ok_or(InfoError::Missing("name"))?;
+                name.as_bytes().ok_or(InfoError::Invalid("name"))?
+            }
+        };
+        let name = name.to_vec();
         let piece_length = unsigned(dict, "piece length")?;
         let part = match tree {
-            None => v1(dict, &name, piece_length)?,
+            None => v1(dict, &name, piece_length)?.with_bitcomet_padding(),
             Some(tree) => {
                 let length = v2_piece_length(piece_length)?;
                 if dict.get(b"pieces").is_none() {
@@ -139,7 +145,8 @@ impl Info {
                 }
             }
         };
-        let private = dict.int(b"private") == Some(1);
+        // BEP 27 knows 1 alone. Whoever wrote another number meant it too, as other clients see it.
+        let private = dict.int(b"private").is_some_and(|private| private != 0);
         let v2 = part.roots.map(|roots| V2 { info_hash: InfoHashV2::of(&raw), roots });
         let info_hash = match &v2 {
             Some(v2) if part.piece_hashes.is_empty() => v2.info_hash.truncated(),
@@ -188,6 +195,21 @@ struct Part {
     roots: Option<Vec<Option<Hash>>>,
 }
 
+impl Part {
+    /// Padding of before BEP 47, which has no attribute but a name: a number follows, and the advice to
+    /// get BitComet.
+    fn with_bitcomet_padding(mut self) -> Self {
+        let is_padding = |name: &Vec<u8>| {
+            let number = name.strip_prefix(b"_____padding_file_").and_then(<[u8]>::first);
+            number.is_some_and(u8::is_ascii_digit)
+        };
+        for file in self.files.iter_mut().filter(|_| !self.single_file) {
+            file.pad |= file.path.last().is_some_and(is_padding);
+        }
+        self
+    }
+}
+
 /// The v1 half.
 fn v1(dict: Dict<'_>, name: &[u8], piece_length: u64) -> Result<Part, InfoError> {
     let single_file = dict.get(b"files").is_none();
@@ -231,9 +253,13 @@ fn v2_piece_length(length: u64) -> Result<u32, InfoError> {
     good.then_some(length).ok_or(InfoError::Invalid("piece length"))
 }
 
-/// The value of the key that is UTF-8 by name, else of the plain key.
-fn utf8_or_raw<'a>(dict: Dict<'a>, utf8: &[u8], plain: &[u8]) -> Option<Value<'a>> {
-    dict.get(utf8).or_else(|| dict.get(plain))
+/// The path of the key that is UTF-8 by name, or where that has none, of the plain key; `None` if what is
+/// there is no path. An empty one where there is nothing and it may be missing.
+fn path_of(dict: Dict<'_>, utf8: &[u8], plain: &[u8], needed: bool) -> Option<Vec<Vec<u8>>> {
+    dict.get(utf8).and_then(path_parts).or_else(|| match dict.get(plain) {
+        Some(value) => path_parts(value),
+        None => (!needed).then(Vec::new),
+    })
 }
 
 /// The value of a key that has to be a number and not negative.
@@ -305,11 +331,7 @@ fn file_list(dict: Dict<'_>) -> Result<Vec<FileEntry>, InfoError> {
 fn listed_file(dict: Dict<'_>) -> Option<FileEntry> {
     let attr = dict.bytes(b"attr").unwrap_or_default();
     let (pad, link) = (attr.contains(&b'p'), attr.contains(&b'l'));
-    let path = match utf8_or_raw(dict, b"path.utf-8", b"path") {
-        Some(value) => path_parts(value)?,
-        None if pad => Vec::new(),
-        None => return None,
-    };
+    let path = path_of(dict, b"path.utf-8", b"path", !pad)?;
     let length = match dict.get(b"length") {
         Some(value) => u64::try_from(value.as_int()?).ok()?,
         None if link => 0,
@@ -321,10 +343,7 @@ fn listed_file(dict: Dict<'_>) -> Option<FileEntry> {
     file.hidden = attr.contains(&b'h');
     file.mtime = dict.int(b"mtime");
     if link {
-        file.symlink = match utf8_or_raw(dict, b"symlink path.utf-8", b"symlink path") {
-            Some(value) => Some(path_parts(value)?),
-            None => Some(Vec::new()),
-        };
+        file.symlink = Some(path_of(dict, b"symlink path.utf-8", b"symlink path", false)?);
     }
     Some(file)
 }

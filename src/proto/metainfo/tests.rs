@@ -54,6 +54,41 @@ fn a_single_file_is_read() {
 }
 
 #[test]
+fn bitcomets_padding_is_part_of_the_pieces_and_not_shown() {
+    let padding = "_____padding_file_0_if you see this file, please update to BitComet 0.85____";
+    let files = [(&["a"][..], 4), (&[padding], 5), (&["d", padding], 6), (&[padding, "b"], 7)]
+        .map(|(path, length)| entry(path, length).finish());
+    let info = Info::parse(listed(22, &files).finish()).unwrap();
+    assert_eq!(info.geometry.total(), 22);
+    let shown = layout::Layout::new(&info).entries.into_iter().map(|entry| entry.path);
+    assert_eq!(shown.collect::<Vec<_>>(), [path(&["a"]), path(&[padding, "b"])]);
+    let alone = single(1).bytes(b"name", padding.as_bytes()).finish();
+    assert_eq!(layout::Layout::new(&Info::parse(alone).unwrap()).entries.len(), 1);
+}
+
+#[test]
+fn any_number_but_0_makes_a_torrent_private() {
+    let private = |dict: &DictWriter| Info::parse(dict.finish()).unwrap().private;
+    for yes in [1, 2, -1] {
+        assert!(private(single(1).int(b"private", yes)), "{yes}");
+    }
+    assert!(!private(single(1).int(b"private", 0)));
+    assert!(!private(single(1).bytes(b"private", b"1")));
+}
+
+#[test]
+fn names_marked_as_utf8_that_are_none_give_way_to_the_others() {
+    let file = |utf8: &[u8]| entry(&["a"], 1).raw(b"path.utf-8", utf8).finish();
+    let target = ListWriter::of_bytes(["a"]).finish();
+    let mut link = entry(&["l"], 0);
+    link.bytes(b"attr", b"l").raw(b"symlink path", target).int(b"symlink path.utf-8", 1);
+    let files = [file(b"1:x"), file(b"li1ee"), link.finish()];
+    let info = Info::parse(listed(2, &files).int(b"name.utf-8", 1).finish()).unwrap();
+    assert_eq!((&info.name[..], &info.files[2].symlink), (&b"n"[..], &Some(path(&["a"]))));
+    assert_eq!([&info.files[0].path, &info.files[1].path], [&path(&["a"]), &path(&["a"])]);
+}
+
+#[test]
 fn files_follow_each_other_with_their_attributes() {
     let target = ListWriter::of_bytes(["d", "b"]).finish();
     let raw = listed(
@@ -174,6 +209,16 @@ fn announce_counts_when_there_is_no_list() {
 }
 
 #[test]
+fn what_comes_after_the_end_of_a_torrent_file_is_not_looked_at() {
+    let whole = torrent(&single(1)).finish();
+    let read = Metainfo::parse(&whole);
+    assert!(read.is_ok());
+    for more in [&b"\n"[..], b"\0\0", b"e", &whole] {
+        assert_eq!(Metainfo::parse(&[&whole[..], more].concat()), read);
+    }
+}
+
+#[test]
 fn what_is_no_torrent_file_is_refused_in_one_line() {
     for (bytes, what) in [
         (&b"<html>"[..], "not a torrent file"),
@@ -206,16 +251,6 @@ fn a_magnet_link_names_the_torrent() {
 
 fn build(name: &str, files: Vec<FileEntry>, options: BuildOptions) -> Result<Metainfo, BuildError> {
     let mut builder = Builder::new(name, files, options)?;
-#[test]
-fn what_comes_after_the_end_of_a_torrent_file_is_not_looked_at() {
-    let whole = torrent(&single(1)).finish();
-    let read = Metainfo::parse(&whole);
-    assert!(read.is_ok());
-    for more in [&b"\n"[..], b"\0\0", b"e", &whole] {
-        assert_eq!(Metainfo::parse(&[&whole[..], more].concat()), read);
-    }
-}
-
     for i in 0..builder.geometry().piece_count() {
         builder.push_piece([i as u8; 20]);
     }
