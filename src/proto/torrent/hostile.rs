@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use super::lone::{BUDGET, Lone, MINUTE};
 use super::tests::info;
 use super::*;
@@ -316,6 +318,20 @@ fn the_metadata_is_sent_a_few_times_and_no_more() {
     let is_long = |(_, m): &&(PeerKey, Message)| matches!(m, Message::Extended(_, payload) if payload.len() > 16_000);
     let answers = lone.sent.iter().filter(is_long).count();
     assert!((3..=20).contains(&answers), "{answers}");
+}
+
+#[test]
+fn a_peer_whose_extended_handshake_is_unreadable_is_kept() {
+    let mut lone = Lone::new(10, 1, |_| true);
+    let seed = lone.seed();
+    let readable = ExtendedHandshake { reqq: Some(3), ..ExtendedHandshake::ours(false) }.encode();
+    let trailing = [&readable[..], b"\n"].concat();
+    for said in [trailing.as_slice(), b"d4:reqqi9e4:reqqi9ee", b"d4:reqqi-0ee", b"le", b""] {
+        lone.say(seed, Message::Extended(extended::HANDSHAKE_ID, Bytes::copy_from_slice(said)));
+    }
+    lone.step();
+    assert_eq!(lone.asked_of(seed).len(), 3, "what could be read counts");
+    assert!(!lone.others.iter().any(|o| matches!(o, Output::Disconnect(..))));
 }
 
 #[test]

@@ -308,8 +308,10 @@ impl Torrent {
         const BAD: Disconnect = Disconnect::Protocol("a malformed extension message");
         match id {
             extended::HANDSHAKE_ID => {
-                let theirs = ExtendedHandshake::parse(&payload).map_err(|_| BAD)?;
-                self.extended_handshake(key, theirs, now);
+                // A client that writes bad bencode there, and some do, sends pieces all the same.
+                if let Ok(theirs) = ExtendedHandshake::parse(&payload) {
+                    self.extended_handshake(key, theirs, now);
+                }
             }
             extended::UT_METADATA_ID => {
                 let message = MetadataMessage::parse(&payload).map_err(|_| BAD)?;

@@ -62,13 +62,14 @@ impl ExtendedHandshake {
         }
     }
 
-    /// Reads the payload of extension message 0.
+    /// Reads the payload of extension message 0. What follows the dictionary is not looked at, since
+    /// some clients leave a newline there.
     ///
     /// # Errors
-    /// [`WireError::BadExtension`] when it is not one bencoded dictionary of at most 64 KiB. Values
-    /// of the wrong kind or out of range are taken as absent.
+    /// [`WireError::BadExtension`] when it does not begin with a bencoded dictionary of at most 64 KiB.
+    /// Values of the wrong kind or out of range are taken as absent.
     pub fn parse(payload: &[u8]) -> Result<Self, WireError> {
-        let dict = Dict::parse(payload, Limits::MESSAGE)
+        let (dict, _) = Dict::parse_prefix(payload, Limits::MESSAGE)
             .map_err(|_| WireError::BadExtension("handshake"))?;
         let m = dict.dict(b"m");
         let extension = |name: &[u8]| m.and_then(|m| positive(m, name));
@@ -341,6 +342,13 @@ mod tests {
         assert_eq!(ExtendedHandshake::parse(dict), Ok(ExtendedHandshake::default()));
         assert_eq!(ExtendedHandshake::parse(b"de"), Ok(ExtendedHandshake::default()));
         assert_eq!(ExtendedHandshake::parse(b"le"), Err(WireError::BadExtension("handshake")));
+    }
+
+    #[test]
+    fn what_follows_a_handshake_is_not_looked_at() {
+        let sent = ExtendedHandshake::ours(true);
+        let bytes = [&sent.encode()[..], b"\n"].concat();
+        assert_eq!(ExtendedHandshake::parse(&bytes), Ok(sent));
     }
 
     #[test]
