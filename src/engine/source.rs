@@ -81,8 +81,12 @@ pub enum SourceError {
     },
 }
 
-/// The path that a `file:` URL names; any other text as it is.
+/// What a person named, without what does not belong to it: a magnet link alone, or the path that a `file:`
+/// URL names; any other text as it is.
 pub fn local(text: &str) -> Result<Cow<'_, str>, SourceError> {
+    if let Some(link) = Magnet::link_in(text) {
+        return Ok(link.into());
+    }
     if !starts_with(text.trim_start(), "file:/") {
         return Ok(text.into());
     }
@@ -171,4 +175,28 @@ fn looks_like_html(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     let starts = |tag: &[u8]| bytes.get(..tag.len()).is_some_and(|b| b.eq_ignore_ascii_case(tag));
     [&b"<!doctype"[..], b"<html", b"<head", b"<body", b"<!--", b"<?xml"].iter().any(|t| starts(t))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_magnet_link_may_have_around_it_what_was_copied_with_it() {
+        let link = format!("magnet:?xt=urn:btih:{}&dn=a", "0123456789".repeat(4));
+        let magnet = Source::Magnet(link.parse().unwrap());
+        for (before, after) in [
+            ("<", ">"),
+            ("\"", "\""),
+            ("'", "'"),
+            ("\u{feff} \u{200b}", "\n"),
+            (" <\"", "\">\u{200b}"),
+        ] {
+            let copied = format!("{before}{link}{after}");
+            assert_eq!(resolve(&copied).await.unwrap(), magnet, "{copied:?}");
+            assert_eq!(local(&copied).unwrap(), link);
+        }
+        // Of a file whose name they are part of, they stay.
+        assert_eq!(local("\"a\".torrent ").unwrap(), "\"a\".torrent ");
+    }
 }

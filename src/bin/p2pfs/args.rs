@@ -8,6 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use p2pfs::proto::ids::{InfoHash, InfoHashV2};
+use p2pfs::proto::metainfo::Magnet;
 
 /// Mount a torrent: its files appear as a directory and are read while they download
 #[derive(Debug, Parser)]
@@ -101,11 +102,8 @@ fn helper(said: &[OsString]) -> Option<Vec<OsString>> {
 
 /// Whether the first argument is a source rather than a verb.
 fn looks_like_a_source(first: &str) -> bool {
-    let begins = |scheme: &str| {
-        first.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
-    };
     !first.starts_with('-')
-        && (begins("magnet:")
+        && (Magnet::link_in(first).is_some()
             || first.contains('/')
             || Path::new(first).extension() == Some(OsStr::new("torrent"))
             || first.parse::<InfoHash>().is_ok()

@@ -91,6 +91,18 @@ impl Magnet {
         (truncated != Some(self.info_hash)).then_some(self.info_hash)
     }
 
+    /// The magnet link in text as people copy it: without the brackets, quotes, blanks and invisible marks
+    /// around it. `None` if what is left is none.
+    pub fn link_in(text: &str) -> Option<&str> {
+        let is_around = |c: char| {
+            c.is_whitespace()
+                || matches!(c, '<' | '>' | '"' | '\'' | '“' | '”' | '\u{feff}' | '\u{200b}')
+        };
+        let link = text.trim_matches(is_around);
+        let scheme = link.get(.."magnet:".len())?;
+        scheme.eq_ignore_ascii_case("magnet:").then_some(link)
+    }
+
     /// Reads a magnet link. What is not understood, or makes no sense besides the info hash, is
     /// ignored.
     pub fn parse(text: &str) -> Result<Self, MagnetError> {
