@@ -13,6 +13,7 @@ use super::size;
 use super::view::TorrentView;
 use crate::engine::{RateLimits, TorrentStatus};
 use crate::proto::seeding::{SeedUntil, ShareRatio};
+use crate::proto::tracker::is_direction_mark;
 
 /// The daemon's greeting, its first message on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -493,11 +494,12 @@ fn without_numbers(message: &str) -> String {
 }
 
 /// `text` with its control characters escaped: in names, and in what a tracker says, a terminal would
-/// obey them, and a line would become two.
+/// obey them, and a line would become two. So are marks of direction, which would have a name read as
+/// another.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if c.is_control() || is_direction_mark(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
@@ -513,6 +515,8 @@ mod tests {
     #[test]
     fn control_characters_are_shown_and_nothing_else_is_changed() {
         assert_eq!(visible("It's \"ä\"\\\n\x1b[31m"), "It's \"ä\"\\\\n\\u{1b}[31m");
+        assert_eq!(visible("a\u{202e}4pm.exe עב"), "a\\u{202e}4pm.exe עב");
+        assert_eq!(visible("\u{61c}\u{2066}\u{200f}"), "\\u{61c}\\u{2066}\\u{200f}");
     }
 
     #[test]

@@ -146,8 +146,8 @@ pub fn clean_text(bytes: &[u8]) -> String {
 }
 
 /// Invisible characters that reorder the text around them on a terminal.
-fn is_direction_mark(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+pub(crate) fn is_direction_mark(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The addresses of a compact list of `6` (BEP 23) or `18` (BEP 7) bytes a peer; a rest that is
