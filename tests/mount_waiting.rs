@@ -12,9 +12,6 @@ use nix::sys::signal::Signal;
 /// A signal has to end a waiting reader at once; this is for the machine, which is shared.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// The daemon answers reads with O_DIRECT at least every two seconds.
-const DIRECT: Duration = Duration::from_secs(4);
-
 /// A torrent of one file that nobody has.
 fn dead(scratch: &Scratch) -> Torrent {
     Torrent::new(scratch, &Content::single("film.bin", 4 * MIB))
@@ -83,7 +80,7 @@ fn a_waiting_direct_read_dies_of_each_signal() {
         command.args([&input, "of=/dev/null", "bs=64K", "iflag=direct"]);
         let mut dd = Process::spawn(&scratch, &mut command);
         dd.wait_until_blocked_in_read();
-        dd.dies_of(signal, DIRECT);
+        dd.dies_of(signal, AT_ONCE);
     }
 }
 

@@ -277,7 +277,8 @@ macro_rules! read_only {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // What an old kernel lacks, it does without.
+        // What an old kernel lacks, it does without. Not FUSE_ASYNC_DIO: each direct read is waited for by
+        // the thread that it names, whose signals can be seen (`signals.rs`).
         for wanted in [
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_DO_READDIRPLUS,

@@ -2,9 +2,8 @@
 //! so. A request that straddles missing data is held until it can be answered whole.
 //!
 //! A waiting read ends in one of these ways: its bytes; `EIO` after the mount's read timeout, an
-//! abort, or when the torrent or its disk is gone; `EINTR` for a direct read after
-//! [`DIRECT_TIMEOUT`], and when its program is to end (`signals.rs`); `EIO` when the mount is
-//! ended by force.
+//! abort, or when the torrent or its disk is gone; `EINTR` when its program is to end
+//! (`signals.rs`); `EIO` when the mount is ended by force.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,16 +18,12 @@ use super::lock;
 use super::ops::Fs;
 use crate::engine::ReadError;
 
-/// How long a read past the page cache waits. Its process cannot be killed meanwhile, so it is
-/// interrupted: programs then try again, unless a signal is waiting for them.
-pub const DIRECT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// How long a failed range stays failed. When a request for readahead has failed, the kernel asks
 /// again, at once, for the page that the program wanted, and that time the program waits unkillably.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Failed ranges remembered at a time; the oldest is forgotten for another.
-const MAX_FAILURES: usize = 256;
+const MAX_FAILURES: usize = 1024;
 
 /// Answers a read; called exactly once.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
@@ -53,8 +48,9 @@ pub(super) struct Ticket {
     fs: Arc<Fs>,
     handle: Arc<Handle>,
     range: Range<u64>,
-    direct: bool,
+    pub(super) direct: bool,
     pub(super) pid: u32,
+    pub(super) since: Instant,
     deadline: Option<Instant>,
     /// The handle's flushes when the engine was last told that this read waits.
     flushes: AtomicU32,
@@ -75,7 +71,7 @@ impl Fs {
             return reply(Ok(&[]));
         }
         self.look_ahead(&handle, start, end - start);
-        let timeout = if request.direct { Some(DIRECT_TIMEOUT) } else { self.view.read_timeout };
+        let since = Instant::now();
         let ticket = Arc::new(Ticket {
             fs: Arc::clone(self),
             flushes: AtomicU32::new(handle.flushes.load(Ordering::SeqCst)),
@@ -83,7 +79,8 @@ impl Fs {
             range: start..end,
             direct: request.direct,
             pid: request.pid,
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            since,
+            deadline: self.view.read_timeout.and_then(|timeout| since.checked_add(timeout)),
             reply: Mutex::new(Some(reply)),
         });
         if ticket.serve() && ticket.is_waiting() {
@@ -159,8 +156,7 @@ impl Ticket {
         if self.fs.ending.load(Ordering::SeqCst) {
             return Some(Errno::EIO);
         }
-        let failures = &self.fs.failures;
-        if self.direct { None } else { failures.find(self.handle.file, &self.range, self.pid, now) }
+        self.fs.failures.find(self.handle.file, &self.range, self.pid, now)
     }
 
     /// The wait is over. What was here may have been evicted again, so `Ok` is a new attempt.
@@ -171,20 +167,28 @@ impl Ticket {
             Ok(()) => {
                 self.serve();
             }
-            Err(ReadError::TimedOut) if self.direct => self.answer(Err(Errno::EINTR)),
-            Err(_) => self.fail(Errno::EIO, None),
+            Err(_) => self.fail(Errno::EIO, Whom::All),
         }
     }
 
     /// The read has been given up; what it asked for is not urgent any more.
     fn abort(&self) {
-        self.fail(Errno::EIO, None);
+        if self.pid != 0 {
+            // A loop device's thread and io_submit(2) have more reads, one after the other.
+            self.note(Errno::EIO, 0..u64::MAX, Whom::Thread(self.pid));
+        }
+        self.fail(Errno::EIO, Whom::All);
         self.fs.content.flushed(self.handle.id);
     }
 
     /// The program is to end: it shall have its signal.
     pub(super) fn interrupt(&self) {
-        self.fail(Errno::EINTR, Some(self.pid));
+        if self.direct {
+            // The kernel makes no second attempt, and the program's own may wait.
+            self.answer(Err(Errno::EINTR));
+        } else {
+            self.fail(Errno::EINTR, Whom::Once(self.pid));
+        }
     }
 
     /// Its reader lives. If a flush has withdrawn the demand, then because somebody else closed a
@@ -203,10 +207,14 @@ impl Ticket {
         }
     }
 
-    fn fail(&self, errno: Errno, only: Option<u32>) {
-        let (file, range) = (self.handle.file, self.range.clone());
-        self.fs.failures.add(Failure { file, range, errno, only, at: Instant::now() });
+    fn fail(&self, errno: Errno, whom: Whom) {
+        self.note(errno, self.range.clone(), whom);
         self.answer(Err(errno));
+    }
+
+    fn note(&self, errno: Errno, range: Range<u64>, whom: Whom) {
+        let (file, at) = (self.handle.file, Instant::now());
+        self.fs.failures.add(Failure { file, range, errno, whom, at });
     }
 
     /// Whether it has not been answered.
@@ -263,9 +271,17 @@ struct Failure {
     file: usize,
     range: Range<u64>,
     errno: Errno,
-    /// The only thread that it concerns, and only once.
-    only: Option<u32>,
+    whom: Whom,
     at: Instant,
+}
+
+/// Whom a failure concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    All,
+    Thread(u32),
+    /// That thread's next read.
+    Once(u32),
 }
 
 impl Failures {
@@ -285,11 +301,14 @@ impl Failures {
             failure.file == file
                 && failure.range.start <= range.start
                 && range.end <= failure.range.end
-                && failure.only.is_none_or(|only| only == pid)
+                && match failure.whom {
+                    Whom::All => true,
+                    Whom::Thread(only) | Whom::Once(only) => only == pid,
+                }
         })?;
         let failure = failures.get(at)?;
         let errno = failure.errno;
-        if failure.only.is_some() {
+        if matches!(failure.whom, Whom::Once(_)) {
             failures.remove(at);
         }
         Some(errno)
@@ -300,14 +319,14 @@ impl Failures {
 mod tests {
     use super::*;
 
-    fn failure(file: usize, range: Range<u64>, only: Option<u32>, at: Instant) -> Failure {
-        Failure { file, range, errno: Errno::EIO, only, at }
+    fn failure(file: usize, range: Range<u64>, whom: Whom, at: Instant) -> Failure {
+        Failure { file, range, errno: Errno::EIO, whom, at }
     }
 
     #[test]
     fn a_failure_covers_its_range_for_a_moment() {
         let (failures, now) = (Failures::default(), Instant::now());
-        failures.add(failure(3, 100..200, None, now));
+        failures.add(failure(3, 100..200, Whom::All, now));
         assert_eq!(failures.find(3, &(100..150), 1, now), Some(Errno::EIO));
         assert_eq!(failures.find(3, &(100..150), 2, now), Some(Errno::EIO));
         assert_eq!(failures.find(3, &(150..250), 1, now), None);
@@ -319,16 +338,25 @@ mod tests {
     #[test]
     fn an_interruption_concerns_one_thread_and_once() {
         let (failures, now) = (Failures::default(), Instant::now());
-        failures.add(failure(3, 100..200, Some(7), now));
+        failures.add(failure(3, 100..200, Whom::Once(7), now));
         assert_eq!(failures.find(3, &(100..150), 8, now), None);
         assert_eq!(failures.find(3, &(100..150), 7, now), Some(Errno::EIO));
         assert_eq!(failures.find(3, &(100..150), 7, now), None);
     }
 
     #[test]
+    fn a_thread_whose_read_was_aborted_waits_for_no_other_for_a_moment() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        failures.add(failure(3, 0..u64::MAX, Whom::Thread(7), now));
+        assert_eq!(failures.find(3, &(0..50), 7, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(500..550), 7, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(500..550), 8, now), None);
+    }
+
+    #[test]
     fn failures_are_bounded() {
         let (failures, now) = (Failures::default(), Instant::now());
-        (0..1000).for_each(|i| failures.add(failure(i, 0..1, None, now)));
+        (0..1000).for_each(|i| failures.add(failure(i, 0..1, Whom::All, now)));
         assert_eq!(lock(&failures.0).len(), MAX_FAILURES);
         assert!(failures.find(999, &(0..1), 0, now).is_some());
     }

@@ -25,6 +25,10 @@ use super::reading::Ticket;
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(200);
 
+/// How long a read past the page cache (`O_DIRECT`) waits whose reader cannot be seen from here:
+/// nothing would end it, so it is interrupted, and programs that find no signal try again.
+const UNSEEN: Duration = Duration::from_secs(2);
+
 /// The signals by which people and systems end programs. Others (timers, a child's end) must not
 /// disturb a read: files are not read with errors like `EINTR` in mind.
 const ENDING: u64 = bit(libc::SIGHUP)
@@ -53,11 +57,16 @@ impl Watch {
     /// Looks after a read until it is answered.
     pub(super) fn add(&self, fs: &Arc<Fs>, ticket: Arc<Ticket>) {
         let mut watched = lock(&self.0);
-        watched.tickets.push(ticket);
+        watched.tickets.push(Arc::clone(&ticket));
         if !watched.running {
             let fs = Arc::clone(fs);
             let thread = thread::Builder::new().name("p2pfs-signals".to_owned());
             watched.running = thread.spawn(move || while fs.watch.look() {}).is_ok();
+        }
+        drop(watched);
+        // Of the many reads of one io_submit(2) each comes when the one before it has ended.
+        if ticket.direct && reader(ticket.pid) == Reader::Ending {
+            ticket.interrupt();
         }
     }
 
@@ -79,11 +88,10 @@ impl Watch {
         let now = Instant::now();
         for ticket in &tickets {
             ticket.look_at_time(now);
-            match readers.entry(ticket.pid).or_insert_with(|| reader(ticket.pid)) {
-                Reader::Waiting => ticket.renew(),
-                // The pages of a read whose reader has gone stay locked until it is answered, and
-                // whoever else comes to wait for them cannot be seen from here.
-                Reader::Ending | Reader::Gone => ticket.interrupt(),
+            let reader = readers.entry(ticket.pid).or_insert_with(|| reader(ticket.pid));
+            match reader.is_to_be_interrupted(ticket.direct, now - ticket.since) {
+                true => ticket.interrupt(),
+                false => ticket.renew(),
             }
         }
         !tickets.is_empty()
@@ -99,18 +107,32 @@ enum Reader {
     Waiting,
     /// A signal that is to end it waits for it.
     Ending,
+    /// Nothing is known of it.
+    Unseen,
+}
+
+impl Reader {
+    fn is_to_be_interrupted(self, direct: bool, waited: Duration) -> bool {
+        match self {
+            // The pages of a read whose reader has gone stay locked until it is answered, and
+            // whoever else comes to wait for them cannot be seen from here.
+            Self::Ending | Self::Gone => true,
+            Self::Waiting => false,
+            Self::Unseen => direct && waited >= UNSEEN,
+        }
+    }
 }
 
 fn reader(thread: u32) -> Reader {
     if thread == 0 {
-        // Of another namespace of processes: nothing is known of it.
-        return Reader::Waiting;
+        // Of another namespace of processes.
+        return Reader::Unseen;
     }
     match std::fs::read_to_string(format!("/proc/{thread}/status")) {
         Ok(status) => become_of(&status),
         // A /proc that hides other users' processes (hidepid) proves nothing.
         Err(_) if kill(Pid::from_raw(thread as i32), None) == Err(Errno::ESRCH) => Reader::Gone,
-        Err(_) => Reader::Waiting,
+        Err(_) => Reader::Unseen,
     }
 }
 
@@ -165,6 +187,15 @@ mod tests {
         let int = bit(libc::SIGINT);
         assert_eq!(become_of(&status(0, int, 0, 0)), Reader::Ending);
         assert_eq!(become_of(&status(0, int, 0, int)), Reader::Waiting);
+    }
+
+    #[test]
+    fn only_past_the_page_cache_a_reader_that_cannot_be_seen_is_interrupted() {
+        assert_eq!(reader(0), Reader::Unseen);
+        assert!(!Reader::Unseen.is_to_be_interrupted(true, UNSEEN / 2));
+        assert!(Reader::Unseen.is_to_be_interrupted(true, UNSEEN));
+        assert!(!Reader::Unseen.is_to_be_interrupted(false, UNSEEN));
+        assert!(!Reader::Waiting.is_to_be_interrupted(true, UNSEEN));
     }
 
     #[test]

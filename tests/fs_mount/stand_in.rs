@@ -88,6 +88,7 @@ struct Ticket {
     file: usize,
     offset: u64,
     length: usize,
+    timeout: Option<Duration>,
     waiter: Waiter,
 }
 
@@ -211,6 +212,11 @@ impl State {
         self.waiting.values().filter(|ticket| ticket.urgent).count()
     }
 
+    /// Whether reads wait, and none of them for a limited time.
+    pub fn waits_without_end(&self) -> bool {
+        !self.waiting.is_empty() && self.waiting.values().all(|ticket| ticket.timeout.is_none())
+    }
+
     fn is_here(&self, file: usize, offset: u64, length: usize) -> bool {
         let blocks = offset / BLOCK..(offset + length as u64).div_ceil(BLOCK);
         self.here[file][blocks.start as usize..blocks.end as usize].iter().all(|&here| here)
@@ -249,7 +255,9 @@ impl Content for StandIn {
         let mut state = self.state();
         let id = state.next;
         state.next += 1;
-        state.waiting.insert(id, Ticket { handle, urgent: true, file, offset, length, waiter });
+        let urgent = true;
+        let ticket = Ticket { handle, urgent, file, offset, length, timeout, waiter };
+        state.waiting.insert(id, ticket);
         if state.evictions > 0 {
             // Comes, and is gone again before it can be read.
             state.evictions -= 1;
