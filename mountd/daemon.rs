@@ -349,11 +349,18 @@ struct Leases {
 pub struct Lease {
     torrent: Torrent,
     leases: Arc<Leases>,
+    /// Lives as long as the torrent is in use for this.
+    in_use: watch::Sender<()>,
 }
 
 impl Lease {
     fn new(torrent: Torrent, leases: Arc<Leases>) -> Self {
-        Self { torrent, leases }
+        Self { torrent, leases, in_use: watch::Sender::new(()) }
+    }
+
+    /// Changes no more when it was dropped and, if it was the last, nobody has the torrent open.
+    pub fn in_use(&self) -> watch::Receiver<()> {
+        self.in_use.subscribe()
     }
 
     /// The torrent.
@@ -380,8 +387,9 @@ impl Drop for Lease {
         let (session, torrent) = (self.leases.session.clone(), self.torrent.clone());
         // The daemon stays until peers have got what was sent to them.
         let busy = self.leases.activity.request();
+        let in_use = self.in_use.clone();
         self.leases.runtime.spawn(async move {
-            session.remove(&torrent).await;
+            session.remove(torrent, move || drop(in_use)).await;
             drop(busy);
         });
     }

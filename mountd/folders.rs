@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::{Adding, Daemon, Events, Lease, locked};
-use crate::mounts::{Live, Reservation, Shows, over, was_unmounted};
+use crate::mounts::{Live, Reservation, Shows, over, released, was_unmounted};
 use crate::use_data::check_data;
 
 /// How long a mount or an added folder may take to have its files before the command returns.
@@ -72,6 +72,12 @@ impl Directory {
         locked(&self.members).iter().map(status).collect()
     }
 
+    /// Of each torrent that is here, see [`Lease::in_use`].
+    pub fn in_use(&self) -> Vec<watch::Receiver<()>> {
+        let members = locked(&self.members);
+        members.iter().filter_map(|member| member.lease.as_ref()).map(Lease::in_use).collect()
+    }
+
     /// All of it in numbers.
     pub fn outcome(&self) -> Outcome {
         let members = locked(&self.members);
@@ -99,8 +105,17 @@ impl Directory {
         }
     }
 
-    /// Takes a folder away.
-    fn remove(&self, dir: &Path, name: &OsStr, force: bool) -> Result<Outcome, RpcError> {
+    /// Takes a folder away, and waits until its torrent is not in use any more.
+    async fn remove(&self, dir: &Path, name: &OsStr, force: bool) -> Result<Outcome, RpcError> {
+        let member = self.take(dir, name, force)?;
+        let in_use = member.lease.iter().map(Lease::in_use).collect();
+        let outcome = member.lease.as_ref().map(Lease::outcome).unwrap_or_default();
+        drop(member);
+        released(in_use).await;
+        Ok(outcome)
+    }
+
+    fn take(&self, dir: &Path, name: &OsStr, force: bool) -> Result<Member, RpcError> {
         let shown = dir.join(name);
         let mut members = locked(&self.members);
         let at = members.iter().position(|member| member.name == name).ok_or_else(|| {
@@ -117,7 +132,7 @@ impl Directory {
         drop(members);
         // The files first: nothing is to be read of a torrent that ends.
         self.folders.remove(id);
-        Ok(member.lease.as_ref().map(Lease::outcome).unwrap_or_default())
+        Ok(member)
     }
 }
 
@@ -259,9 +274,14 @@ impl Daemon {
     }
 
     /// Takes a folder out of a mount of folders.
-    pub fn remove_from(&self, dir: &Path, name: &OsStr, force: bool) -> Result<Outcome, RpcError> {
+    pub async fn remove_from(
+        &self,
+        dir: &Path,
+        name: &OsStr,
+        force: bool,
+    ) -> Result<Outcome, RpcError> {
         let live = self.mounts.at(dir)?;
-        folders_of(&live)?.remove(dir, name, force)
+        folders_of(&live)?.remove(dir, name, force).await
     }
 }
 

@@ -31,6 +31,9 @@ use crate::users::users_of;
 /// How long an unmount waits for the mount to be over. It is gone from its folder before; another
 /// mount namespace may hold on to it.
 const END_WITHIN: Duration = Duration::from_secs(1);
+/// How long it waits until the torrents are not in use any more: peers may still be sent what they
+/// were promised, and a disk may be stuck.
+const RELEASED_WITHIN: Duration = Duration::from_secs(5);
 /// Who uses a mount is not looked for any longer.
 const NAMING: Duration = Duration::from_secs(1);
 /// How often those who wait are told how far it is.
@@ -207,7 +210,8 @@ impl Daemon {
         self.note_problem(problem);
     }
 
-    /// Ends a mount, after the files that are just being kept.
+    /// Ends a mount, after the files that are just being kept. Unless files stay open, what it had in
+    /// the cache can be freed afterwards.
     pub async fn umount(
         &self,
         dir: &Path,
@@ -224,12 +228,19 @@ impl Daemon {
             Unmounting::Force => Unmount::Force,
             Unmounting::Lazy => Unmount::Lazy,
         };
+        let in_use = live.shows.in_use();
         unmount(&live, how).await?;
         let ratio = match &live.shows {
             Shows::One(lease) => Some(lease.torrent().status().share_ratio),
             Shows::Folders(_) => None,
         };
-        Ok(Outcome { reads, ratio, ..live.shows.outcome() })
+        let outcome = Outcome { reads, ratio, ..live.shows.outcome() };
+        let over = *live.ended.borrow();
+        drop(live);
+        if over {
+            released(in_use).await;
+        }
+        Ok(outcome)
     }
 
     /// Ends the waiting reads of a mount.
@@ -335,6 +346,14 @@ impl Daemon {
 }
 
 impl Shows {
+    /// Of each torrent, see [`Lease::in_use`].
+    fn in_use(&self) -> Vec<watch::Receiver<()>> {
+        match self {
+            Self::One(lease) => vec![lease.in_use()],
+            Self::Folders(directory) => directory.in_use(),
+        }
+    }
+
     fn outcome(&self) -> Outcome {
         match self {
             Self::One(lease) => lease.outcome(),
@@ -500,6 +519,16 @@ impl Mounts {
 pub async fn over(ended: &mut watch::Receiver<bool>) {
     // An error means that nobody is left to say so, which is the same.
     let _ = ended.wait_for(|ended| *ended).await;
+}
+
+/// Waits until torrents are not in use any more, but not for ever; see [`Lease::in_use`].
+pub async fn released(in_use: Vec<watch::Receiver<()>>) {
+    let all = async {
+        for mut one in in_use {
+            while one.changed().await.is_ok() {}
+        }
+    };
+    let _ = timeout(RELEASED_WITHIN, all).await;
 }
 
 pub fn was_unmounted(dir: &Path) -> RpcError {

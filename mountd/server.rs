@@ -115,7 +115,9 @@ pub async fn handle(
     match request {
         Request::Mount(request) => daemon.mount(*request, events).await,
         Request::Add { source, dir } => daemon.add_to(&dir, *source).await,
-        Request::Remove { dir, name, force } => daemon.remove_from(&dir, name.as_os_str(), force),
+        Request::Remove { dir, name, force } => {
+            daemon.remove_from(&dir, name.as_os_str(), force).await
+        }
         Request::Seed(request) => daemon.seed(*request, events).await,
         Request::List(request) => list(daemon, &request, &events).await,
         Request::Umount { dir, how } => daemon.umount(&dir, how, &events).await,

@@ -58,9 +58,7 @@ fn what_nobody_has_mounted_is_freed_but_for_what_is_pinned() {
     let table = cache(&scratch, &p2pfs, &["ls"]).success().stdout();
     assert!(table.contains("100 %") && table.contains("mounted, 1 file pinned"), "{table}");
     mounts.into_iter().for_each(Mount::umount);
-    wait_until("nobody uses the torrents", PATIENCE, || {
-        listed(&scratch, &p2pfs).iter().all(|torrent| torrent["in_use"] == false)
-    });
+    // At once: what is unmounted is not in use.
     cache(&scratch, &p2pfs, &["gc"]).success();
     let left = listed(&scratch, &p2pfs);
     assert_eq!(left.len(), 1, "{left:?}");
@@ -79,6 +77,23 @@ fn what_nobody_has_mounted_is_freed_but_for_what_is_pinned() {
     assert!(!p2pfs.data_dir.join(&hash).exists());
     let unknown = cache(&scratch, &p2pfs, &["pin", &hash]).failure();
     assert!(unknown.stderr.contains("not in the cache"), "{}", unknown.stderr);
+}
+
+#[test]
+fn what_was_taken_out_of_a_mount_is_freed() {
+    let scratch = Scratch::new();
+    let (contents, torrents, seeder) = films(&scratch);
+    let p2pfs = P2pfs::new(&scratch);
+    let dir = p2pfs.mount_point();
+    let mut folders = p2pfs.starting_command("mount");
+    folders.args(["--peer", &seeder.address.to_string()]);
+    folders.args(torrents.each_ref().map(|torrent| &torrent.file)).arg(&dir);
+    run(&scratch, &mut folders, PATIENCE).success();
+    assert_eq!(std::fs::read(dir.join("one/b.bin")).unwrap(), contents[0].bytes_of("b.bin"));
+    run(&scratch, p2pfs.command("rm").arg("one").arg(&dir), PATIENCE).success();
+    cache(&scratch, &p2pfs, &["gc"]).success();
+    let left = listed(&scratch, &p2pfs);
+    assert!(left.len() == 1 && left[0]["in_use"] == true, "{left:?}");
 }
 
 /// The kernel has kept pages of what is bad, and a repair is none if readers are still given those.

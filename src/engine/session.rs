@@ -424,8 +424,9 @@ impl Session {
 
     /// Gives a torrent back; the last user's doing so ends it. Reads that wait end with an error.
     /// Returns when its connections have delivered what they had to, 30 s later at most, and its
-    /// trackers have been told, within 3 s.
-    pub async fn remove(&self, torrent: &Torrent) {
+    /// trackers have been told, within 3 s. `released` is called when nobody has its data open any
+    /// more, or at once if there are other users.
+    pub async fn remove(&self, torrent: Torrent, released: impl FnOnce() + Send + 'static) {
         let entry = {
             let mut torrents = self.shared.torrents();
             // Not by its hash: the two of a hybrid may run as two.
@@ -435,10 +436,12 @@ impl Session {
             };
             entry.users -= 1;
             if entry.users > 0 {
-                return;
+                return released();
             }
             torrents.remove(&hash)
         };
+        torrent.inner.store.on_close(Box::new(released));
+        drop(torrent);
         self.shared.share_memory();
         self.shared.share_connections();
         if let Some(entry) = entry {
@@ -483,10 +486,10 @@ async fn end(entries: Vec<Entry>) {
     }
     for entry in entries {
         let _ = entry.task.await;
-        if let Some(torrent) = entry.torrent {
-            for trackers in torrent.inner.swarms.iter() {
-                trackers.join().await;
-            }
+        // The cache has the torrent back before its trackers have answered.
+        let swarms = entry.torrent.map(|torrent| Arc::clone(&torrent.inner.swarms));
+        for trackers in swarms.iter().flat_map(|swarms| swarms.iter()) {
+            trackers.join().await;
         }
     }
 }

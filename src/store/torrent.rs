@@ -61,6 +61,7 @@ pub struct TorrentStore {
     /// None for the data of somebody else.
     pub(super) index: Option<Index>,
     on_lost: Mutex<Option<Arc<OnLost>>>,
+    on_close: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
     /// When it was last noted which pieces were read when.
     pub(super) noted: AtomicU32,
 }
@@ -105,6 +106,7 @@ impl TorrentStore {
             lent_at: Mutex::default(),
             index,
             on_lost,
+            on_close: Mutex::default(),
             noted,
         }
     }
@@ -133,6 +135,11 @@ impl TorrentStore {
     /// and memory ran out, or what is on disk cannot be read or has changed. Replaces whoever was told before.
     pub fn set_on_lost(&self, on_lost: OnLost) {
         *lock(&self.on_lost) = Some(Arc::new(on_lost));
+    }
+
+    /// Has `f` called when nobody has the torrent open any more.
+    pub fn on_close(&self, f: Box<dyn FnOnce() + Send>) {
+        lock(&self.on_close).push(f);
     }
 
     /// The pieces that are probably at rest but not hashed in this life of the daemon: those that
@@ -576,6 +583,7 @@ impl Drop for TorrentStore {
             index.note_use(self.protection.was_used());
             self.store.ledger.set_open(self.info.info_hash, false);
         }
+        std::mem::take(&mut *lock(&self.on_close)).into_iter().for_each(|f| f());
     }
 }
 
