@@ -69,7 +69,7 @@ pub struct Attr {
     /// Bytes: all of the file, whether they are here or not.
     pub size: u64,
     /// Blocks of 512 bytes: never fewer than the size needs, or `tar -S` would take what is not
-    /// here yet for a hole.
+    /// here yet for a hole. A symbolic link has none.
     pub blocks: u64,
     /// Permission bits.
     pub mode: u16,
@@ -180,7 +180,7 @@ impl Fs {
             inode,
             kind,
             size,
-            blocks: size.div_ceil(512),
+            blocks: if kind == Kind::Symlink { 0 } else { size.div_ceil(512) },
             mode: mode as u16,
             links,
             uid: self.view.uid,
