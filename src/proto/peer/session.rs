@@ -350,6 +350,11 @@ impl PeerSession {
             && !self.not_now.contains_key(&piece)
     }
 
+    /// Whether it sends what it is asked for, as far as that can be seen.
+    pub fn answers(&self, now: Timestamp) -> bool {
+        !self.window.is_stalled() && !self.window.is_silent(now)
+    }
+
     /// Blocks of suggested pieces that it has not asked for.
     pub fn blocks_told_of(&self) -> usize {
         self.told_of.values().map(|blocks| *blocks as usize).sum()

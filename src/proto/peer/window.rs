@@ -86,6 +86,9 @@ const SILENT: Duration = Duration::from_millis(400);
 /// ... or for so many of its usual pauses, ...
 const UNUSUAL: f64 = 1.1;
 
+/// ... or for the time of so many blocks at its rate, on a slow line that many share, ...
+const BLOCKS: f64 = 2.0;
+
 /// ... and for this much more: the time of other programs on both sides.
 const LATE: Duration = Duration::from_millis(50);
 
@@ -311,7 +314,9 @@ impl RequestWindow {
 
     /// Whether nothing has come for longer than this peer pauses otherwise, although something was asked for.
     pub fn is_silent(&self, now: Timestamp) -> bool {
-        let usual = self.usual_pause().max(SILENT);
+        let blocks = BLOCKS * f64::from(BLOCK_LEN) / self.rate.max(1.0);
+        let blocks = Duration::from_secs_f64(blocks).min(MIN_STALL);
+        let usual = self.usual_pause().max(SILENT).max(blocks);
         let wait = self.rtt.map_or(FIRST_ANSWER, |rtt| usual + rtt.mul_f64(WINDOW));
         self.silence(now) > wait + LATE
     }

@@ -27,7 +27,7 @@ const OVERLONG: Duration = Duration::from_secs(2);
 /// One byte in this many may be asked for twice for the sake of waiting readers, ...
 const HEDGE_SHARE: u64 = 25;
 
-/// ... beyond this many, so that the first piece can be. What nobody else would send does not count.
+/// ... beyond this many, so that the first piece can be.
 const HEDGE_ALLOWANCE: u64 = 1 << 20;
 
 /// When there is no memory to begin another piece, a block is asked of a second peer after this
@@ -73,7 +73,7 @@ const MAX_COPIES: usize = 3;
 enum Late {
     /// After so long, and after the pauses of whoever was asked.
     After(Duration),
-    /// When whoever was asked sends nothing at all, or after far too long.
+    /// After far too long; and, like always, when whoever was asked sends nothing at all.
     Silent,
     /// In endgame: after twice what whoever was asked should need. When it is our downlink that is slow, a
     /// second copy makes everything slower.
@@ -95,7 +95,7 @@ impl Torrent {
         let askable = self.askable();
         let alone = self.peers.values().filter(|p| !p.window.is_empty()).count() <= 1;
         self.peers.values_mut().for_each(|p| p.window.set_alone(alone));
-        let somebody_answers = self.somebody_answers(now);
+        let somebody_answers = self.peers.values().any(|p| !p.peer_choking && p.answers(now));
         let mut keys: Vec<_> = askable
             .iter()
             .filter_map(|key| Some((*key, self.peers.get(key)?)))
@@ -110,7 +110,8 @@ impl Torrent {
         let mut spare = self.downlink_queue(now).saturating_sub(asked);
         self.askable = Some(askable);
         for (_, key) in keys {
-            self.fill(key, &order, &mut spare, now);
+            let answers = !somebody_answers || self.peers.get(&key).is_some_and(|p| p.answers(now));
+            self.fill(key, &order, answers, &mut spare, now);
         }
         self.push_tails(&order, now);
         let askable = self.askable();
@@ -235,9 +236,9 @@ impl Torrent {
         if !active.picker.is_wanting(piece) {
             return None;
         }
-        let somebody_answers = self.peers.values().any(|p| p.serves(piece) && answers(p, now));
+        let somebody_answers = self.peers.values().any(|p| p.serves(piece) && p.answers(now));
         let fits = |k: &PeerKey, p: &PeerSession| {
-            answers(p, now) == somebody_answers
+            p.answers(now) == somebody_answers
                 && if streamed {
                     p.window.room(now) > 0
                 } else {
@@ -266,19 +267,22 @@ impl Torrent {
     ) -> bool {
         let delay = peer.window.expected_delay();
         let faster =
-            |p: &PeerSession| answers(p, now) && p.window.expected_delay() + busy < delay / 2;
+            |p: &PeerSession| p.answers(now) && p.window.expected_delay() + busy < delay / 2;
         !self.peers.values().any(|p| faster(p) && p.serves(piece))
-    }
-
-    fn somebody_answers(&self, now: Timestamp) -> bool {
-        self.peers.values().any(|p| !p.peer_choking && answers(p, now))
     }
 
     /// Fills one peer's window: with the first of the wanted pieces that are not worse off with it
     /// than with others, or else the last that is read ahead. So a slow peer is asked for what lies
     /// far ahead, and whoever has not answered for what lies farthest: nobody waits for it, and one block shows
     /// whether it answers again. At most `spare` blocks beyond its first.
-    fn fill(&mut self, key: PeerKey, order: &[Wanted], spare: &mut usize, now: Timestamp) {
+    fn fill(
+        &mut self,
+        key: PeerKey,
+        order: &[Wanted],
+        answers: bool,
+        spare: &mut usize,
+        now: Timestamp,
+    ) {
         let Some(active) = &self.active else { return };
         let epoch = active.epoch();
         let background = self.peers.get(&key).is_some_and(|p| p.nothing_at != Some(epoch));
@@ -289,9 +293,7 @@ impl Torrent {
         };
         let may_ask =
             |p: &&PeerSession, spare| p.window.room(now) > 0 && (spare > 0 || p.window.is_empty());
-        let somebody_answers = self.somebody_answers(now);
         while let Some(peer) = self.peers.get(&key).filter(|p| may_ask(p, *spare)) {
-            let answers = answers(peer, now) || !somebody_answers;
             *spare = spare.saturating_sub(1);
             let Some(active) = &self.active else { return };
             let (picker, geometry) = (&active.picker, &active.geometry);
@@ -426,7 +428,7 @@ impl Torrent {
                 };
                 let (piece, blocks) = (wanted.piece, &wanted.blocks);
                 let able = self.peers.iter().filter(|(_, p)| {
-                    p.window.has_room_for_readers(now) && answers(p, now) && p.serves(piece)
+                    p.window.has_room_for_readers(now) && p.answers(now) && p.serves(piece)
                 });
                 let mut keys: Vec<_> = able.map(|(k, p)| (p.window.expected_delay(), *k)).collect();
                 keys.sort_unstable();
@@ -460,18 +462,22 @@ impl Torrent {
         let ours = peer.window.expected_delay() * 2;
         let peers = &self.peers;
         let block = active.picker.take_duplicate(piece, blocks, key, |block, asked| {
-            let answering = asked.iter().filter_map(|k| peers.get(k)).filter(|p| answers(p, now));
-            let mut windows = answering.map(|p| &p.window);
+            let asked = || asked.iter().filter_map(|k| peers.get(k)).map(|p| &p.window);
             let is_late = |window: &RequestWindow| {
-                window.age_of(block, now).is_none_or(|age| match late {
-                    Late::After(patience) => {
-                        age > patience.max(ours).max(window.usual_pause() + patience)
-                    }
-                    Late::Silent => age > OVERLONG.max(ours),
-                    Late::Endgame => age > ours.max(window.expected_delay() * 2),
-                })
+                let age = window.age_of(block, now);
+                window.is_stalled()
+                    || age.is_none_or(|age| match late {
+                        // Not sooner than this peer would have sent it: perhaps it is our line that is slow.
+                        Late::After(_) | Late::Silent if window.is_silent(now) => age > ours,
+                        Late::After(patience) => {
+                            age > patience.max(ours).max(window.usual_pause() + patience)
+                        }
+                        Late::Silent => age > OVERLONG.max(ours),
+                        Late::Endgame => age > ours.max(window.expected_delay() * 2),
+                    })
             };
-            windows.clone().count() < MAX_COPIES && windows.all(is_late)
+            let silent = |w: &&RequestWindow| w.is_stalled() || w.is_silent(now);
+            asked().filter(|w| !silent(w)).count() < MAX_COPIES && asked().all(is_late)
         });
         let Some(block) = block else { return false };
         self.request(key, block, now);
@@ -582,16 +588,11 @@ impl Torrent {
     /// Takes from a peer what others would send.
     fn take_for_others(&mut self, key: PeerKey, now: Timestamp) -> Vec<Block> {
         let Some(peer) = self.peers.get(&key) else { return Vec::new() };
-        let others = self.peers.iter().filter(|(k, p)| **k != key && answers(p, now));
+        let others = self.peers.iter().filter(|(k, p)| **k != key && p.answers(now));
         let would_send = |piece| others.clone().any(|(_, p)| p.serves(piece));
         let pieces: BTreeSet<_> = peer.window.outstanding().map(|block| block.piece).collect();
         let pieces: BTreeSet<_> = pieces.into_iter().filter(|p| would_send(*p)).collect();
         let Some(peer) = self.peers.get_mut(&key) else { return Vec::new() };
         peer.window.clear_if(|block| pieces.contains(&block.piece))
     }
-}
-
-/// Whether a peer sends what it is asked for, as far as that can be seen.
-fn answers(peer: &PeerSession, now: Timestamp) -> bool {
-    !peer.window.is_stalled() && !peer.window.is_silent(now)
 }

@@ -207,3 +207,29 @@ fn a_lone_peer_that_falls_silent_keeps_its_requests_for_a_while() {
         assert!(lone.within(Duration::from_secs(4), |l| cancelled(l)));
     }
 }
+
+#[test]
+fn on_a_slow_line_that_many_share_nobody_counts_as_silent() {
+    let mut lone = Lone::new(400, 16, |_| true);
+    lone.machine.set_buffer_budget(1 << 30);
+    (0..16).for_each(|_| _ = lone.seed());
+    // A megabit a second: eight blocks, in the order in which they were asked for.
+    for round in 0..600 {
+        // By then all have answered.
+        if round == 200 {
+            lone.times.clear();
+            let asked: BTreeSet<_> = lone.asked.iter().map(|(_, b)| b.piece.get()).collect();
+            (100..).filter(|p| !asked.contains(p)).take(8).for_each(|piece| lone.read(piece));
+        }
+        lone.step();
+        let mut asked: Vec<_> = lone.asked.iter().copied().collect();
+        asked.sort_by_key(|(key, block)| Reverse(lone.age(*key, *block)));
+        if let Some((key, block)) = asked.first() {
+            lone.give(*key, *block);
+        }
+        lone.now = lone.now + Duration::from_millis(125);
+    }
+    let asked: u32 = lone.times.values().sum();
+    let twice = asked as usize - lone.times.len();
+    assert!(twice * 20 < lone.times.len(), "{twice} of {asked}");
+}
