@@ -3,7 +3,7 @@
 //!
 //! A waiting read ends in one of these ways: its bytes; `EIO` after the mount's read timeout, an
 //! abort, or when the torrent or its disk is gone; `EINTR` when its program is to end
-//! (`signals.rs`); `EIO` when the mount is ended by force.
+//! (`signals.rs`) or, past the page cache, cannot be seen; `EIO` when the mount is ended by force.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -156,7 +156,7 @@ impl Ticket {
         if self.fs.ending.load(Ordering::SeqCst) {
             return Some(Errno::EIO);
         }
-        self.fs.failures.find(self.handle.file, &self.range, self.pid, now)
+        self.fs.failures.find(self.handle.file, &self.range, self.pid, self.direct, now)
     }
 
     /// The wait is over. What was here may have been evicted again, so `Ok` is a new attempt.
@@ -293,8 +293,16 @@ impl Failures {
         failures.push_back(failure);
     }
 
-    /// The failure that a read of this range repeats.
-    fn find(&self, file: usize, range: &Range<u64>, pid: u32, now: Instant) -> Option<Errno> {
+    /// The failure that a read of this range repeats. Past the page cache (`direct`) the kernel does not ask again,
+    /// and what others met does not count.
+    fn find(
+        &self,
+        file: usize,
+        range: &Range<u64>,
+        pid: u32,
+        direct: bool,
+        now: Instant,
+    ) -> Option<Errno> {
         let mut failures = lock(&self.0);
         failures.retain(|failure| now.saturating_duration_since(failure.at) <= RETRY);
         let at = failures.iter().position(|failure| {
@@ -302,7 +310,7 @@ impl Failures {
                 && failure.range.start <= range.start
                 && range.end <= failure.range.end
                 && match failure.whom {
-                    Whom::All => true,
+                    Whom::All => !direct,
                     Whom::Thread(only) | Whom::Once(only) => only == pid,
                 }
         })?;
@@ -327,30 +335,35 @@ mod tests {
     fn a_failure_covers_its_range_for_a_moment() {
         let (failures, now) = (Failures::default(), Instant::now());
         failures.add(failure(3, 100..200, Whom::All, now));
-        assert_eq!(failures.find(3, &(100..150), 1, now), Some(Errno::EIO));
-        assert_eq!(failures.find(3, &(100..150), 2, now), Some(Errno::EIO));
-        assert_eq!(failures.find(3, &(150..250), 1, now), None);
-        assert_eq!(failures.find(2, &(100..150), 1, now), None);
+        assert_eq!(failures.find(3, &(100..150), 1, false, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(100..150), 2, false, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(150..250), 1, false, now), None);
+        assert_eq!(failures.find(2, &(100..150), 1, false, now), None);
         let later = now + RETRY + Duration::from_millis(1);
-        assert_eq!(failures.find(3, &(100..150), 1, later), None);
+        assert_eq!(failures.find(3, &(100..150), 1, false, later), None);
     }
 
     #[test]
     fn an_interruption_concerns_one_thread_and_once() {
         let (failures, now) = (Failures::default(), Instant::now());
         failures.add(failure(3, 100..200, Whom::Once(7), now));
-        assert_eq!(failures.find(3, &(100..150), 8, now), None);
-        assert_eq!(failures.find(3, &(100..150), 7, now), Some(Errno::EIO));
-        assert_eq!(failures.find(3, &(100..150), 7, now), None);
+        assert_eq!(failures.find(3, &(100..150), 8, false, now), None);
+        assert_eq!(failures.find(3, &(100..150), 7, false, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(100..150), 7, false, now), None);
     }
 
     #[test]
     fn a_thread_whose_read_was_aborted_waits_for_no_other_for_a_moment() {
         let (failures, now) = (Failures::default(), Instant::now());
         failures.add(failure(3, 0..u64::MAX, Whom::Thread(7), now));
-        assert_eq!(failures.find(3, &(0..50), 7, now), Some(Errno::EIO));
-        assert_eq!(failures.find(3, &(500..550), 7, now), Some(Errno::EIO));
-        assert_eq!(failures.find(3, &(500..550), 8, now), None);
+        assert_eq!(failures.find(3, &(0..50), 7, false, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(500..550), 7, false, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(500..550), 8, false, now), None);
+        assert_eq!(failures.find(3, &(500..550), 7, true, now), Some(Errno::EIO));
+        assert_eq!(failures.find(3, &(500..550), 8, true, now), None);
+        failures.add(failure(3, 0..50, Whom::All, now));
+        assert_eq!(failures.find(3, &(0..50), 8, true, now), None);
+        assert_eq!(failures.find(3, &(500..550), 7, false, now + 2 * RETRY), None);
     }
 
     #[test]
@@ -358,6 +371,6 @@ mod tests {
         let (failures, now) = (Failures::default(), Instant::now());
         (0..2 * MAX_FAILURES).for_each(|i| failures.add(failure(i, 0..1, Whom::All, now)));
         assert_eq!(lock(&failures.0).len(), MAX_FAILURES);
-        assert!(failures.find(2 * MAX_FAILURES - 1, &(0..1), 0, now).is_some());
+        assert!(failures.find(2 * MAX_FAILURES - 1, &(0..1), 0, false, now).is_some());
     }
 }

@@ -1,5 +1,7 @@
 //! The info dictionary: what the info hash covers.
 
+use std::collections::HashMap;
+
 use super::file_tree::FileTree;
 use crate::proto::bencode::{BencodeError, Dict, Limits, Value};
 use crate::proto::geometry::{BLOCK_LEN, Geometry, GeometryError};
@@ -14,6 +16,9 @@ const MAX_PATH_PARTS: usize = 512;
 
 /// The most parts of all paths together: it bounds the memory that names of a few bytes take.
 pub(super) const MAX_ALL_PATH_PARTS: usize = 4_000_000;
+
+/// The most files of one path, padding aside: libtorrent bears no more name clashes either.
+const MAX_OF_ONE_NAME: u32 = 50;
 
 /// A parsed info dictionary. Everything in it is checked: file lengths add up to the total, there
 /// is one hash a piece, all numbers fit the [`Geometry`], and both halves of a hybrid say the same.
@@ -92,6 +97,9 @@ pub enum InfoError {
     /// More files, or longer paths, than we hold in memory.
     #[error("the torrent has too many files or too deep folders (at most {MAX_FILES} files)")]
     TooManyFiles,
+    /// More files of one name than an accident makes.
+    #[error("more than {MAX_OF_ONE_NAME} files of the torrent have the same name; get it again")]
+    TooManyOfOneName,
     /// No file, or no bytes in any.
     #[error("the torrent is empty: it has no bytes to share")]
     Empty,
@@ -323,7 +331,21 @@ fn file_list(dict: Dict<'_>) -> Result<Vec<FileEntry>, InfoError> {
         }
         files.push(file);
     }
+    few_of_one_name(&files)?;
     Ok(files)
+}
+
+/// Some files of one name get numbers when they are shown; very many are no accident.
+fn few_of_one_name(files: &[FileEntry]) -> Result<(), InfoError> {
+    let mut of_one_name = HashMap::new();
+    for file in files.iter().filter(|file| !file.pad) {
+        let count = of_one_name.entry(&file.path).or_insert(0);
+        *count += 1;
+        if *count > MAX_OF_ONE_NAME {
+            return Err(InfoError::TooManyOfOneName);
+        }
+    }
+    Ok(())
 }
 
 /// One entry of `files`; `None` when its path or length is no use. Padding needs no path, a link no

@@ -152,6 +152,18 @@ fn files_without_path_or_length_are_refused() {
 }
 
 #[test]
+fn a_few_files_may_have_one_name_but_not_very_many() {
+    let of = |count: i64, file: DictWriter| {
+        Info::parse(listed(count, &vec![file.finish(); usize::try_from(count).unwrap()]).finish())
+    };
+    assert_eq!(of(50, entry(&["a"], 1)).unwrap().files.len(), 50);
+    assert_eq!(of(51, entry(&["a"], 1)).unwrap_err(), InfoError::TooManyOfOneName);
+    let mut padding = entry(&["pad"], 1);
+    padding.bytes(b"attr", b"p");
+    assert_eq!(of(51, padding).unwrap().files.len(), 51);
+}
+
+#[test]
 fn there_must_be_one_hash_a_piece() {
     assert_eq!(
         error(single(40_000).bytes(b"pieces", &[0; 40])),

@@ -40,11 +40,11 @@ const HEADROOM: f64 = 2.0;
 /// Shorter ones are none that a peer has again and again, ...
 const SHORT: Duration = Duration::from_millis(300);
 
-/// ... and nobody is waited for longer than this.
-const LONGEST: Duration = Duration::from_secs(1);
-
-/// So many pauses are remembered.
+/// ... and so many are remembered, ...
 const RECENT: usize = 8;
+
+/// ... for so long: what happens twice a day is not usual.
+const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Where an average begins.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,8 +61,8 @@ pub(super) struct Pauses {
     longest: Duration,
     /// The share of the time that those take.
     share: f64,
-    /// The last that were not short, in a ring.
-    recent: [Duration; RECENT],
+    /// The last that were not short, and when they ended, in a ring.
+    recent: [(Timestamp, Duration); RECENT],
     next: usize,
     /// The ends of the last two long pauses, or later moments if there was none for a while.
     marks: [Mark; 2],
@@ -75,7 +75,7 @@ impl Default for Pauses {
         Self {
             longest: Duration::ZERO,
             share: 0.0,
-            recent: [Duration::ZERO; RECENT],
+            recent: [(Timestamp::ZERO, Duration::ZERO); RECENT],
             next: 0,
             marks: [Mark::default(); 2],
             bursts: false,
@@ -84,11 +84,13 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// The longest pause that is nothing unusual: the longest but one of the last that were not short.
-    pub(super) fn usual(&self) -> Duration {
-        let mut recent = self.recent;
-        recent.sort_unstable();
-        recent[RECENT - 2].min(LONGEST)
+    /// The longest pause that is nothing unusual: the longest but one lately of those that were not short.
+    pub(super) fn usual(&self, now: Timestamp) -> Duration {
+        let lately = self.recent.iter().filter(|(end, _)| now.since(*end) < REMEMBERED);
+        let longest_two = lately.fold([Duration::ZERO; 2], |[first, second], &(_, pause)| {
+            [first.max(pause), second.max(first.min(pause))]
+        });
+        longest_two[1]
     }
 
     /// For how long more to ask for, since what is lost holds everything up again and again; the peer is `alone` or not.
@@ -124,7 +126,7 @@ impl Pauses {
     ) {
         let part = |of: Duration| (silence.as_secs_f64() / of.as_secs_f64()).min(1.0);
         if pause > SHORT {
-            self.recent[self.next] = pause;
+            self.recent[self.next] = (now, pause);
             self.next = (self.next + 1) % RECENT;
         }
         let long = Self::is_long(pause, rtt);

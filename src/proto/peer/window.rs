@@ -68,6 +68,9 @@ const ASSUMED_RTT: Duration = Duration::from_millis(100);
 /// The rate assumed before one was seen, in bytes a second: a newcomer is worth a try.
 const ASSUMED_RATE: f64 = 512.0 * 1024.0;
 
+/// Nobody is taken to be slower than this, in bytes a second: it would be a stall.
+const SLOWEST: f64 = 2_048.0;
+
 /// Silence with requests outstanding after which a peer counts as stalled, at least.
 const MIN_STALL: Duration = Duration::from_secs(4);
 
@@ -86,6 +89,9 @@ const SILENT: Duration = Duration::from_millis(400);
 /// ... or for so many of its usual pauses, ...
 const UNUSUAL: f64 = 1.1;
 
+/// ... of which nobody is forgiven longer ones, ...
+const LONGEST_USUAL: Duration = Duration::from_secs(1);
+
 /// ... or for the time of so many blocks at its rate, on a slow line that many share, ...
 const BLOCKS: f64 = 2.0;
 
@@ -93,7 +99,7 @@ const BLOCKS: f64 = 2.0;
 const LATE: Duration = Duration::from_millis(50);
 
 /// What is waited for if nothing has come from the peer yet.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
+const FIRST_ANSWER: Duration = Duration::from_millis(700);
 
 /// When a stalled peer that is asked for nothing counts as a newcomer again.
 const FORGIVE: Duration = Duration::from_secs(60);
@@ -302,7 +308,7 @@ impl RequestWindow {
         let rate = match self.rate {
             _ if self.stalled => 1.0,
             0.0 => ASSUMED_RATE,
-            rate => rate.max(f64::from(BLOCK_LEN)),
+            rate => rate.max(SLOWEST),
         };
         self.rtt.unwrap_or(ASSUMED_RTT) + Duration::from_secs_f64((queued / rate).min(3_600.0))
     }
@@ -314,16 +320,20 @@ impl RequestWindow {
 
     /// Whether nothing has come for longer than this peer pauses otherwise, although something was asked for.
     pub fn is_silent(&self, now: Timestamp) -> bool {
+        let silence = self.silence(now);
+        if silence <= SILENT {
+            return false;
+        }
         let blocks = BLOCKS * f64::from(BLOCK_LEN) / self.rate.max(1.0);
-        let blocks = Duration::from_secs_f64(blocks).min(MIN_STALL);
-        let usual = self.usual_pause().max(SILENT).max(blocks);
+        let blocks = Duration::from_secs_f64(blocks).min(MAX_STALL);
+        let usual = self.usual_pause(now).max(SILENT).max(blocks);
         let wait = self.rtt.map_or(FIRST_ANSWER, |rtt| usual + rtt.mul_f64(WINDOW));
-        self.silence(now) > wait + LATE
+        silence > wait + LATE
     }
 
     /// How long the peer pauses again and again, and a little more; nothing if it does not.
-    pub fn usual_pause(&self) -> Duration {
-        self.pauses.usual().mul_f64(UNUSUAL)
+    pub fn usual_pause(&self, now: Timestamp) -> Duration {
+        self.pauses.usual(now).mul_f64(UNUSUAL).min(LONGEST_USUAL)
     }
 
     /// How long nothing has come although something was asked for.
@@ -520,13 +530,20 @@ impl RequestWindow {
 
     /// Takes back what has been outstanding for so long that the peer must have forgotten it, or
     /// keeps us waiting, though it may send other blocks all the while. And in a long pause what was asked
-    /// for last, if that is far more than the peer's average calls for.
+    /// for last, if that is far more than the peer's average calls for; not of who is stalled: what others
+    /// would send was taken from it, and nobody would send the rest.
     pub fn take_overdue(&mut self, now: Timestamp) -> Vec<Block> {
-        self.keep_to_average(now);
-        let patience = (self.expected_delay() * 4).clamp(MIN_OVERDUE, MAX_OVERDUE);
+        let patience = match self.stalled {
+            true => MAX_STALL,
+            false => (self.expected_delay() * 4).clamp(MIN_OVERDUE, MAX_OVERDUE),
+        };
+        if !self.stalled {
+            self.keep_to_average(now);
+        }
         let overdue = |asked: &&Asked| now.since(asked.at) > patience;
         let late = self.outstanding.iter().take_while(overdue);
-        let paused = self.rtt.is_some_and(|rtt| Pauses::is_long(self.silence(now), rtt));
+        let paused =
+            !self.stalled && self.rtt.is_some_and(|rtt| Pauses::is_long(self.silence(now), rtt));
         let kept = if paused { 2 * self.size() } else { usize::MAX };
         let excess = self.outstanding.iter().skip(kept.max(late.clone().count()));
         let blocks: Vec<_> = late.chain(excess).map(|asked| asked.block).collect();

@@ -518,13 +518,12 @@ impl Picker {
         idle.into_iter().map(|(_, p)| p).collect()
     }
 
-    /// Begun pieces that only one peer may be asked for and that it is not being asked for.
-    pub fn idle_suspicious(&self) -> Vec<(PieceIndex, PeerKey)> {
+    /// Begun pieces that only one peer may be asked for, and who that is.
+    pub fn sole_sources(&self) -> Vec<(PieceIndex, PeerKey)> {
         self.suspicious
             .iter()
             .filter_map(|&p| Some((p, self.partials.get(&p)?)))
             .filter(|(p, _)| self.slots[p.index()].state == State::Partial)
-            .filter(|(_, partial)| partial.blocks.iter().all(|b| b.requesters.is_empty()))
             .filter_map(|(p, partial)| Some((p, partial.sole_source?)))
             .collect()
     }

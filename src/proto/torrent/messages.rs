@@ -121,15 +121,7 @@ impl Torrent {
         self.askable = None;
         if !peer.fast {
             let blocks = peer.window.clear();
-            for block in blocks {
-                self.outputs.push_back(super::Output::Cancel(key, block));
-                if let Some(active) = &mut self.active {
-                    active.release(block, key, &mut self.outputs);
-                }
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.note_cancelled();
-                }
-            }
+            self.withdraw(key, blocks);
         }
         Ok(())
     }

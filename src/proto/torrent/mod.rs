@@ -196,6 +196,8 @@ pub struct Torrent {
     paced: Option<Timestamp>,
     /// When a peer is to be asked for something behind its last block.
     tail_due: Option<Timestamp>,
+    /// Blocks were asked for twice for the sake of readers just now, and more may be as soon as there is room.
+    hedging: bool,
     last_tick: Timestamp,
     /// When somebody was last looked for who has use for the uplink.
     last_look: Timestamp,
@@ -231,6 +233,7 @@ impl Torrent {
             askable: None,
             paced: None,
             tail_due: None,
+            hedging: false,
             last_tick: Timestamp::ZERO,
             last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
@@ -335,7 +338,10 @@ impl Torrent {
         if now >= self.next_tick() {
             self.last_tick = now;
             self.housekeeping(now);
-            self.hedge(now);
+            self.hedging = true;
+        }
+        if self.hedging {
+            self.hedging = self.hedge(now);
         }
         self.poll_metadata(now);
         self.look_for_hashes();
@@ -390,7 +396,7 @@ impl Torrent {
         self.ask_hashes_again(now);
         self.pump_hash_reads(now);
         self.tell_of_peers(now);
-        self.free_suspicious();
+        self.free_suspicious(now);
         self.pass_turns_on();
         self.retry_write(now);
         self.turn_over(now);

@@ -1,5 +1,6 @@
-//! Whom to ask for what: readers first, then the background.
+//! Whom to ask for what: readers first, then the background; `late` is about what does not come.
 
+mod late;
 #[cfg(test)]
 mod tests;
 
@@ -9,30 +10,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::late::Late;
 use super::hashes::FEW_BLOCKS;
 use super::{Output, Torrent};
 use crate::proto::demand::Wanted;
 use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
-use crate::proto::peer::{PeerSession, RequestWindow};
+use crate::proto::peer::PeerSession;
 use crate::proto::swarm::{PeerKey, Priority};
 use crate::proto::time::Timestamp;
 use crate::proto::wire::{Message, RawBlock};
-
-/// A block that a reader waits for is asked of a second peer after this long at least.
-const HEDGE_AFTER: Duration = Duration::from_millis(200);
-
-/// After this long it is asked of another in any case, however much was already asked for twice.
-const OVERLONG: Duration = Duration::from_secs(2);
-
-/// One byte in this many may be asked for twice for the sake of waiting readers, ...
-const HEDGE_SHARE: u64 = 25;
-
-/// ... beyond this many, so that the first piece can be.
-const HEDGE_ALLOWANCE: u64 = 1 << 20;
-
-/// When there is no memory to begin another piece, a block is asked of a second peer after this
-/// long at least: one block that does not come keeps the memory of its whole piece.
-const SLOW: Duration = Duration::from_secs(2);
 
 /// Hinted pieces hashed at once in the background.
 const BACKGROUND_CHECKS: usize = 2;
@@ -65,21 +51,6 @@ const FAR: Duration = Duration::from_millis(10);
 /// Blocks that may be asked for before anything is known of our downlink, and on a slow one.
 const MIN_QUEUE: usize = 64;
 
-/// A block is asked of so many peers at once at most, those that do not answer aside.
-const MAX_COPIES: usize = 3;
-
-/// When a block is late enough to be asked of a second peer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Late {
-    /// After so long, and after the pauses of whoever was asked.
-    After(Duration),
-    /// After far too long; and, like always, when whoever was asked sends nothing at all.
-    Silent,
-    /// In endgame: after twice what whoever was asked should need. When it is our downlink that is slow, a
-    /// second copy makes everything slower.
-    Endgame,
-}
-
 impl Torrent {
     /// Fills the request windows.
     pub(super) fn plan_requests(&mut self, now: Timestamp) {
@@ -95,7 +66,8 @@ impl Torrent {
         let askable = self.askable();
         let alone = self.peers.values().filter(|p| !p.window.is_empty()).count() <= 1;
         self.peers.values_mut().for_each(|p| p.window.set_alone(alone));
-        let somebody_answers = self.peers.values().any(|p| !p.peer_choking && p.answers(now));
+        let of_use = |p: &PeerSession| !p.peer_choking && p.am_interested && p.answers(now);
+        let somebody_answers = self.peers.values().any(of_use);
         let mut keys: Vec<_> = askable
             .iter()
             .filter_map(|key| Some((*key, self.peers.get(key)?)))
@@ -249,8 +221,11 @@ impl Torrent {
         };
         let able = self.peers.iter().filter(|(k, p)| fits(k, p));
         let suspicious = active.picker.is_suspicious(piece);
+        // Of those that are stalled each has its turn.
+        let turn = |p: &PeerSession| p.window.is_stalled().then_some(p.last_sent);
         let (key, peer) = able.min_by_key(|(k, p)| {
-            (if suspicious { p.suspected } else { 0 }, p.window.expected_delay(), **k)
+            let suspected = if suspicious { p.suspected } else { 0 };
+            (suspected, turn(p), p.window.expected_delay(), **k)
         })?;
         let in_time = suspicious || self.is_in_time(peer, piece, Duration::ZERO, now);
         in_time.then_some(*key)
@@ -267,7 +242,7 @@ impl Torrent {
     ) -> bool {
         let delay = peer.window.expected_delay();
         let faster =
-            |p: &PeerSession| p.answers(now) && p.window.expected_delay() + busy < delay / 2;
+            |p: &PeerSession| p.window.expected_delay() + busy < delay / 2 && p.answers(now);
         !self.peers.values().any(|p| faster(p) && p.serves(piece))
     }
 
@@ -291,6 +266,8 @@ impl Torrent {
             [] => 1.0,
             _ => self.peers.values().map(|p| p.window.rate()).sum::<f64>().max(1.0),
         };
+        // Of three in memory one is kept for who waits; of two one would be too many.
+        let huge = 3 * u64::from(active.geometry.piece_length()) > FEW_PIECES;
         let may_ask =
             |p: &&PeerSession, spare| p.window.room(now) > 0 && (spare > 0 || p.window.is_empty());
         while let Some(peer) = self.peers.get(&key).filter(|p| may_ask(p, *spare)) {
@@ -316,7 +293,7 @@ impl Torrent {
             };
             let demanded = in_time.or_else(last).cloned();
             if let Some(Wanted { piece, blocks, waiting_since, .. }) = demanded
-                && self.ask(key, piece, &blocks, waiting_since.is_some(), now)
+                && self.ask(key, piece, &blocks, waiting_since.is_some() || huge, now)
             {
                 continue;
             }
@@ -394,7 +371,7 @@ impl Torrent {
             Some(piece) => {
                 self.ask_any(key, piece, now)
                     || begun.is_some_and(|begun| self.ask_any(key, begun, now))
-                    || self.duplicate_any(key, Late::After(SLOW), now)
+                    || self.duplicate_any(key, Late::Slow, now)
             }
             None => self.endgame(key, now),
         }
@@ -403,85 +380,6 @@ impl Torrent {
     fn endgame(&mut self, key: PeerKey, now: Timestamp) -> bool {
         let Some(active) = &self.active else { return false };
         active.picker.is_endgame() && self.duplicate_any(key, Late::Endgame, now)
-    }
-
-    /// Asks for a block of any begun piece a second time; in endgame only of what is wanted in the background: it
-    /// is [`Self::hedge`] that looks after readers, and there is an end to what it asks for twice.
-    fn duplicate_any(&mut self, key: PeerKey, late: Late, now: Timestamp) -> bool {
-        let Some(active) = &self.active else { return false };
-        let picker = &active.picker;
-        let wanted = |p: &PieceIndex| late != Late::Endgame || picker.priority(*p) > Priority::None;
-        let pieces: Vec<_> = picker.partial_pieces().filter(wanted).collect();
-        pieces.into_iter().any(|piece| self.duplicate(key, piece, &(0..u32::MAX), late, now))
-    }
-
-    /// Asks other peers for blocks that readers wait for and that whoever was asked is slow to
-    /// send. It comes before all that is only read ahead, so windows may be exceeded for it too.
-    pub(super) fn hedge(&mut self, now: Timestamp) {
-        let Some(order) = self.ordered() else { return };
-        for wanted in order.iter().filter(|w| w.waiting_since.is_some()) {
-            while let Some(active) = &self.active {
-                let budget = HEDGE_ALLOWANCE + self.totals.downloaded / HEDGE_SHARE;
-                let late = match active.hedged_bytes <= budget {
-                    true => Late::After(HEDGE_AFTER),
-                    false => Late::Silent,
-                };
-                let (piece, blocks) = (wanted.piece, &wanted.blocks);
-                let able = self.peers.iter().filter(|(_, p)| {
-                    p.window.has_room_for_readers(now) && p.answers(now) && p.serves(piece)
-                });
-                let mut keys: Vec<_> = able.map(|(k, p)| (p.window.expected_delay(), *k)).collect();
-                keys.sort_unstable();
-                let mut keys = keys.into_iter();
-                if !keys.any(|(_, key)| self.duplicate(key, piece, blocks, late, now)) {
-                    break;
-                }
-                if let Some(active) = &mut self.active {
-                    active.hedged_bytes += u64::from(BLOCK_LEN);
-                }
-            }
-        }
-    }
-
-    /// Asks for one of some blocks of `piece` a second time, if whoever was asked first does not answer or is `late`,
-    /// and has had it for longer than twice what this peer would need.
-    fn duplicate(
-        &mut self,
-        key: PeerKey,
-        piece: PieceIndex,
-        blocks: &Range<u32>,
-        late: Late,
-        now: Timestamp,
-    ) -> bool {
-        let (Some(active), Some(peer)) = (&mut self.active, self.peers.get(&key)) else {
-            return false;
-        };
-        if !active.picker.is_partial(piece) || !peer.serves(piece) {
-            return false;
-        }
-        let ours = peer.window.expected_delay() * 2;
-        let peers = &self.peers;
-        let block = active.picker.take_duplicate(piece, blocks, key, |block, asked| {
-            let asked = || asked.iter().filter_map(|k| peers.get(k)).map(|p| &p.window);
-            let is_late = |window: &RequestWindow| {
-                let age = window.age_of(block, now);
-                window.is_stalled()
-                    || age.is_none_or(|age| match late {
-                        // Not sooner than this peer would have sent it: perhaps it is our line that is slow.
-                        Late::After(_) | Late::Silent if window.is_silent(now) => age > ours,
-                        Late::After(patience) => {
-                            age > patience.max(ours).max(window.usual_pause() + patience)
-                        }
-                        Late::Silent => age > OVERLONG.max(ours),
-                        Late::Endgame => age > ours.max(window.expected_delay() * 2),
-                    })
-            };
-            let silent = |w: &&RequestWindow| w.is_stalled() || w.is_silent(now);
-            asked().filter(|w| !silent(w)).count() < MAX_COPIES && asked().all(is_late)
-        });
-        let Some(block) = block else { return false };
-        self.request(key, block, now);
-        true
     }
 
     /// Asks `key` for any free block of `piece` in the background.
@@ -548,51 +446,5 @@ impl Torrent {
             }
         }
         false
-    }
-
-    /// Gives up suspicious pieces whose only source left or serves them no longer, so that another
-    /// peer can be asked for all of their blocks.
-    pub(super) fn free_suspicious(&mut self) {
-        let Some(active) = &mut self.active else { return };
-        for (piece, source) in active.picker.idle_suspicious() {
-            if !self.peers.get(&source).is_some_and(|p| p.serves(piece)) {
-                active.abandon(piece, &mut self.outputs);
-            }
-        }
-    }
-
-    /// A peer that has been silent for too long loses its requests to others; when it is found so again, also those
-    /// that nobody else would answer. And one that is busy loses those that it must have forgotten.
-    pub(super) fn check_stall(&mut self, key: PeerKey, now: Timestamp) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        let again = peer.window.is_stalled();
-        let over = peer.window.check_stall(now);
-        let blocks = match peer.window.is_stalled() {
-            true if over && again => peer.window.clear(),
-            // The last is the one by which it is tried.
-            true if peer.window.len() > 1 => self.take_for_others(key, now),
-            true => return,
-            false => peer.window.take_overdue(now),
-        };
-        for block in blocks {
-            self.outputs.push_back(Output::Cancel(key, block));
-            if let Some(peer) = self.peers.get_mut(&key) {
-                peer.note_cancelled();
-            }
-            if let Some(active) = &mut self.active {
-                active.release(block, key, &mut self.outputs);
-            }
-        }
-    }
-
-    /// Takes from a peer what others would send.
-    fn take_for_others(&mut self, key: PeerKey, now: Timestamp) -> Vec<Block> {
-        let Some(peer) = self.peers.get(&key) else { return Vec::new() };
-        let others = self.peers.iter().filter(|(k, p)| **k != key && p.answers(now));
-        let would_send = |piece| others.clone().any(|(_, p)| p.serves(piece));
-        let pieces: BTreeSet<_> = peer.window.outstanding().map(|block| block.piece).collect();
-        let pieces: BTreeSet<_> = pieces.into_iter().filter(|p| would_send(*p)).collect();
-        let Some(peer) = self.peers.get_mut(&key) else { return Vec::new() };
-        peer.window.clear_if(|block| pieces.contains(&block.piece))
     }
 }

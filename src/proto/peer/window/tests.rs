@@ -354,3 +354,32 @@ fn the_answer_to_what_was_taken_back_is_no_round_trip() {
         window.sent(late, now);
     }
 }
+
+#[test]
+fn a_pause_is_usual_when_it_comes_again_and_again_not_twice_a_day() {
+    let geometry = Geometry::new(1 << 34, u64::from(BLOCK_LEN)).unwrap();
+    let (mut window, mut now, mut next) = (RequestWindow::default(), Timestamp::ZERO, 0);
+    let mut answer = |window: &mut RequestWindow, now: &mut Timestamp, after: Duration| {
+        let block = geometry.block_at(next, 0, BLOCK_LEN).unwrap();
+        next += 1;
+        window.sent(block, *now);
+        *now = *now + after;
+        assert!(window.arrived(block, *now));
+    };
+    for after in [20, 2_000, 20, 2_000] {
+        answer(&mut window, &mut now, Duration::from_millis(after));
+    }
+    assert_eq!(window.usual_pause(now), LONGEST_USUAL);
+    for _ in 0..2_000 {
+        answer(&mut window, &mut now, Duration::from_millis(20));
+    }
+    assert_eq!(window.usual_pause(now), Duration::ZERO);
+}
+
+#[test]
+fn who_has_not_said_how_much_it_queues_is_asked_for_no_more_than_all_queue() {
+    let mut link = Link::new(1, 1000.0, FAR);
+    link.windows[0] = RequestWindow::default();
+    link.run(Duration::from_secs(3));
+    assert_eq!(link.windows[0].size(), UNTOLD);
+}

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use super::late::OVERLONG;
 use super::*;
 use crate::proto::demand::HandleId;
 use crate::proto::torrent::lone::Lone;
@@ -186,50 +187,124 @@ fn who_chokes_us_is_asked_for_what_it_allows_all_the_same() {
 }
 
 #[test]
-fn a_lone_peer_that_falls_silent_keeps_its_requests_for_a_while() {
+fn a_peer_that_falls_silent_keeps_its_requests_unless_others_would_answer() {
     for others in [false, true] {
-        let mut lone = Lone::new(20, 16, |_| true);
+        let mut lone = Lone::new(2_000, 16, |_| true);
+        lone.machine.set_buffer_budget(1 << 30);
         let seed = lone.seed();
         lone.step();
         let asked = lone.asked_of(seed);
         assert!(asked.len() > 1);
-        let cancelled = |lone: &Lone| lone.asked_of(seed).len() < asked.len();
         if others {
-            let other = lone.seed();
-            assert!(lone.within(Duration::from_secs(5), |l| {
-                l.give_all(other);
-                cancelled(l)
-            }));
-            continue;
+            lone.seed();
         }
+        let other = PeerKey(seed.0 + 1);
+        let kept = |lone: &Lone| lone.asked_of(seed).len() == asked.len();
+        let mut lost_within = |time| {
+            lone.within(Duration::from_secs(time), |l| {
+                l.give_all(other);
+                !kept(l)
+            })
+        };
         // What comes late after all is of use.
-        assert!(!lone.within(Duration::from_secs(7), |l| cancelled(l)));
-        assert!(lone.within(Duration::from_secs(4), |l| cancelled(l)));
+        assert_eq!(lost_within(7), others);
+        assert!(lost_within(30));
     }
 }
 
 #[test]
-fn on_a_slow_line_that_many_share_nobody_counts_as_silent() {
-    let mut lone = Lone::new(400, 16, |_| true);
-    lone.machine.set_buffer_budget(1 << 30);
-    (0..16).for_each(|_| _ = lone.seed());
-    // A megabit a second: eight blocks, in the order in which they were asked for.
-    for round in 0..600 {
-        // By then all have answered.
-        if round == 200 {
-            lone.times.clear();
-            let asked: BTreeSet<_> = lone.asked.iter().map(|(_, b)| b.piece.get()).collect();
-            (100..).filter(|p| !asked.contains(p)).take(8).for_each(|piece| lone.read(piece));
-        }
-        lone.step();
-        let mut asked: Vec<_> = lone.asked.iter().copied().collect();
-        asked.sort_by_key(|(key, block)| Reverse(lone.age(*key, *block)));
-        if let Some((key, block)) = asked.first() {
-            lone.give(*key, *block);
-        }
-        lone.now = lone.now + Duration::from_millis(125);
+fn of_peers_that_are_all_stalled_each_has_its_turn() {
+    let mut lone = Lone::on_demand(20, 1);
+    let seeds = [lone.seed(), lone.seed()];
+    lone.read(3);
+    assert!(!lone.within(Duration::from_secs(20), |_| false));
+    let from = lone.now;
+    for seed in seeds {
+        let anew = |l: &Lone| {
+            let ages = l.asked_of(seed).into_iter().filter_map(|block| l.age(seed, block));
+            ages.min().is_some_and(|age| age < l.now.since(from))
+        };
+        assert!(lone.within(Duration::from_secs(20), |l| anew(l)), "{seed:?}");
     }
-    let asked: u32 = lone.times.values().sum();
-    let twice = asked as usize - lone.times.len();
-    assert!(twice * 20 < lone.times.len(), "{twice} of {asked}");
+}
+
+#[test]
+fn while_nobody_answers_no_block_is_asked_of_all_in_endgame() {
+    let mut lone = Lone::new(1, 4, |_| true);
+    (0..12).for_each(|_| _ = lone.seed());
+    assert!(!lone.within(Duration::from_millis(3_900), |_| false));
+    assert_eq!(lone.times.len(), 4);
+    assert!(lone.times.values().all(|times| *times <= 3), "{:?}", lone.times);
+}
+
+#[test]
+fn the_only_source_of_a_suspicious_piece_is_replaced_when_it_is_silent() {
+    let mut lone = Lone::new(2_000, 4, |_| true);
+    lone.machine.set_buffer_budget(1 << 30);
+    let seeds = [lone.seed(), lone.seed()];
+    lone.read(0);
+    assert!(lone.within(Duration::from_secs(1), |l| {
+        seeds.iter().for_each(|seed| l.give_all(*seed));
+        l.verifies(0) == 1
+    }));
+    let now = lone.now;
+    lone.machine.piece_failed(lone.piece(0), vec![[9; 20]; 4], now);
+    lone.step();
+    let of_it = |l: &Lone, seed| l.asked_of(seed).iter().any(|block| block.piece.get() == 0);
+    let (source, other) = match of_it(&lone, seeds[0]) {
+        true => (seeds[0], seeds[1]),
+        false => (seeds[1], seeds[0]),
+    };
+    assert!(of_it(&lone, source) && !of_it(&lone, other));
+    assert!(lone.within(Duration::from_secs(2), |l| {
+        l.give_all(other);
+        l.step();
+        of_it(l, other)
+    }));
+}
+
+#[test]
+fn what_a_peer_that_is_busy_does_not_send_is_asked_of_another_after_a_while() {
+    let mut lone = Lone::new(2_000, 4, |_| true);
+    let seed = lone.seed();
+    lone.read(3);
+    lone.step();
+    lone.machine.active.as_mut().unwrap().hedged_bytes = u64::MAX / 2;
+    let other = lone.seed();
+    assert!(lone.within(OVERLONG * 2, |l| {
+        if let Some(peer) = l.machine.peers.get_mut(&seed) {
+            peer.window.heard(l.now);
+        }
+        let asked = l.asked_of(other).iter().any(|block| block.piece.get() == 3);
+        l.give_all(other);
+        asked
+    }));
+}
+
+#[test]
+fn on_a_slow_line_that_many_share_nobody_counts_as_silent() {
+    for peers in [16, 50] {
+        let mut lone = Lone::new(400, 16, |_| true);
+        lone.machine.set_buffer_budget(1 << 30);
+        (0..peers).for_each(|_| _ = lone.seed());
+        // A megabit a second: eight blocks, in the order in which they were asked for.
+        for round in 0..600 {
+            // By then all have answered.
+            if round == 200 {
+                lone.times.clear();
+                let asked: BTreeSet<_> = lone.asked.iter().map(|(_, b)| b.piece.get()).collect();
+                (100..).filter(|p| !asked.contains(p)).take(8).for_each(|piece| lone.read(piece));
+            }
+            lone.step();
+            let mut asked: Vec<_> = lone.asked.iter().copied().collect();
+            asked.sort_by_key(|(key, block)| Reverse(lone.age(*key, *block)));
+            if let Some((key, block)) = asked.first() {
+                lone.give(*key, *block);
+            }
+            lone.now = lone.now + Duration::from_millis(125);
+        }
+        let asked: u32 = lone.times.values().sum();
+        let twice = asked as usize - lone.times.len();
+        assert!(twice * 20 < lone.times.len(), "{peers} peers: {twice} of {asked}");
+    }
 }
