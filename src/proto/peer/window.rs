@@ -11,11 +11,11 @@
 //! asked for, whichever is longer. However blocks are bunched on the way, that is never more than
 //! one window in one round trip.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::pauses::Pauses;
-use crate::proto::geometry::{BLOCK_LEN, Block};
+use crate::proto::geometry::{BLOCK_LEN, Block, PieceIndex};
 use crate::proto::time::Timestamp;
 
 /// Blocks asked for before anything is known of the peer.
@@ -97,6 +97,9 @@ const BLOCKS: f64 = 2.0;
 
 /// ... and for this much more: the time of other programs on both sides.
 const LATE: Duration = Duration::from_millis(50);
+
+/// Who sends nothing for so long pauses.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is waited for if nothing has come from the peer yet.
 const FIRST_ANSWER: Duration = Duration::from_millis(700);
@@ -336,6 +339,11 @@ impl RequestWindow {
         self.pauses.usual(now).mul_f64(UNUSUAL).min(LONGEST_USUAL)
     }
 
+    /// Whether nothing has come for a moment although something was asked for.
+    pub fn is_pausing(&self, now: Timestamp) -> bool {
+        self.silence(now) > PAUSE
+    }
+
     /// How long nothing has come although something was asked for.
     fn silence(&self, now: Timestamp) -> Duration {
         if self.outstanding.is_empty() { Duration::ZERO } else { now.since(self.last_progress) }
@@ -530,9 +538,9 @@ impl RequestWindow {
 
     /// Takes back what has been outstanding for so long that the peer must have forgotten it, or
     /// keeps us waiting, though it may send other blocks all the while. And in a long pause what was asked
-    /// for last, if that is far more than the peer's average calls for; not of who is stalled: what others
-    /// would send was taken from it, and nobody would send the rest.
-    pub fn take_overdue(&mut self, now: Timestamp) -> Vec<Block> {
+    /// for last, if that is far more than the peer's average calls for, unless a piece is `waited` for; not of who
+    /// is stalled: what others would send was taken from it, and nobody would send the rest.
+    pub fn take_overdue(&mut self, waited: &BTreeSet<PieceIndex>, now: Timestamp) -> Vec<Block> {
         let patience = match self.stalled {
             true => MAX_STALL,
             false => (self.expected_delay() * 4).clamp(MIN_OVERDUE, MAX_OVERDUE),
@@ -546,6 +554,7 @@ impl RequestWindow {
             !self.stalled && self.rtt.is_some_and(|rtt| Pauses::is_long(self.silence(now), rtt));
         let kept = if paused { 2 * self.size() } else { usize::MAX };
         let excess = self.outstanding.iter().skip(kept.max(late.clone().count()));
+        let excess = excess.filter(|asked| !waited.contains(&asked.block.piece));
         let blocks: Vec<_> = late.chain(excess).map(|asked| asked.block).collect();
         for block in &blocks {
             self.take_back(*block);

@@ -196,8 +196,8 @@ pub struct Torrent {
     paced: Option<Timestamp>,
     /// When a peer is to be asked for something behind its last block.
     tail_due: Option<Timestamp>,
-    /// Blocks were asked for twice for the sake of readers just now, and more may be as soon as there is room.
-    hedging: bool,
+    /// Until then every plan looks for blocks to ask for twice for the sake of readers.
+    hedging: Timestamp,
     last_tick: Timestamp,
     /// When somebody was last looked for who has use for the uplink.
     last_look: Timestamp,
@@ -233,7 +233,7 @@ impl Torrent {
             askable: None,
             paced: None,
             tail_due: None,
-            hedging: false,
+            hedging: Timestamp::ZERO,
             last_tick: Timestamp::ZERO,
             last_look: Timestamp::ZERO,
             last_turnover: Timestamp::ZERO,
@@ -338,10 +338,10 @@ impl Torrent {
         if now >= self.next_tick() {
             self.last_tick = now;
             self.housekeeping(now);
-            self.hedging = true;
+            self.hedge_soon(now);
         }
-        if self.hedging {
-            self.hedging = self.hedge(now);
+        if now < self.hedging && self.hedge(now) {
+            self.hedge_soon(now);
         }
         self.poll_metadata(now);
         self.look_for_hashes();
@@ -378,6 +378,7 @@ impl Torrent {
     fn housekeeping(&mut self, now: Timestamp) {
         self.look_for_peers = true;
         let keys: Vec<_> = self.peers.keys().copied().collect();
+        let waited = self.waited();
         for key in keys {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             // Whether a block is worth asking for twice depends on time.
@@ -390,7 +391,7 @@ impl Torrent {
             if now.since(peer.last_sent) > KEEP_ALIVE {
                 self.send(key, Message::KeepAlive, now);
             }
-            self.check_stall(key, now);
+            self.check_stall(key, &waited, now);
             self.forgive_refusals(key, now);
         }
         self.ask_hashes_again(now);

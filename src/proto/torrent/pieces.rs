@@ -115,6 +115,10 @@ impl Torrent {
         let length = u64::from(block.length);
         self.totals.downloaded += length;
         self.totals.down.add(length, now);
+        // After a pause much may come at once, until the next: that is when to ask for what others owe.
+        if self.peers.get(&key).is_some_and(|p| p.window.is_pausing(now)) {
+            self.hedge_soon(now);
+        }
         // The bytes are in the buffer even if the peer has gone since.
         let asked = self.peers.get_mut(&key).is_some_and(|peer| {
             peer.last_received = now;

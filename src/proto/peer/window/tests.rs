@@ -205,6 +205,28 @@ fn the_window_of_a_lone_peer_that_is_seldom_asked_stays_as_it_was() {
 }
 
 #[test]
+fn in_a_pause_what_is_far_too_much_is_taken_back_but_for_what_a_reader_waits_for() {
+    let (mut window, mut now) = (RequestWindow::default(), Timestamp::ZERO);
+    let geometry = Geometry::new(1 << 30, 1 << 20).unwrap();
+    let [first, second] = [0, 1].map(|piece| geometry.piece(piece).unwrap());
+    for block in geometry.blocks(first).take(20) {
+        window.sent(block, now);
+        now = now + FAR;
+        assert!(window.arrived(block, now));
+    }
+    let rest: Vec<_> = geometry.blocks(first).skip(20).collect();
+    let asked: Vec<_> = rest.into_iter().chain(geometry.blocks(second)).collect();
+    asked.iter().for_each(|block| window.sent(*block, now));
+    now = now + 10 * FAR;
+    let waited = BTreeSet::from([second]);
+    let kept = 2 * window.size();
+    let taken = window.clone().take_overdue(&waited, now);
+    assert!(!taken.is_empty() && taken.iter().all(|block| block.piece == first), "{taken:?}");
+    let taken = window.take_overdue(&BTreeSet::new(), now);
+    assert!(taken.len() >= asked.len() - kept, "{} of {}", taken.len(), asked.len());
+}
+
+#[test]
 fn few_requests_say_nothing_against_the_rate() {
     let mut link = Link::new(1, 100.0, FAR);
     link.run(Duration::from_secs(2));
@@ -227,7 +249,7 @@ fn few_requests_say_nothing_against_the_rate() {
     let late = blocks.next().unwrap();
     window.sent(late, now);
     now = now + 8 * FAR;
-    assert!(window.take_overdue(now).is_empty());
+    assert!(window.take_overdue(&BTreeSet::new(), now).is_empty());
     assert!(window.arrived(late, now));
     assert!(window.rate() > 0.7 * before, "{before}: {}", window.rate());
 }
@@ -301,7 +323,7 @@ impl Bucket {
             if look <= passed {
                 look += LOOK;
                 assert!(!window.check_stall(now));
-                for block in window.take_overdue(now) {
+                for block in window.take_overdue(&BTreeSet::new(), now) {
                     asked.retain(|(other, _)| *other != block);
                 }
             }

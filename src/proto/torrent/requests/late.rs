@@ -14,6 +14,9 @@ use crate::proto::torrent::{Output, Torrent};
 /// whoever was asked.
 const HEDGE_AFTER: Duration = Duration::from_millis(200);
 
+/// For so long it is tried again and again.
+const HEDGING: Duration = Duration::from_millis(20);
+
 /// After this long it is asked of another in any case, however much was already asked for twice.
 pub(super) const OVERLONG: Duration = Duration::from_secs(2);
 
@@ -75,6 +78,11 @@ impl Torrent {
         let wanted = |p: &PieceIndex| late != Late::Endgame || picker.priority(*p) > Priority::None;
         let pieces: Vec<_> = picker.partial_pieces().filter(wanted).collect();
         pieces.into_iter().any(|piece| self.duplicate(key, piece, &(0..u32::MAX), late, now))
+    }
+
+    /// From now on [`Self::hedge`] is called in each plan, for a moment: who had no room may have it soon.
+    pub(in crate::proto::torrent) fn hedge_soon(&mut self, now: Timestamp) {
+        self.hedging = now + HEDGING;
     }
 
     /// Asks other peers for blocks that readers wait for and that whoever was asked is slow to
@@ -149,27 +157,49 @@ impl Torrent {
     }
 
     /// A peer that has been silent for too long loses what others who answer would send; when it is found so again,
-    /// what others might. And whoever is busy loses what it must have forgotten.
-    pub(in crate::proto::torrent) fn check_stall(&mut self, key: PeerKey, now: Timestamp) {
+    /// what others might. And whoever is busy loses what it must have forgotten. What a reader waits for is not taken
+    /// from it at first but asked for twice: after a pause that was longer than usual it sends that before anything
+    /// that others were asked for since.
+    pub(in crate::proto::torrent) fn check_stall(
+        &mut self,
+        key: PeerKey,
+        waited: &BTreeSet<PieceIndex>,
+        now: Timestamp,
+    ) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let was = peer.window.is_stalled();
         let again = peer.window.check_stall(now) && was;
-        let mut blocks = peer.window.take_overdue(now);
+        let mut blocks = peer.window.take_overdue(waited, now);
         // The last block is the one by which it is tried.
         if peer.window.is_stalled() && (again || peer.window.len() > 1) {
-            blocks.extend(self.take_for_others(key, again, now));
+            let kept = if again { &BTreeSet::new() } else { waited };
+            blocks.extend(self.take_for_others(key, again, kept, now));
         }
         self.withdraw(key, blocks);
     }
 
-    /// Takes from the window of a peer what others would send, or only those who answer.
-    fn take_for_others(&mut self, key: PeerKey, any: bool, now: Timestamp) -> Vec<Block> {
+    /// The pieces that readers wait for.
+    pub(in crate::proto::torrent) fn waited(&mut self) -> BTreeSet<PieceIndex> {
+        let order = self.ordered();
+        let wanted = order.iter().flat_map(|order| order.iter());
+        wanted.filter(|w| w.waiting_since.is_some()).map(|w| w.piece).collect()
+    }
+
+    /// Takes from the window of a peer what others would send, or only those who answer; nothing of the pieces
+    /// to be `kept`.
+    fn take_for_others(
+        &mut self,
+        key: PeerKey,
+        any: bool,
+        kept: &BTreeSet<PieceIndex>,
+        now: Timestamp,
+    ) -> Vec<Block> {
         let Some(peer) = self.peers.get(&key) else { return Vec::new() };
         let others = self.peers.iter().filter(|(k, p)| **k != key && (any || p.answers(now)));
         let others: Vec<_> = others.map(|(_, p)| p).collect();
         let pieces: BTreeSet<_> = peer.window.outstanding().map(|block| block.piece).collect();
-        let would_send = |piece: &PieceIndex| others.iter().any(|p| p.serves(*piece));
-        let pieces: BTreeSet<_> = pieces.into_iter().filter(would_send).collect();
+        let would_send = |piece: &&PieceIndex| others.iter().any(|p| p.serves(**piece));
+        let pieces: BTreeSet<_> = pieces.difference(kept).filter(would_send).copied().collect();
         let Some(peer) = self.peers.get_mut(&key) else { return Vec::new() };
         peer.window.clear_if(|block| pieces.contains(&block.piece))
     }

@@ -213,6 +213,41 @@ fn a_peer_that_falls_silent_keeps_its_requests_unless_others_would_answer() {
 }
 
 #[test]
+fn what_a_reader_waits_for_is_asked_of_another_too_before_it_is_taken_from_whoever_stalls() {
+    let mut lone = Lone::new(2_000, 2, |_| true);
+    lone.machine.set_buffer_budget(1 << 30);
+    let seed = lone.seed();
+    lone.read(3);
+    lone.step();
+    let waited = lone.piece(3);
+    let owed = |l: &Lone, key| {
+        l.asked_of(key).into_iter().filter(|b| b.piece == waited).collect::<Vec<_>>()
+    };
+    let first = owed(&lone, seed);
+    assert!(first.len() > 1 && lone.asked_of(seed).len() > first.len());
+    let other = lone.seed();
+    let give_the_rest = |l: &mut Lone| {
+        let blocks = l.asked_of(other).into_iter().filter(|block| block.piece != waited);
+        blocks.collect::<Vec<_>>().into_iter().for_each(|block| l.give(other, block));
+    };
+    assert!(lone.within(Duration::from_secs(5), |l| {
+        give_the_rest(l);
+        l.asked_of(seed).len() == first.len()
+    }));
+    assert_eq!(owed(&lone, seed), first);
+    let asked_too = |l: &Lone| first.iter().all(|block| l.asked_of(other).contains(block));
+    assert!(lone.within(Duration::from_secs(1), |l| {
+        give_the_rest(l);
+        asked_too(l)
+    }));
+    // When it is found stalled again, it loses that as well.
+    assert!(lone.within(Duration::from_secs(10), |l| {
+        give_the_rest(l);
+        owed(l, seed).is_empty()
+    }));
+}
+
+#[test]
 fn of_peers_that_are_all_stalled_each_has_its_turn() {
     let mut lone = Lone::on_demand(20, 1);
     let seeds = [lone.seed(), lone.seed()];
