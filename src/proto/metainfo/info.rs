@@ -17,7 +17,7 @@ const MAX_PATH_PARTS: usize = 512;
 /// The most parts of all paths together: it bounds the memory that names of a few bytes take.
 pub(super) const MAX_ALL_PATH_PARTS: usize = 4_000_000;
 
-/// The most files of one path, padding aside: libtorrent bears no more name clashes either.
+/// The most files of one path, padding aside.
 const MAX_OF_ONE_NAME: u32 = 50;
 
 /// A parsed info dictionary. Everything in it is checked: file lengths add up to the total, there

@@ -562,6 +562,11 @@ impl RequestWindow {
         blocks
     }
 
+    /// The peer counts as stalled until something comes from it.
+    pub fn stall(&mut self) {
+        self.stalled = true;
+    }
+
     /// Whether the peer counts as stalled.
     pub fn is_stalled(&self) -> bool {
         self.stalled

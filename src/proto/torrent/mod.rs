@@ -338,9 +338,10 @@ impl Torrent {
         if now >= self.next_tick() {
             self.last_tick = now;
             self.housekeeping(now);
-            self.hedge_soon(now);
-        }
-        if now < self.hedging && self.hedge(now) {
+            if self.hedge(now) {
+                self.hedge_soon(now);
+            }
+        } else if now < self.hedging && self.hedge(now) {
             self.hedge_soon(now);
         }
         self.poll_metadata(now);
@@ -397,7 +398,7 @@ impl Torrent {
         self.ask_hashes_again(now);
         self.pump_hash_reads(now);
         self.tell_of_peers(now);
-        self.free_suspicious(now);
+        self.free_suspicious(&waited, now);
         self.pass_turns_on();
         self.retry_write(now);
         self.turn_over(now);

@@ -217,18 +217,25 @@ impl Torrent {
         }
     }
 
-    /// Gives up suspicious pieces whose only source left, serves them no longer, or does not answer while others do,
-    /// so that another peer can be asked for all of their blocks.
-    pub(in crate::proto::torrent) fn free_suspicious(&mut self, now: Timestamp) {
+    /// Gives up suspicious pieces whose only source left, serves them no longer, or stalls while others answer, so
+    /// that another peer can be asked for all of their blocks. Where a reader waits, silence is enough, and whoever
+    /// is silent counts as stalled then: it would be asked at once again, once it owes nothing.
+    pub(in crate::proto::torrent) fn free_suspicious(
+        &mut self,
+        waited: &BTreeSet<PieceIndex>,
+        now: Timestamp,
+    ) {
         let Some(active) = &self.active else { return };
         for (piece, source) in active.picker.sole_sources() {
-            let others = self.peers.iter().filter(|(k, _)| **k != source);
-            let replaced = others.into_iter().any(|(_, p)| p.serves(piece) && p.answers(now));
+            let mut others = self.peers.iter().filter(|(k, _)| **k != source);
+            let replaced = others.any(|(_, p)| p.serves(piece) && p.answers(now));
             let Some(peer) = self.peers.get_mut(&source) else {
                 self.give_up(piece);
                 continue;
             };
-            if replaced && !peer.answers(now) {
+            let silent = waited.contains(&piece) && peer.window.is_silent(now);
+            if replaced && (silent || peer.window.is_stalled()) {
+                peer.window.stall();
                 let blocks = peer.window.clear_if(|block| block.piece == piece);
                 self.withdraw(source, blocks);
                 self.give_up(piece);

@@ -299,6 +299,29 @@ fn the_only_source_of_a_suspicious_piece_is_replaced_when_it_is_silent() {
 }
 
 #[test]
+fn nor_is_it_asked_again_when_it_owes_nothing_else() {
+    let mut lone = Lone::on_demand(20, 4);
+    let seeds = [lone.seed(), lone.seed()];
+    lone.read(0);
+    assert!(lone.within(Duration::from_secs(1), |l| {
+        seeds.iter().for_each(|seed| l.give_all(*seed));
+        l.verifies(0) == 1
+    }));
+    let now = lone.now;
+    lone.machine.piece_failed(lone.piece(0), vec![[9; 20]; 4], now);
+    // Both gave something.
+    lone.machine.peers.values_mut().for_each(|peer| peer.suspected = 1);
+    lone.step();
+    let [source, other] = match lone.asked_of(seeds[0]).is_empty() {
+        false => seeds,
+        true => [seeds[1], seeds[0]],
+    };
+    assert!(lone.asked_of(other).is_empty());
+    assert!(lone.within(Duration::from_secs(2), |l| !l.asked_of(other).is_empty()));
+    assert!(lone.asked_of(source).is_empty());
+}
+
+#[test]
 fn what_a_peer_that_is_busy_does_not_send_is_asked_of_another_after_a_while() {
     let mut lone = Lone::new(2_000, 4, |_| true);
     let seed = lone.seed();
