@@ -48,7 +48,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 use std::time::{Instant, SystemTime};
 
@@ -151,6 +151,8 @@ pub struct Store {
     buffers: Arc<BufferPool>,
     files: Arc<FilePool>,
     torrents: Mutex<Torrents>,
+    /// A torrent is not being opened any more.
+    opened: Condvar,
     ledger: Arc<Ledger>,
     /// Held by whoever makes room.
     evicting: Mutex<()>,
@@ -192,6 +194,7 @@ struct Opening<'a>(&'a Store, InfoHash);
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         lock(&self.0.torrents).opening.remove(&self.1);
+        self.0.opened.notify_all();
     }
 }
 
@@ -228,6 +231,7 @@ impl Store {
             buffers: Arc::default(),
             files: Arc::new(FilePool::new(OPEN_FILES)),
             torrents: Mutex::default(),
+            opened: Condvar::new(),
             ledger: Arc::new(Ledger::open(dir, limits)),
             evicting: Mutex::default(),
             lenders: Arc::default(),
@@ -262,11 +266,15 @@ impl Store {
 
     /// Opens a torrent of the cache, or begins it. A torrent that is open already is given out
     /// again. Files of which nothing is here, and which other torrents have, are copied first, which may
-    /// take a while; the same torrent must not be opened twice at that time.
+    /// take a while; who opens the same torrent meanwhile waits for that.
     pub fn torrent(self: &Arc<Self>, info: Arc<Info>) -> Result<Arc<TorrentStore>, StoreError> {
         let hash = info.info_hash;
         {
-            let mut torrents = lock(&self.torrents);
+            let torrents = lock(&self.torrents);
+            let mut torrents = self
+                .opened
+                .wait_while(torrents, |torrents| torrents.opening.contains(&hash))
+                .unwrap_or_else(PoisonError::into_inner);
             if let Some(open) = torrents.open.get(&hash).and_then(Weak::upgrade) {
                 open.protection.set_used();
                 return Ok(open);

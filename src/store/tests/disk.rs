@@ -193,6 +193,25 @@ fn a_torrent_that_is_open_is_given_out_again() {
 }
 
 #[test]
+fn whoever_opens_a_torrent_that_is_just_being_opened_is_given_the_same() {
+    for _ in 0..50 {
+        let dir = TempDir::new().unwrap();
+        let sample = Sample::new(&[(1000, false)], 16_384);
+        let store = Store::open(dir.path()).unwrap();
+        let begin = std::sync::Barrier::new(4);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let open = || {
+                begin.wait();
+                store.torrent(sample.info.clone()).unwrap()
+            };
+            let threads = [(); 4].map(|()| scope.spawn(open));
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(opened.iter().all(|torrent| Arc::ptr_eq(torrent, &opened[0])));
+    }
+}
+
+#[test]
 fn what_lies_in_the_place_of_a_file_is_never_written() {
     let dir = TempDir::new().unwrap();
     let sample = Sample::new(&[(300, false), (300, false), (300, false)], 16_384);
